@@ -1,0 +1,81 @@
+"""The verbs of a pass: what `diff` may decide and `apply` can do, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reconciler.model import Plan, RunId, TaskId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """Freeze the plan, claim attempt 1, spawn its worker."""
+
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """Fence what is left of attempt `after`, claim the next one on the frozen plan, spawn its worker."""
+
+    run_id: RunId
+    task_id: TaskId
+    after: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancel:
+    """Record that attempt `number` shall end, fence it, and record the end."""
+
+    run_id: RunId
+    task_id: TaskId
+    number: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abandon:
+    """Fence attempt `number` and record the run as failed: its attempts are used up."""
+
+    run_id: RunId
+    task_id: TaskId
+    number: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quarantine:
+    """Move record files that cannot be read out of the way, keeping them."""
+
+    run_id: RunId
+    task_id: TaskId
+    names: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publish:
+    """Commit the evidence of these runs, all in one commit."""
+
+    runs: tuple[tuple[TaskId, RunId], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retire:
+    """The tip proves this run: remove its workspace and forget that it was under way."""
+
+    run_id: RunId
+    task_id: TaskId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """Do nothing now, for a reason a person can read. `settled` is True when only a person can change it."""
+
+    subject: str
+    reason: str
+    settled: bool = False
+
+
+Action = Launch | Resume | Cancel | Abandon | Quarantine | Publish | Retire | Wait

@@ -1,0 +1,63 @@
+"""The endings a program of ours can have, and the sentence each of them prints.
+
+A problem in *content* (a request, a pipeline) is a value, `model.Problem`; it becomes a `ContentError` only
+at the edge of a command. A problem of the *environment* is a `TransientError`: the next pass may succeed.
+A problem of *our own* is an `InvariantError`: stop, keep everything, ask for a report.
+
+Messages read `<where>[ at <pointer>]: <what is wrong>[; <what would be right>]`.
+"""
+
+
+class ReconcilerError(Exception):
+    """Any error this package raises on purpose."""
+
+    exit_code = 70
+
+
+class ContentError(ReconcilerError):
+    """A file in the repository does not say what it must."""
+
+    exit_code = 1
+
+
+class UsageError(ReconcilerError):
+    """The command line asks for something that cannot be."""
+
+    exit_code = 2
+
+
+class TransientError(ReconcilerError):
+    """The environment refused this time; trying again later is right (75 is EX_TEMPFAIL of sysexits.h)."""
+
+    exit_code = 75
+
+
+class GitFailed(TransientError):
+    """A git command failed, timed out or said more than it may."""
+
+    def __init__(self, message: str, *, exit_status: int | None = None, stderr: str = "") -> None:
+        super().__init__(message)
+        self.exit_status = exit_status
+        self.stderr = stderr
+
+
+class TipMoved(TransientError):
+    """A branch is not where it was when a commit was made for it; observe again and recompute."""
+
+
+class PublishBlocked(TransientError):
+    """A person's work is in the way of the evidence; publishing waits until it is not."""
+
+
+class LockHeld(TransientError):
+    """Another process holds the lock that is needed."""
+
+
+class SpawnFailed(TransientError):
+    """A worker could not be started."""
+
+
+class InvariantError(ReconcilerError):
+    """Something that cannot happen has happened (70 is EX_SOFTWARE of sysexits.h)."""
+
+    exit_code = 70

@@ -1,0 +1,601 @@
+"""The nouns: every value that travels between modules.
+
+Frozen dataclasses whose field names are the keys of the JSON or YAML they come from (a duration key `timeout`
+becomes `timeout_s`, a size key becomes `..._bytes`), and enums whose values are the words in the files.
+`schemas/*.json` is the contract outside, these classes are the contract inside;
+`tests/unit/test_contracts.py` fails when a field exists in one only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NewType, Protocol
+
+Name = NewType("Name", str)
+RunId = NewType("RunId", str)
+TaskId = NewType("TaskId", str)
+PipelineId = NewType("PipelineId", str)
+StageId = NewType("StageId", str)
+
+Scalar = str | int | float | bool
+
+
+class Phase(StrEnum):
+    """What a run is doing at an instant, judged by `diff.phase`."""
+
+    ABSENT = "absent"
+    STARTING = "starting"
+    RUNNING = "running"
+    STALE = "stale"
+    WAITING = "waiting"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Status(StrEnum):
+    """What a manifest says of its run."""
+
+    QUEUED = "queued"
+    IN_PROGRESS = "in_progress"
+    WAITING = "waiting"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        return self in (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
+
+
+class StageStatus(StrEnum):
+    """What an attempt record and a manifest say of one stage."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    INTERRUPTED = "interrupted"
+
+
+class Outcome(StrEnum):
+    """How an attempt ended. `interrupted` is not an end of the run: the next attempt goes on."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+
+
+class Workspace(StrEnum):
+    WORKTREE = "worktree"
+    CHECKOUT = "checkout"
+    EMPTY = "empty"
+
+
+class StageKind(StrEnum):
+    COMMAND = "command"
+    AGENT = "agent"
+    GUARD = "guard"
+    PIPELINE = "pipeline"
+
+
+class Role(StrEnum):
+    BUILD = "build"
+    TEST = "test"
+    REVIEW = "review"
+
+
+class ApprovalPolicy(StrEnum):
+    NEVER = "never"
+    ON_REQUEST = "on-request"
+    AUTO = "auto"
+
+
+class ExecutionMode(StrEnum):
+    AUTO = "auto"
+    MCP = "mcp"
+    CLOUD = "cloud"
+
+
+class Severity(StrEnum):
+    ERROR = "error"
+    WARNING = "warning"
+
+
+# ---------------------------------------------------------------------------------------------- problems
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing that is wrong in one file.
+
+    `line` and `column` count from 1, 0 when the whole file is meant; `pointer` is a JSON pointer into the
+    document ("" for its root); `rule` is a stable kebab-case id (the SARIF rule id).
+    """
+
+    path: str
+    reason: str
+    rule: str
+    cure: str = ""
+    line: int = 0
+    column: int = 0
+    pointer: str = ""
+    severity: Severity = Severity.ERROR
+
+    def sentence(self) -> str:
+        """Return `path:line:column: reason; cure`, leaving out what is not known."""
+        place = f"{self.path}:{self.line}:{self.column}" if self.line else self.path
+        return f"{place}: {self.reason}" + (f"; {self.cure}" if self.cure else "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejection:
+    """A file that cannot be used, and every reason why. `name` is None when its path gives no name."""
+
+    path: str
+    problems: tuple[Problem, ...]
+    name: Name | None = None
+
+
+# ---------------------------------------------------------------------------------------------- requests
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where a value was read: a repo-relative path and the object id of the blob ("" outside git)."""
+
+    path: str
+    blob: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    mode: ExecutionMode = ExecutionMode.AUTO
+    parallel: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Concurrency:
+    group: str
+    on_conflict: str = "queue"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suspend:
+    """A request that must not be launched or resumed now. `until` is a UTC instant in ISO 8601."""
+
+    reason: str = ""
+    until: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A file's wish: one run of one pipeline. Durations are whole or fractional seconds."""
+
+    name: Name
+    source: Source
+    task: TaskId
+    pipeline: PipelineId
+    title: str = ""
+    parameters: Mapping[str, Scalar] = field(default_factory=dict)
+    target: StageId | None = None
+    approval_policy: ApprovalPolicy | None = None
+    execution: Execution = Execution()
+    attempts_max: int | None = None
+    timeout_s: float | None = None
+    priority: int = 0
+    after: tuple[Name, ...] = ()
+    concurrency: Concurrency | None = None
+    suspend: Suspend | None = None
+    cancel: str | None = None
+    proves: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    rerun: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Approval:
+    """A committed decision on a gate."""
+
+    source: Source
+    run: RunId
+    stage: StageId
+    decision: str
+    reason: str
+
+
+# ---------------------------------------------------------------------------------------------- pipelines
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    default: Scalar | None = None
+    pattern: str | None = None
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One step of a pipeline as its file says it. Exactly one of command, agent, guard, pipeline is set.
+
+    `needs` is None when the file does not say (then: the stage before it). A `command` that is a string goes
+    to `sh -c`; a tuple is an argv.
+    """
+
+    id: StageId
+    title: str = ""
+    command: str | tuple[str, ...] | None = None
+    agent: Mapping[str, object] | None = None
+    guard: str | None = None
+    pipeline: PipelineId | None = None
+    approval: Mapping[str, object] | None = None
+    cwd: str = "."
+    env: Mapping[str, str] = field(default_factory=dict)
+    needs: tuple[StageId, ...] | None = None
+    when: str | None = None
+    timeout_s: float | None = None
+    attempts_max: int = 1
+    backoff_s: float = 1.0
+    allow_failure: bool = False
+    summary_hint: str = ""
+    role: Role | None = None
+    requires_cloud: bool = False
+
+    @property
+    def kind(self) -> StageKind:
+        if self.agent is not None:
+            return StageKind.AGENT
+        if self.guard is not None:
+            return StageKind.GUARD
+        if self.pipeline is not None:
+            return StageKind.PIPELINE
+        return StageKind.COMMAND
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pipeline:
+    id: PipelineId
+    source: Source
+    stages: tuple[Stage, ...]
+    title: str = ""
+    description: str = ""
+    workspace: Workspace | None = None
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    guardrails_required: bool = False
+
+
+# ---------------------------------------------------------------------------------------------- settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat:
+    interval_s: float = 5.0
+    stale_after_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceSettings:
+    log_bytes_max: int = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redact:
+    """`mode` is `enforce`: every detection is replaced before the first byte is written."""
+
+    mode: str = "enforce"
+    patterns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishSettings:
+    mode: str = "direct"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """`reconciler.yaml`. `branch` None means the branch HEAD names; `runs_max` None twice the cores."""
+
+    branch: str | None = None
+    remote: str | None = None
+    poll_interval_s: float = 30.0
+    runs_max: int | None = None
+    stages_max: int = 4
+    attempts_max: int = 3
+    heartbeat: Heartbeat = Heartbeat()
+    grace_s: float = 10.0
+    workspace: Workspace = Workspace.WORKTREE
+    keep_workspace: str = "never"
+    approval_policy: ApprovalPolicy = ApprovalPolicy.ON_REQUEST
+    evidence: EvidenceSettings = EvidenceSettings()
+    checklists: tuple[str, ...] = ("tasks/**/*.md", "docs/**/*.md", ".agent/**/*.md")
+    redact: Redact = Redact()
+    publish: PublishSettings = PublishSettings()
+
+
+# ---------------------------------------------------------------------------------------------- plans
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedStage:
+    """A stage with every default filled in. `digest` is the SHA-256 of what it executes and of what it needs.
+
+    `selected` is False for a stage the run's target does not need; it is never run.
+    """
+
+    index: int
+    id: StageId
+    title: str
+    kind: StageKind
+    argv: tuple[str, ...]
+    cwd: str
+    env: Mapping[str, str]
+    needs: tuple[StageId, ...]
+    timeout_s: float | None
+    attempts_max: int
+    backoff_s: float
+    allow_failure: bool
+    summary_hint: str
+    role: Role | None
+    selected: bool
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instructions:
+    """The instruction files of the commit, in order, and the SHA-256 over their paths and bytes."""
+
+    hash: str | None = None
+    sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A request and a pipeline at one commit, resolved: all a worker needs, frozen in `plan.json`.
+
+    `resume_token_sha256` is the digest of the token in `.resume-token`; `digest` covers the stages, the
+    workspace and the parameters, so two plans with one digest execute the same thing.
+    """
+
+    run_id: RunId
+    name: Name
+    task_id: TaskId
+    pipeline_id: PipelineId
+    title: str
+    request: Source
+    pipeline: Source
+    commit: str
+    branch: str
+    parameters: Mapping[str, Scalar]
+    target: StageId | None
+    execution_mode: ExecutionMode
+    approval_policy: ApprovalPolicy
+    workspace: Workspace
+    keep_workspace: str
+    attempts_max: int
+    timeout_s: float | None
+    stages_max: int
+    heartbeat: Heartbeat
+    grace_s: float
+    log_bytes_max: int
+    redact: Redact
+    proves: tuple[str, ...]
+    labels: tuple[str, ...]
+    rerun: int
+    instructions: Instructions
+    stages: tuple[PlannedStage, ...]
+    digest: str
+    resume_token_sha256: str = ""
+
+
+# ---------------------------------------------------------------------------------------------- runs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instant:
+    """One moment on one machine: wall clock for people, monotonic seconds for decisions, and the boot they
+    belong to (monotonic values of two boots must never be compared)."""
+
+    at: str
+    monotonic_s: float
+    boot_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """A process that can be told from a later one with the same pid (start time in clock ticks since boot)."""
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    name: str
+    system: str
+    machine: str
+    python: str
+    cpus: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """Intent to execute attempt `number`, on disk before the worker exists.
+
+    `series` is the number of the first attempt since a person last asked (launch or `resume`); the bound
+    `attempts_max` counts from there. `plan` is the file of the frozen plan this attempt executes.
+    """
+
+    number: int
+    series: int
+    claimed: Instant
+    claimer: Process
+    reason: str
+    actor: str
+    plan: str
+    plan_digest: str
+    commit: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageRecord:
+    """What happened to one stage in one attempt. `tries` counts executions within the attempt.
+
+    `log_bytes` and `log_sha256` are of the whole redacted output, even where the file keeps less of it;
+    `memory_peak_bytes` is the largest resident set of any one of its processes.
+    """
+
+    id: StageId
+    digest: str
+    status: StageStatus
+    attempt: int
+    tries: int = 0
+    started_at: str | None = None
+    completed_at: str | None = None
+    duration_s: float | None = None
+    exit_code: int | None = None
+    signal: str | None = None
+    timed_out: bool = False
+    summary: str = ""
+    log_path: str | None = None
+    log_bytes: int = 0
+    log_sha256: str | None = None
+    redactions: int = 0
+    cpu_user_s: float = 0.0
+    cpu_system_s: float = 0.0
+    memory_peak_bytes: int = 0
+    process: Process | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """`attempts/<n>.json`: one execution of a run, written only by its worker."""
+
+    number: int
+    worker: Process
+    host: Host
+    started: Instant
+    stages: tuple[StageRecord, ...]
+    elapsed_s: float = 0.0
+    ended_at: str | None = None
+    outcome: Outcome | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelIntent:
+    """`cancels/<n>.json`: attempt n shall be ended, and why."""
+
+    number: int
+    at: str
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """`ends/<n>.json`: attempt n ended and no worker could say so itself. Unless `outcome` is interrupted, the run
+    ended with it."""
+
+    number: int
+    at: str
+    outcome: Outcome
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """`refusals/<n>.json`: a resume that was asked for and not done."""
+
+    number: int
+    at: str
+    actor: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run as it was observed on this machine at one instant; every field is a fact, none a judgement.
+
+    `number` is that of the newest claim, and all the rest speaks of that attempt; `planned` is False when its frozen
+    plan cannot be read; `beat` is the newest heartbeat as an instant
+    on this machine, None before the first. `corrupt` lists record files that could not be read.
+    """
+
+    run_id: RunId
+    task_id: TaskId
+    name: Name | None
+    attempts_max: int
+    heartbeat: Heartbeat
+    number: int
+    claim: Claim | None
+    attempt: Attempt | None
+    beat: Instant | None
+    lock_held: bool
+    claimer_alive: bool
+    worker_alive: bool
+    planned: bool = True
+    cancel: CancelIntent | None = None
+    end: End | None = None
+    corrupt: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """A run as the tip of the branch proves it."""
+
+    run_id: RunId
+    task_id: TaskId
+    name: Name
+    status: Status
+    attempt: int
+    completed_at: str
+    duration_s: float
+    manifest_blob: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """A valid request that the tip does not prove fulfilled, with the plan a launch would freeze.
+
+    `plan` is a Rejection when request and pipeline do not fit together; it then prevents a launch, not the
+    resume of a plan that is already frozen.
+    """
+
+    request: Request
+    run_id: RunId
+    plan: Plan | Rejection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds a pass obeys. `publish_due` is False while ended runs may still be gathered into one commit."""
+
+    runs_max: int
+    publish_due: bool = True
+
+
+# ---------------------------------------------------------------------------------------------- contracts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Violation:
+    """One way in which a value breaks its schema. `path` leads from the root to the key or item that is meant."""
+
+    path: tuple[str | int, ...]
+    reason: str
+    cure: str
+    rule: str
+
+
+class Contract(Protocol):
+    """What parsing needs of the schemas, so that it need not read them itself."""
+
+    def check(self, name: str, value: object) -> tuple[Violation, ...]:
+        """Return every way in which `value` breaks the schema `name`; none means it keeps it."""
+        ...
