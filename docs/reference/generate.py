@@ -1,0 +1,294 @@
+"""Write `docs/reference/formats.md` from the JSON Schemas, so that the page never says something else than they do.
+
+python docs/reference/generate.py            write the page
+python docs/reference/generate.py --check    exit 1 if the page is not what the schemas say
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+SCHEMAS = ROOT / "schemas"
+PAGE = ROOT / "docs" / "reference" / "formats.md"
+
+BOUND_SHOWN_MAX = 1_000_000_000
+"""A larger bound is there for machines; people learn nothing from it."""
+
+FLOW_CHARACTERS_MAX = 90
+"""A YAML list or map of scalars that fits into this many characters stays on one line."""
+
+Schema = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """A kind of file: the name of its schema, where it lies, and the syntax of its example."""
+
+    name: str
+    path: str
+    syntax: str
+
+
+FORMATS = (
+    Format(name="request", path="runs.d/**/*.yaml", syntax="yaml"),
+    Format(name="approval", path="runs.d/**/*.approval.yaml", syntax="yaml"),
+    Format(name="pipeline", path="pipelines/*.yaml", syntax="yaml"),
+    Format(name="settings", path="reconciler.yaml", syntax="yaml"),
+    Format(name="manifest", path=".runs/<task-id>/cli/<run-id>/manifest.json", syntax="json"),
+    Format(name="run-summary", path=".runs/<task-id>/<run-id>/manifest.json", syntax="json"),
+    Format(name="task-index", path="tasks/index.json", syntax="json"),
+    Format(name="metrics", path=".runs/<task-id>/metrics.json", syntax="json"),
+    Format(name="state", path="out/<task-id>/state.json", syntax="json"),
+)
+
+INTRODUCTION = """\
+# Formats
+
+<!-- Written by docs/reference/generate.py from schemas/*.schema.json: edit those and run it again. -->
+
+Every file that the reconciler reads or writes, key by key. Each format has a JSON Schema (draft 2020-12); a key that
+is not listed here is an error. An editor with a YAML language server completes and explains the keys when the first
+line of a file is `# yaml-language-server: $schema=` and the path or address of the schema.
+
+In the tables `a.b` is the key `b` in the map `a`, `a[].b` is the key `b` in every map of the list `a`, and `a.<name>`
+is a key of your own choice. *required* means that the file, or the map the key stands in, is refused without it.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    text = page(read_schemas(SCHEMAS))
+    if "--check" not in arguments:
+        PAGE.write_text(text, encoding="utf-8")
+        return 0
+    if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text:
+        return 0
+    print(f"{PAGE.relative_to(ROOT)} is stale; run: python docs/reference/generate.py", file=sys.stderr)
+    return 1
+
+
+def read_schemas(directory: Path) -> dict[str, Schema]:
+    """Read the schema of every format."""
+    return {each.name: json.loads((directory / f"{each.name}.schema.json").read_bytes()) for each in FORMATS}
+
+
+def page(schemas: Mapping[str, Schema]) -> str:
+    """Return the whole page."""
+    contents = "\n".join(_contents_line(each, schemas[each.name]) for each in FORMATS)
+    sections = (_section(each, schemas[each.name]) for each in FORMATS)
+    return "\n".join([INTRODUCTION, contents, "", _kinds(schemas), *sections])
+
+
+def _contents_line(format_: Format, schema: Schema) -> str:
+    anchor = schema["title"].lower().replace(" ", "-")
+    return f"- [{schema['title']}](#{anchor}): `{format_.path}`"
+
+
+def _section(format_: Format, schema: Schema) -> str:
+    example = schema["examples"][0]
+    rendered = yaml(example) if format_.syntax == "yaml" else json.dumps(example, indent=2, ensure_ascii=False)
+    return "\n".join(
+        [
+            f"## {schema['title']}",
+            "",
+            f"`{format_.path}` ([schema](../../schemas/{format_.name}.schema.json))",
+            "",
+            schema["description"],
+            "",
+            f"```{format_.syntax}",
+            rendered,
+            "```",
+            "",
+            *_table(("key", "type", "default", "meaning"), (_cells(row) for row in rows(schema))),
+            "",
+        ]
+    )
+
+
+def _kinds(schemas: Mapping[str, Schema]) -> str:
+    """Return the section about the kinds of value that formats share."""
+    found: dict[str, Schema] = {}
+    for schema in schemas.values():
+        for each in schema["$defs"].values():
+            if "properties" not in each and not each["title"].endswith(" or null"):
+                found[_kind_name(each)] = each
+    cells = (
+        (name, found[name]["description"], _shown(found[name]["examples"])) for name in sorted(found, key=str.lower)
+    )
+    return "\n".join(["## Kinds of value", "", *_table(("kind", "meaning", "examples"), cells), ""])
+
+
+def _table(head: Sequence[str], body: Iterator[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'---|' * len(head)}"
+    for cells in body:
+        yield f"| {' | '.join(_escaped(each) for each in cells)} |"
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("\n", " ")
+
+
+# ------------------------------------------------------------------------------------------------ rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One key of a format: its dotted name, what values it takes, and what its property says of it."""
+
+    key: str
+    required: bool
+    kind: str
+    said: Schema
+
+
+def rows(schema: Schema) -> Iterator[Row]:
+    """Return a row for every key, in the order of the schema, nested keys behind the key that holds them."""
+    yield from _rows(schema, schema["$defs"], "")
+
+
+def _rows(schema: Schema, definitions: Schema, prefix: str) -> Iterator[Row]:
+    for key, said in schema.get("properties", {}).items():
+        meant = resolved(said, definitions)
+        name = f"{prefix}{key}"
+        required = key in schema.get("required", ())
+        yield Row(key=name, required=required, kind=_kind(said, definitions), said=said)
+        yield from _rows(meant, definitions, f"{name}.")
+        yield from _rows(_values(meant, "items", definitions), definitions, f"{name}[].")
+        yield from _rows(_values(meant, "additionalProperties", definitions), definitions, f"{name}.<name>.")
+
+
+def resolved(schema: Schema, definitions: Schema) -> Schema:
+    """Return `schema` with the definition that it refers to, if any, under its own keys."""
+    reference = schema.get("$ref")
+    return {**definitions[reference.removeprefix("#/$defs/")], **schema} if reference else schema
+
+
+def _values(schema: Schema, keyword: str, definitions: Schema) -> Schema:
+    value = schema.get(keyword)
+    return resolved(value, definitions) if isinstance(value, dict) else {}
+
+
+def _cells(row: Row) -> tuple[str, str, str, str]:
+    meaning, default = _split_default(row.said["description"])
+    if row.required:
+        default = "*required*"
+    elif not default and "default" in row.said:
+        default = _shown([row.said["default"]])
+    return f"`{row.key}`", row.kind, default, meaning
+
+
+def _split_default(description: str) -> tuple[str, str]:
+    """Return the description without its last sentence, if that says the default, and what it says."""
+    meaning, _, default = description.partition(" Default: ")
+    return meaning, default.removesuffix(".")
+
+
+def _shown(values: Sequence[object]) -> str:
+    return ", ".join(f"`{json.dumps(each, ensure_ascii=False)}`" for each in values)
+
+
+# ------------------------------------------------------------------------------------------------ types
+
+
+def _kind(schema: Schema, definitions: Schema) -> str:
+    """Return in words what values a key takes."""
+    meant = resolved(schema, definitions)
+    if "$ref" in schema and "properties" not in meant:
+        return _kind_name(resolved({"$ref": schema["$ref"]}, definitions))
+    if "const" in meant:
+        return _shown([meant["const"]])
+    if "enum" in meant:
+        return " | ".join("null" if each is None else f"`{each}`" for each in meant["enum"])
+    types = meant["type"] if isinstance(meant["type"], list) else [meant["type"]]
+    words = [_type_words(each, meant, definitions) for each in types]
+    return (", or " if "," in words[0] else " or ").join(words)
+
+
+def _kind_name(definition: Schema) -> str:
+    return re.sub(r"^an? ", "", str(definition["title"]))
+
+
+def _type_words(type_: str, schema: Schema, definitions: Schema) -> str:
+    if type_ == "string":
+        return _text_words(schema)
+    if type_ in ("integer", "number"):
+        return _number_words(type_, schema)
+    if type_ == "array":
+        return f"list, each {_kind(schema['items'], definitions)}"
+    if type_ == "object" and isinstance(schema.get("additionalProperties"), dict):
+        return f"map, each {_kind(schema['additionalProperties'], definitions)}"
+    return {"object": "map", "boolean": "true or false"}.get(type_, type_)
+
+
+def _text_words(schema: Schema) -> str:
+    maximum = schema.get("maxLength", BOUND_SHOWN_MAX)
+    return f"text, at most {maximum} characters" if maximum < BOUND_SHOWN_MAX else "text"
+
+
+def _number_words(type_: str, schema: Schema) -> str:
+    minimum, maximum = schema.get("minimum"), schema.get("maximum", BOUND_SHOWN_MAX)
+    lower = f"from {minimum}" if minimum is not None else f"above {schema['exclusiveMinimum']}"
+    return f"{type_}, {lower}" + (f" to {maximum}" if maximum < BOUND_SHOWN_MAX else "")
+
+
+# ------------------------------------------------------------------------------------------------ YAML
+
+
+def yaml(value: object) -> str:
+    """Return `value`, made of plain JSON values, as YAML that people would write."""
+    return "\n".join(_block(value))
+
+
+def _block(value: object) -> Iterator[str]:
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _entry(f"{_scalar(key)}:", item)
+    elif isinstance(value, list) and value:
+        for item in value:
+            lines = [_flow(item)] if not isinstance(item, dict) else list(_block(item))
+            yield f"- {lines[0]}"
+            yield from (f"  {line}" for line in lines[1:])
+    else:
+        yield _flow(value)
+
+
+def _entry(head: str, item: object) -> Iterator[str]:
+    flat = _flow(item)
+    if not isinstance(item, dict | list) or (len(flat) <= FLOW_CHARACTERS_MAX and _is_shallow(item)):
+        yield f"{head} {flat}"
+    else:
+        yield head
+        yield from (f"  {line}" for line in _block(item))
+
+
+def _is_shallow(value: dict[str, object] | list[object]) -> bool:
+    items = value.values() if isinstance(value, dict) else value
+    return not any(isinstance(each, dict | list) and each for each in items)
+
+
+def _flow(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_scalar(key)}: {_flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_flow(each) for each in value) + "]"
+    return _scalar(value)
+
+
+def _scalar(value: object) -> str:
+    """Return a scalar; text that a reader of YAML could take for something else is quoted as JSON does it."""
+    if not isinstance(value, str):
+        return json.dumps(value)
+    plain = re.fullmatch(r"[A-Za-z0-9./][A-Za-z0-9./_+ -]*", value) and re.search("[A-Za-z]", value)
+    ambiguous = re.fullmatch(r"(?i:true|false|null|yes|no|on|off|y|n|[0-9._]+e[0-9+-]+|0[xob].*|\.?(inf|nan))", value)
+    return value if plain and not ambiguous and value == value.strip() else json.dumps(value, ensure_ascii=False)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
