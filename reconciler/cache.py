@@ -1,0 +1,58 @@
+"""The edge to what a pass remembers for the next process: `<git directory>/reconciler/cache.json`.
+
+Everything in it can be computed again from git objects, and is keyed by their ids, so it can be lost, stale or
+damaged without harm: then the next pass takes longer, and that is all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reconciler import __version__
+from reconciler.rundir import write_atomic
+
+FORMAT = f"1-{__version__}"
+BYTES_MAX = 256 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class Cache:
+    """`requests` maps a path below runs.d to [blob, run id or None, task, problems]; `evidence` a run id to
+    [task, name, status, attempt, completed_at, duration_s, manifest blob]. `*_tree` is the git tree each speaks of."""
+
+    requests_tree: str | None = None
+    requests: dict[str, list[Any]] = field(default_factory=dict)
+    evidence_tree: str | None = None
+    evidence: dict[str, list[Any]] = field(default_factory=dict)
+
+
+def read_cache(path: Path) -> Cache:
+    """Return what was remembered, or an empty cache."""
+    with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
+        if path.stat().st_size <= BYTES_MAX:
+            data = json.loads(path.read_bytes())
+            if data.pop("format") == FORMAT:
+                return _checked(Cache(**data))
+    return Cache()
+
+
+def _checked(cache: Cache) -> Cache:
+    sound = isinstance(cache.requests, dict) and isinstance(cache.evidence, dict)
+    rows = all(type(row) is list and len(row) == 4 for row in cache.requests.values()) if sound else False
+    return cache if rows and all(type(row) is list and len(row) == 7 for row in cache.evidence.values()) else Cache()
+
+
+def write_cache(path: Path, cache: Cache) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    document = {
+        "format": FORMAT,
+        "requests_tree": cache.requests_tree,
+        "requests": cache.requests,
+        "evidence_tree": cache.evidence_tree,
+        "evidence": cache.evidence,
+    }
+    write_atomic(path, json.dumps(document, separators=(",", ":")).encode())

@@ -1,0 +1,443 @@
+"""The edge to git: the only module that runs it.
+
+Plumbing is run directly, bounded in time and output. Nothing a user wrote can become an option: revisions are full
+object ids or names below `refs/`, paths stand behind `--`, and content goes in by standard input. Hooks never run,
+replace refs are ignored, and the environment is rid of the `GIT_*` variables that would point git elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from reconciler.errors import ContentError, GitFailed, PublishBlocked, TipMoved, UsageError
+from reconciler.rundir import remove_tree
+
+TIMEOUT_S = 120.0
+OUTPUT_BYTES_MAX = 512 * 1024 * 1024
+BLOB_BYTES_MAX = 8 * 1024 * 1024
+"""A blob larger than this is not read; no format of ours may be as large."""
+
+PUBLISH_REF = "refs/reconciler/publish"
+
+OPTIONS = (
+    "-c", "core.hooksPath=/dev/null",
+    "-c", "core.fsync=committed,loose-object",
+    "-c", "core.quotePath=false",
+    "-c", "gc.auto=0",
+    "-c", "maintenance.auto=false",
+    "-c", "protocol.allow=user",
+    "-c", "protocol.ext.allow=never",
+    "-c", "advice.diverging=false",
+    "-c", "merge.verifySignatures=false",
+    "-c", "core.fsmonitor=false",
+)  # fmt: skip
+"""Before every command: no hooks, durable objects and refs (git syncs no ref by default), no maintenance in the
+middle of a pass, no transport that runs a command, no watcher that a repository's configuration names."""
+
+KEPT_VARIABLES = re.compile(
+    r"GIT_(EXEC_PATH|SSH|SSH_COMMAND|SSL_\w+|CONFIG_(GLOBAL|SYSTEM|NOSYSTEM|COUNT|KEY_\d+|VALUE_\d+)"
+    r"|HTTP_\w+|ASKPASS|ALLOW_PROTOCOL|(AUTHOR|COMMITTER)_(NAME|EMAIL))"
+)
+"""How to reach and identify, not which repository: the variables that name one leak from hooks and break the rest."""
+
+REGULAR_MODES = ("100644", "100755")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A path in a tree: mode, object id and repo-relative path."""
+
+    mode: str
+    oid: str
+    path: str
+
+    @property
+    def is_file(self) -> bool:
+        return self.mode in REGULAR_MODES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A commit to be made: the files that differ from the parent (None deletes), the message, who and when."""
+
+    parent: str
+    files: Mapping[str, bytes]
+    message: str
+    identity: str
+    epoch_s: int
+    modes: Mapping[str, str] = field(default_factory=dict)
+
+
+# ------------------------------------------------------------------------------------------------ running git
+
+
+def environment() -> dict[str, str]:
+    """Return the environment git runs in."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("GIT_") or KEPT_VARIABLES.fullmatch(name)
+    }
+    return {
+        **kept,
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_NO_REPLACE_OBJECTS": "1",
+        "GIT_OPTIONAL_LOCKS": "0",
+        "GIT_FLUSH": "1",
+        "LC_ALL": "C",
+    }
+
+
+def run(
+    arguments: Sequence[str], *, directory: Path, standard_input: bytes = b"", timeout_s: float = TIMEOUT_S
+) -> bytes:
+    """Run git in `directory` and return what it prints. Raise GitFailed with its exit status and last words."""
+    with tempfile.TemporaryFile() as feed:
+        feed.write(standard_input)
+        feed.seek(0)
+        process = _popen(arguments, directory, feed.fileno())
+        try:
+            output, errors = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            _end(process)
+            raise GitFailed(f"git {arguments[0]}: no answer within {timeout_s:g} s") from None
+        except BaseException:
+            _end(process)
+            raise
+    if process.returncode != 0:
+        raise _failed(arguments, process.returncode, errors)
+    return output
+
+
+def _popen(arguments: Sequence[str], directory: Path, feed: int) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            ["git", *OPTIONS, *arguments],
+            cwd=directory,
+            env=environment(),
+            stdin=feed,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+    except FileNotFoundError:
+        if not directory.is_dir():
+            raise UsageError(f"{directory}: no such directory") from None
+        raise UsageError("git is not installed or not on PATH; install git 2.34 or newer") from None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """KILL git and what it started, and wait for it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def _failed(arguments: Sequence[str], status: int, errors: bytes) -> GitFailed:
+    words = errors.decode(errors="replace").strip()
+    # Addresses of remotes may carry credentials, and this sentence is printed and logged.
+    words = re.sub(r"(\w+://)[^/@\s]+@", r"\1", words)
+    last = next((line for line in words.splitlines() if line.startswith(("fatal:", "error:"))), words[-300:])
+    return GitFailed(f"git {arguments[0]}: {last or f'exit status {status}'}", exit_status=status, stderr=words)
+
+
+# ------------------------------------------------------------------------------------------------ a repository
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repository:
+    """One repository. `directory` is its checkout (the git directory of a bare one), `common` the git directory
+    that all its worktrees share."""
+
+    directory: Path
+    common: Path
+    bare: bool
+
+    def git(self, *arguments: str, standard_input: bytes = b"", timeout_s: float = TIMEOUT_S) -> str:
+        """Return the text git prints, without the final newline."""
+        output = run(arguments, directory=self.directory, standard_input=standard_input, timeout_s=timeout_s)
+        return output.decode(errors="surrogateescape").removesuffix("\n")
+
+    @property
+    def state(self) -> Path:
+        """Where this machine's state of the reconciler lives: never in a tree, never in the way of `git clean`."""
+        return self.common / "reconciler"
+
+    # -------------------------------------------------------------------------------------------- reading
+
+    def head_branch(self) -> str:
+        """Return the branch HEAD names, also when it has no commit yet. Raise ContentError if HEAD is detached."""
+        try:
+            return self.git("symbolic-ref", "--short", "HEAD")
+        except GitFailed:
+            raise ContentError("HEAD is detached; say in reconciler.yaml which 'branch' is meant") from None
+
+    def look_up(self, names: Sequence[str]) -> tuple[str | None, ...]:
+        """Return the object id of each name (`<ref>`, `<oid>:<path>`), None where there is nothing."""
+        asked = "".join(f"{name}\n" for name in names).encode()
+        answer = self.git("cat-file", "--batch-check=%(objectname)", standard_input=asked)
+        return tuple(None if line.endswith(" missing") else line for line in answer.split("\n"))
+
+    def commit_of(self, branch: str) -> str | None:
+        """Return the commit a branch points at."""
+        return self.look_up([f"refs/heads/{branch}^{{commit}}"])[0]
+
+    def blobs(self, oids: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
+        """Return (object id, bytes) of each blob in order; bytes is None for one that is missing or too large."""
+        wanted = list(oids)
+        if not wanted:
+            return
+        with tempfile.TemporaryFile() as feed:
+            feed.write("".join(f"{oid}\n" for oid in wanted).encode())
+            feed.seek(0)
+            process = _popen(["cat-file", "--batch", "--buffer"], self.directory, feed.fileno())
+            assert process.stdout is not None
+            try:
+                for oid in wanted:
+                    yield oid, _read_blob(process)
+            finally:
+                _end(process)
+
+    def entries(self, tree: str | None) -> tuple[Entry, ...]:
+        """Return every file below a tree, recursively; none for a tree that is not there."""
+        if tree is None:
+            return ()
+        listed = self.git("ls-tree", "-r", "-z", "--full-tree", tree)
+        return tuple(_entry(line) for line in listed.split("\0") if line)
+
+    def changes(self, old: str | None, new: str | None) -> tuple[tuple[str, Entry | None], ...]:
+        """Return (path, entry or None if removed) of every file that differs between two trees."""
+        if old == new:
+            return ()
+        old, new = old or self._empty_tree(new), new or self._empty_tree(old)
+        fields = self.git("diff-tree", "-r", "-z", "--raw", "--no-renames", "--no-abbrev", old, new).split("\0")
+        return tuple(_change(fields[i], fields[i + 1]) for i in range(0, len(fields) - 1, 2))
+
+    def _empty_tree(self, like: str | None) -> str:
+        kind = hashlib.sha256 if like is not None and len(like) == 64 else hashlib.sha1
+        return kind(b"tree 0\0").hexdigest()
+
+    def files_at(self, commit: str, paths: Sequence[str]) -> tuple[Entry, ...]:
+        """Return the regular files among `paths` at a commit."""
+        listed = self.git("ls-tree", "-z", "--full-tree", commit, "--", *paths) if paths else ""
+        return tuple(entry for line in listed.split("\0") if line and (entry := _entry(line)).is_file)
+
+    def search(self, commit: str, texts: Sequence[str], globs: Sequence[str]) -> tuple[str, ...]:
+        """Return the paths matching `globs` at a commit whose text holds one of `texts` literally."""
+        patterns = [part for text in texts for part in ("-e", text)]
+        limits = [f":(glob,top){glob}" for glob in globs]
+        try:
+            found = self.git("grep", "-l", "-z", "-I", "-F", *patterns, commit, "--", *limits)
+        except GitFailed as error:
+            if error.exit_status == 1:  # git grep: nothing found
+                return ()
+            raise
+        return tuple(line.partition(":")[2] for line in found.split("\0") if line)
+
+    def evidence_commits(self, branch: str, commits_max: int = 500) -> Mapping[str, str]:
+        """Return run id -> the newest commit that published it, looking at `commits_max` commits of evidence."""
+        trailers = "%(trailers:key=Reconciler-Run,valueonly,separator=%x2C)"
+        log = self.git(
+            "log", f"-{commits_max}", "--grep=^Reconciler-Run: ", f"--format=%H {trailers}",
+            "--end-of-options", f"refs/heads/{branch}",
+        )  # fmt: skip
+        found: dict[str, str] = {}
+        for line in log.splitlines():
+            commit, _, runs = line.partition(" ")
+            for run_status in runs.split(","):
+                if run_status:
+                    found.setdefault(run_status.split(" ")[0], commit)
+        return found
+
+    def identity(self) -> str:
+        """Return `Name <email>` of the person at this machine. Raise UsageError with the cure if git knows none."""
+        try:
+            return self.git("var", "GIT_AUTHOR_IDENT").rsplit(" ", 2)[0]
+        except GitFailed:
+            raise UsageError(
+                "git does not know who you are; run: git config user.name NAME && git config user.email EMAIL"
+            ) from None
+
+    # -------------------------------------------------------------------------------------------- writing
+
+    def exclude(self, line: str) -> None:
+        """Add a line to `info/exclude`, once."""
+        path = self.common / "info" / "exclude"
+        text = path.read_text() if path.exists() else ""
+        if line in text.splitlines():
+            return
+        path.parent.mkdir(exist_ok=True)
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(("" if not text or text.endswith("\n") else "\n") + line + "\n")
+
+    def make_commit(self, draft: Draft) -> str:
+        """Write a commit by fast-import onto the publish ref and return its id. No branch moves."""
+        answer = self.git("fast-import", "--quiet", "--force", "--done", standard_input=_stream(draft))
+        return answer.strip()
+
+    def advance(self, branch: str, old: str, new: str) -> None:
+        """Move a branch from `old` to `new`, and its checkout with it, keeping a person's work.
+
+        Raise TipMoved if the branch is elsewhere by now, PublishBlocked with the reason if moving the checkout
+        would overwrite something.
+        """
+        checkout = self._checkout_of(branch)
+        if checkout is None:
+            self._move_ref(branch, old, new)
+            return
+        if run(("rev-parse", "HEAD"), directory=checkout).decode().strip() != old:
+            raise TipMoved(f"{branch}: moved while evidence was made for {old[:12]}")
+        self._refuse_during_rebase(branch)
+        try:
+            run(("merge", "--ff-only", "--quiet", "--no-stat", "--no-autostash", new), directory=checkout)
+        except GitFailed as error:
+            if self.commit_of(branch) != old:
+                raise TipMoved(f"{branch}: moved while evidence was made for {old[:12]}") from None
+            raise PublishBlocked(_blocked(error)) from None
+
+    def _move_ref(self, branch: str, old: str, new: str) -> None:
+        self._refuse_during_rebase(branch)
+        try:
+            self.git("update-ref", "-m", "reconciler: publish evidence", f"refs/heads/{branch}", new, old)
+        except GitFailed:
+            if self.commit_of(branch) != old:
+                raise TipMoved(f"{branch}: moved while evidence was made for {old[:12]}") from None
+            raise
+
+    def _checkout_of(self, branch: str) -> Path | None:
+        """Return the worktree that has `branch` checked out."""
+        listed = self.git("worktree", "list", "--porcelain", "-z").split("\0\0")
+        for block in listed:
+            lines = block.split("\0")
+            if f"branch refs/heads/{branch}" in lines and "bare" not in lines:
+                return Path(lines[0].removeprefix("worktree "))
+        return None
+
+    def _refuse_during_rebase(self, branch: str) -> None:
+        """Raise PublishBlocked while the branch is being rebased: moving it would make the rebase fail at its end."""
+        directories = [self.common, *(self.common / "worktrees").glob("*")]
+        for directory in directories:
+            for kind in ("rebase-merge", "rebase-apply"):
+                with contextlib.suppress(OSError):
+                    if (directory / kind / "head-name").read_text().strip() == f"refs/heads/{branch}":
+                        raise PublishBlocked(f"a rebase of '{branch}' is in progress; finish or abort it")
+
+    def add_worktree(self, path: Path, commit: str) -> None:
+        """Make a detached worktree at a commit; what an interrupted attempt at that left is removed first."""
+        self.remove_worktree(path)
+        self.git("worktree", "add", "--detach", "--quiet", "--force", "--", str(path), commit, timeout_s=600.0)
+
+    def move_worktree(self, path: Path, commit: str) -> None:
+        """Check another commit out in a worktree, keeping untracked files. Raise GitFailed if it cannot be."""
+        run(("checkout", "--detach", "--quiet", "--force", commit, "--"), directory=path, timeout_s=600.0)
+
+    def remove_worktree(self, path: Path) -> None:
+        """Remove a worktree and what git remembers of it; nothing happens if there is none."""
+        remove_tree(path)
+        if any(_names(self.common / "worktrees")):
+            self.git("worktree", "prune", "--expire=now")
+
+
+def open_repository(directory: Path) -> Repository:
+    """Return the repository that `directory` is in. Raise UsageError if it is in none."""
+    asked = ("rev-parse", "--path-format=absolute", "--is-bare-repository", "--git-common-dir", "--show-toplevel")
+    try:
+        lines = run(asked, directory=directory).decode().splitlines()
+    except GitFailed as error:
+        lines = _bare_answer(directory, error)
+    bare = lines[0] == "true"
+    common = Path(lines[1])
+    return Repository(directory=common if bare else Path(lines[2]), common=common, bare=bare)
+
+
+def _bare_answer(directory: Path, error: GitFailed) -> list[str]:
+    """Return what rev-parse says of a bare repository, for which `--show-toplevel` fails."""
+    try:
+        asked = ("rev-parse", "--path-format=absolute", "--is-bare-repository", "--git-common-dir")
+        lines = run(asked, directory=directory).decode().splitlines()
+    except GitFailed:
+        lines = []
+    if lines and lines[0] == "true":
+        return lines
+    if "dubious ownership" in error.stderr:
+        raise UsageError(f"{directory}: {error.stderr.splitlines()[0].removeprefix('fatal: ')}")
+    raise UsageError(f"{directory}: not in a git repository; run 'git init' first, or name one with --repo")
+
+
+# ------------------------------------------------------------------------------------------------ small parts
+
+
+def _read_blob(process: subprocess.Popen[bytes]) -> bytes | None:
+    assert process.stdout is not None
+    header = process.stdout.readline().split()
+    if len(header) != 3:
+        if header[1:] == [b"missing"]:
+            return None
+        raise GitFailed("git cat-file: ended before its answer was complete")
+    size = int(header[2])
+    if size <= BLOB_BYTES_MAX:
+        data = process.stdout.read(size + 1)
+        if len(data) != size + 1:
+            raise GitFailed("git cat-file: ended before its answer was complete")
+        return data[:-1]
+    left = size + 1
+    while left:
+        left -= len(process.stdout.read(min(left, 1 << 20))) or left
+    return None
+
+
+def _entry(line: str) -> Entry:
+    facts, _, path = line.partition("\t")
+    mode, _, oid = facts.split(" ")
+    return Entry(mode, oid, path)
+
+
+def _change(facts: str, path: str) -> tuple[str, Entry | None]:
+    _, mode, _, oid, status = facts.split(" ")
+    return path, None if status == "D" else Entry(mode, oid, path)
+
+
+def _stream(draft: Draft) -> bytes:
+    """Return the fast-import stream of one commit; `get-mark` makes it answer with the commit's id."""
+    message = draft.message.encode()
+    parts = [
+        b"feature done\n",
+        f"commit {PUBLISH_REF}\nmark :1\ncommitter {draft.identity} {draft.epoch_s} +0000\n".encode(),
+        b"data %d\n%s\nfrom %s\n" % (len(message), message, draft.parent.encode()),
+    ]
+    for path in sorted(draft.files):
+        data, mode = draft.files[path], draft.modes.get(path, "100644")
+        parts.append(b"M %s inline %s\ndata %d\n%s\n" % (mode.encode(), _quoted(path), len(data), data))
+    parts.append(b"get-mark :1\ndone\n")
+    return b"".join(parts)
+
+
+def _quoted(path: str) -> bytes:
+    """Return a path in the C quoting of fast-import, which every byte but NUL survives."""
+    raw = os.fsencode(path)
+    return b'"' + b"".join(b"\\%03o" % each if each < 32 or each in b'"\\' else bytes([each]) for each in raw) + b'"'
+
+
+def _blocked(error: GitFailed) -> str:
+    """Return in one line what stands in the way of moving a checkout."""
+    files = [line.strip() for line in error.stderr.splitlines() if line.startswith("\t")]
+    if files:
+        shown = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
+        return f"it would overwrite your work in {shown}; commit, stash or remove it"
+    return str(error)
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:
+        return []
