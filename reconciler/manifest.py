@@ -1,0 +1,373 @@
+"""The record of a run for people and for proof: a pure view of plan, claims and attempts.
+
+The worker renders it while the run lives, the publisher renders it once more into the commit. Field names are
+the ones users of the Node orchestrator know, where the meaning is the same; what makes the record provable
+(blobs, commits, digests) is added. It holds no absolute path and no token, and its size is bounded by the
+number of stages, never by what they print.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from reconciler.model import (
+    Attempt,
+    Claim,
+    End,
+    Outcome,
+    Plan,
+    PlannedStage,
+    Refusal,
+    StageId,
+    StageRecord,
+    StageStatus,
+    Status,
+)
+
+SCHEMA_VERSION = 1
+COMMAND_CHARACTERS_MAX = 2000
+DETAIL_CHARACTERS_MAX = 500
+
+
+def artifact_root(task_id: str, run_id: str) -> str:
+    """Return the repo-relative directory of a run's full record."""
+    return f".runs/{task_id}/cli/{run_id}"
+
+
+def manifest_path(task_id: str, run_id: str) -> str:
+    return f"{artifact_root(task_id, run_id)}/manifest.json"
+
+
+def summary_path(task_id: str, run_id: str) -> str:
+    return f".runs/{task_id}/{run_id}/manifest.json"
+
+
+def log_name(index: int, stage_id: str, attempt: int) -> str:
+    """Return the name of a stage's log below the run directory.
+
+    Every attempt has logs of its own: what an earlier attempt printed stays evidence, and a log that is already
+    committed is never written to again.
+    """
+    return f"commands/{index + 1:02d}-{stage_id}{f'.{attempt}' if attempt > 1 else ''}.log"
+
+
+def error_name(index: int, stage_id: str) -> str:
+    return f"errors/{index + 1:02d}-{stage_id}.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Records:
+    """All that is written down about one run, by attempt number. `plans` holds the digests of refreshed plans."""
+
+    plan: Plan
+    claims: Mapping[int, Claim]
+    attempts: Mapping[int, Attempt]
+    ends: Mapping[int, End]
+    refusals: tuple[Refusal, ...] = ()
+
+    @property
+    def number(self) -> int:
+        return max(self.claims, default=0)
+
+
+def fold(plan: Plan, attempts: Iterable[Attempt]) -> dict[StageId, StageRecord]:
+    """Return what is known of every planned stage, oldest attempt first in `attempts`.
+
+    A record counts only for the stage with its id *and* its definition digest; a success is never replaced.
+    """
+    digests = {stage.id: stage.digest for stage in plan.stages}
+    known: dict[StageId, StageRecord] = {}
+    for attempt in attempts:
+        for record in attempt.stages:
+            earlier = known.get(record.id)
+            if digests.get(record.id) == record.digest and not _succeeded(earlier):
+                known[record.id] = record
+    return known
+
+
+def kept(plan: Plan, attempts: Iterable[Attempt]) -> dict[StageId, StageRecord]:
+    """Return the successes that the next attempt may build on."""
+    return {each: record for each, record in fold(plan, attempts).items() if _succeeded(record)}
+
+
+def _succeeded(record: StageRecord | None) -> bool:
+    return record is not None and record.status == StageStatus.SUCCEEDED
+
+
+def status_of(records: Records) -> tuple[Status, str]:
+    """Return the status of the run and one sentence about why."""
+    number = records.number
+    end, attempt = records.ends.get(number), records.attempts.get(number)
+    if end is not None and end.outcome != Outcome.INTERRUPTED:
+        return Status(end.outcome.value), end.detail
+    if attempt is None:
+        return Status.QUEUED, "claimed; its worker has not started yet"
+    if attempt.outcome is None:
+        return Status.IN_PROGRESS, attempt.detail
+    if attempt.outcome == Outcome.INTERRUPTED:
+        return Status.IN_PROGRESS, f"attempt {number} was interrupted; the next pass resumes it"
+    return Status(attempt.outcome.value), attempt.detail
+
+
+def manifest(records: Records, *, updated_at: str, heartbeat_at: str | None) -> dict[str, object]:
+    """Return the manifest of a run as plain JSON values."""
+    plan, number = records.plan, records.number
+    status, detail = status_of(records)
+    commands = _commands(records)
+    newest = records.attempts.get(number)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "task_id": plan.task_id,
+        "run_id": plan.run_id,
+        "parent_run_id": None,
+        "name": plan.name,
+        "title": plan.title,
+        "pipeline_id": plan.pipeline_id,
+        "status": status.value,
+        "status_detail": _bounded(detail),
+        "started_at": _started_at(records),
+        "completed_at": _completed_at(records) if status.ended else None,
+        "updated_at": updated_at,
+        "heartbeat_at": heartbeat_at,
+        "heartbeat_interval_seconds": plan.heartbeat.interval_s,
+        "heartbeat_stale_after_seconds": plan.heartbeat.stale_after_s,
+        "artifact_root": artifact_root(plan.task_id, plan.run_id),
+        "log_path": _first_log(commands),
+        "summary": _summary(status, detail, commands),
+        "approval_policy": plan.approval_policy.value,
+        "commands": commands,
+        "child_runs": [],
+        "approvals": [],
+        "resume_events": _resume_events(records),
+        "instructions_hash": plan.instructions.hash,
+        "instructions_sources": list(plan.instructions.sources),
+        "guardrail_status": None,
+        "plan_target_id": plan.target,
+        "request": {"path": plan.request.path, "blob": plan.request.blob},
+        "pipeline": {"path": plan.pipeline.path, "blob": plan.pipeline.blob},
+        "commit": plan.commit,
+        "branch": plan.branch,
+        "plan_digest": plan.digest,
+        "plan_digests": _plan_digests(records),
+        "parameters": dict(plan.parameters),
+        "execution_mode": plan.execution_mode.value,
+        "workspace": plan.workspace.value,
+        "labels": list(plan.labels),
+        "proves": list(plan.proves),
+        "rerun": plan.rerun,
+        "attempts": [_attempt(records, each) for each in sorted(records.claims)],
+        "host": _host(newest),
+        "resources": _resources(records, commands),
+        "privacy": {"mode": plan.redact.mode, "redactions": _total(commands, "redactions")},
+        "resume_token_sha256": plan.resume_token_sha256,
+    }
+
+
+def run_summary(document: Mapping[str, object], manifest_sha256: str) -> dict[str, object]:
+    """Return the run summary that stands beside a manifest: what was planned, built, tested and reviewed."""
+    commands: list[dict[str, object]] = document["commands"]  # type: ignore[assignment]
+    selected = [each for each in commands if each["selected"]]
+    tests = [each for each in selected if each["role"] == "test"]
+    attempts: list[object] = document["attempts"]  # type: ignore[assignment]
+    resources: dict[str, object] = document["resources"]  # type: ignore[assignment]
+    keys = ("schema_version", "task_id", "run_id", "name", "pipeline_id", "status", "status_detail", "started_at")
+    return {
+        **{key: document[key] for key in keys},
+        "completed_at": document["completed_at"],
+        "duration_s": resources["duration_s"],
+        "attempts": len(attempts),
+        "commit": document["commit"],
+        "manifest_path": f"{document['artifact_root']}/manifest.json",
+        "manifest_sha256": manifest_sha256,
+        "plan": {
+            "digest": document["plan_digest"],
+            "target": document["plan_target_id"],
+            "stages": [each["id"] for each in selected],
+        },
+        "build": {"status": document["status"], "stages": _stage_states(selected)},
+        "test": {"status": _test_status(tests), "stages": _stage_states(tests)},
+        "review": {"decision": "none", "reason": "no reviewer is configured"},
+    }
+
+
+def error_document(command: Mapping[str, object], tail: str) -> dict[str, object]:
+    """Return what a failed stage leaves in `errors/`: the reason and the end of its output."""
+    keys = ("id", "command", "exit_code", "signal", "timed_out", "tries", "summary", "log_path")
+    return {"schema_version": SCHEMA_VERSION, **{key: command[key] for key in keys}, "tail": tail}
+
+
+def _stage_states(commands: list[dict[str, object]]) -> list[dict[str, object]]:
+    return [{"id": each["id"], "status": each["status"]} for each in commands]
+
+
+def _test_status(tests: list[dict[str, object]]) -> str:
+    if not tests:
+        return "none"
+    return "passed" if all(each["status"] == "succeeded" for each in tests) else "failed"
+
+
+def _commands(records: Records) -> list[dict[str, object]]:
+    known = fold(records.plan, [records.attempts[each] for each in sorted(records.attempts)])
+    return [_command(records, stage, known.get(stage.id)) for stage in records.plan.stages]
+
+
+def _command(records: Records, stage: PlannedStage, record: StageRecord | None) -> dict[str, object]:
+    record = record or StageRecord(id=stage.id, digest=stage.digest, status=_untouched(records, stage), attempt=0)
+    claim = records.claims.get(record.attempt)
+    root = artifact_root(records.plan.task_id, records.plan.run_id)
+    failed = record.status == StageStatus.FAILED
+    return {
+        "index": stage.index,
+        "id": stage.id,
+        "title": stage.title,
+        "command": command_text(stage),
+        "kind": stage.kind.value,
+        "status": record.status.value,
+        "started_at": record.started_at,
+        "completed_at": record.completed_at,
+        "duration_s": record.duration_s,
+        "exit_code": record.exit_code,
+        "signal": record.signal,
+        "timed_out": record.timed_out,
+        "summary": record.summary,
+        "log_path": f"{root}/{record.log_path}" if record.log_path else None,
+        "log_bytes": record.log_bytes,
+        "log_sha256": record.log_sha256,
+        "log_committed_bytes": 0,
+        "error_file": f"{root}/{error_name(stage.index, stage.id)}" if failed else None,
+        "sub_run_id": None,
+        "role": stage.role.value if stage.role else None,
+        "needs": list(stage.needs),
+        "selected": stage.selected,
+        "allow_failure": stage.allow_failure,
+        "attempt": record.attempt or None,
+        "tries": record.tries,
+        "digest": stage.digest,
+        "commit": claim.commit if claim else None,
+        "redactions": record.redactions,
+        "cpu_user_s": record.cpu_user_s,
+        "cpu_system_s": record.cpu_system_s,
+        "memory_peak_bytes": record.memory_peak_bytes,
+    }
+
+
+def _untouched(records: Records, stage: PlannedStage) -> StageStatus:
+    ended = status_of(records)[0].ended
+    return StageStatus.SKIPPED if ended or not stage.selected else StageStatus.PENDING
+
+
+def command_text(stage: PlannedStage) -> str:
+    """Return the command as a person would recognise it, bounded."""
+    shell = stage.argv[:2] == ("sh", "-c") and len(stage.argv) == 3
+    text = stage.argv[2] if shell else " ".join(stage.argv)
+    return _bounded(text, COMMAND_CHARACTERS_MAX)
+
+
+def _attempt(records: Records, number: int) -> dict[str, object]:
+    claim, attempt = records.claims[number], records.attempts.get(number)
+    outcome, detail = _attempt_end(records, number)
+    return {
+        "number": number,
+        "started_at": attempt.started.at if attempt else None,
+        "ended_at": attempt.ended_at if attempt else None,
+        "outcome": outcome,
+        "detail": _bounded(detail),
+        "reason": _bounded(claim.reason),
+        "actor": claim.actor,
+        "plan_digest": claim.plan_digest,
+        "commit": claim.commit,
+        "elapsed_s": attempt.elapsed_s if attempt else 0.0,
+        "host": attempt.host.name if attempt else None,
+    }
+
+
+def _attempt_end(records: Records, number: int) -> tuple[str | None, str]:
+    """Return how an attempt ended; `lost` is one that never said so itself and is over all the same."""
+    attempt, end = records.attempts.get(number), records.ends.get(number)
+    if attempt is not None and attempt.outcome is not None:
+        return attempt.outcome.value, attempt.detail
+    if end is not None:
+        return end.outcome.value if end.outcome != Outcome.FAILED else "lost", end.detail
+    if number < records.number:
+        return "lost", records.claims[number + 1].reason if number + 1 in records.claims else ""
+    return None, ""
+
+
+def _resume_events(records: Records) -> list[dict[str, object]]:
+    accepted = [
+        {"at": claim.claimed.at, "attempt": number, "actor": claim.actor, "reason": _bounded(claim.reason)}
+        | {"outcome": "accepted", "detail": ""}
+        for number, claim in records.claims.items()
+        if number > 1
+    ]
+    refused = [
+        {"at": each.at, "attempt": records.number, "actor": each.actor, "reason": _bounded(each.reason)}
+        | {"outcome": "refused", "detail": _bounded(each.detail)}
+        for each in records.refusals
+    ]
+    return sorted(accepted + refused, key=lambda each: str(each["at"]))
+
+
+def _plan_digests(records: Records) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = []
+    for number in sorted(records.claims):
+        claim = records.claims[number]
+        if not found or found[-1]["digest"] != claim.plan_digest or found[-1]["commit"] != claim.commit:
+            found.append({"digest": claim.plan_digest, "commit": claim.commit, "attempt": number})
+    return found
+
+
+def _started_at(records: Records) -> str | None:
+    starts = [attempt.started.at for attempt in records.attempts.values()]
+    return min(starts, default=None)
+
+
+def _completed_at(records: Records) -> str | None:
+    number = records.number
+    attempt, end = records.attempts.get(number), records.ends.get(number)
+    return (attempt.ended_at if attempt else None) or (end.at if end else None)
+
+
+def _host(attempt: Attempt | None) -> dict[str, object] | None:
+    if attempt is None:
+        return None
+    host = attempt.host
+    return {"name": host.name, "system": host.system, "machine": host.machine, "python": host.python, "cpus": host.cpus}
+
+
+def _resources(records: Records, commands: list[dict[str, object]]) -> dict[str, object]:
+    return {
+        "duration_s": round(sum(each.elapsed_s for each in records.attempts.values()), 3),
+        "cpu_user_s": round(_total(commands, "cpu_user_s"), 3),
+        "cpu_system_s": round(_total(commands, "cpu_system_s"), 3),
+        "memory_peak_bytes": max((int(str(each["memory_peak_bytes"])) for each in commands), default=0),
+    }
+
+
+def _total(commands: list[dict[str, object]], key: str) -> float:
+    return sum(each[key] for each in commands)  # type: ignore[misc]
+
+
+def _first_log(commands: list[dict[str, object]]) -> str | None:
+    """Return the log worth reading first: the first failure's, else the last one's."""
+    logs = [each for each in commands if each["log_path"]]
+    failed = [each for each in logs if each["status"] == "failed"]
+    chosen = failed[:1] or logs[-1:]
+    return str(chosen[0]["log_path"]) if chosen else None
+
+
+def _summary(status: Status, detail: str, commands: list[dict[str, object]]) -> str:
+    selected = [each for each in commands if each["selected"]]
+    done = sum(each["status"] == "succeeded" for each in selected)
+    counted = f"{done} of {len(selected)} stages succeeded"
+    return counted if status == Status.SUCCEEDED or not detail else _bounded(f"{counted}; {detail}")
+
+
+def _bounded(text: str, characters_max: int = DETAIL_CHARACTERS_MAX) -> str:
+    return text if len(text) <= characters_max else text[: characters_max - 1] + "…"
+
+
+def carried(record: StageRecord) -> StageRecord:
+    """Return a kept success as the next attempt writes it down: unchanged, but no longer a process."""
+    return replace(record, process=None)

@@ -1,0 +1,276 @@
+"""Request + pipeline + settings at a commit -> plan: every default filled in, every digest taken. Pure."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from reconciler import codec
+from reconciler.model import (
+    Instructions,
+    Pipeline,
+    PipelineId,
+    Plan,
+    PlannedStage,
+    Problem,
+    Rejection,
+    Request,
+    RunId,
+    Scalar,
+    Settings,
+    Stage,
+    StageId,
+    Workspace,
+)
+
+INSTRUCTION_PATHS = ("AGENTS.md", "docs/AGENTS.md", ".agent/AGENTS.md")
+"""Where instructions for agents are looked for, in the order in which they apply."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a plan is resolved: the commit everything is read from, its branch and its instructions."""
+
+    commit: str
+    branch: str
+    instructions: Instructions = Instructions()
+
+
+def run_id(request: Request) -> RunId:
+    """Return `<name>-<8 hex>`, the hex being the start of the SHA-256 over what is executed.
+
+    Title, priority, labels, suspend, cancel, comments and layout are not part of it, so a reformatted file is the
+    same run and two reconcilers compute the same id.
+    """
+    executed = {
+        "task": request.task,
+        "pipeline": request.pipeline,
+        "parameters": dict(request.parameters),
+        "target": request.target,
+        "execution_mode": request.execution.mode.value,
+        "rerun": request.rerun,
+    }
+    return RunId(f"{request.name}-{codec.digest(executed)[:8]}")
+
+
+def instructions_of(files: Iterable[tuple[str, bytes]]) -> Instructions:
+    """Return the instruction files that say something, in the given order, and a hash over paths and bytes."""
+    spoken = [(path, data) for path, data in files if data.strip()]
+    if not spoken:
+        return Instructions()
+    whole = hashlib.sha256()
+    for path, data in spoken:
+        whole.update(f"{path}\0{len(data)}\0".encode() + data)
+    return Instructions(hash=whole.hexdigest(), sources=tuple(path for path, _ in spoken))
+
+
+def resolve(
+    request: Request, pipelines: Mapping[PipelineId, Pipeline | Rejection], settings: Settings, place: Place
+) -> Plan | Rejection:
+    """Return the plan of a request, or every reason why there is none."""
+    pipeline = pipelines.get(request.pipeline)
+    if pipeline is None:
+        return _rejection(request, [_unknown_pipeline(request, pipelines)])
+    if isinstance(pipeline, Rejection):
+        return _rejection(request, [_broken_pipeline(request, pipeline)])
+    problems = [*_parameter_problems(request, pipeline), *_target_problems(request, pipeline)]
+    if problems:
+        return _rejection(request, problems)
+    return _plan(request, pipeline, settings, place)
+
+
+def _plan(request: Request, pipeline: Pipeline, settings: Settings, place: Place) -> Plan:
+    workspace = pipeline.workspace or settings.workspace
+    parameters = _parameters(request, pipeline)
+    stages = _stages(pipeline, request.target, workspace, parameters)
+    executed = {"stages": [each.digest for each in stages if each.selected], "parameters": parameters}
+    return Plan(
+        run_id=run_id(request),
+        name=request.name,
+        task_id=request.task,
+        pipeline_id=pipeline.id,
+        title=request.title or pipeline.title or pipeline.id,
+        request=request.source,
+        pipeline=pipeline.source,
+        commit=place.commit,
+        branch=place.branch,
+        parameters=parameters,
+        target=request.target,
+        execution_mode=request.execution.mode,
+        approval_policy=request.approval_policy or settings.approval_policy,
+        workspace=workspace,
+        keep_workspace=settings.keep_workspace,
+        attempts_max=request.attempts_max or settings.attempts_max,
+        timeout_s=request.timeout_s,
+        stages_max=settings.stages_max,
+        heartbeat=settings.heartbeat,
+        grace_s=settings.grace_s,
+        log_bytes_max=settings.evidence.log_bytes_max,
+        redact=settings.redact,
+        proves=request.proves,
+        labels=request.labels,
+        rerun=request.rerun,
+        instructions=place.instructions,
+        stages=stages,
+        digest=codec.digest(executed),
+    )
+
+
+# ------------------------------------------------------------------------------------------------ stages
+
+
+def _stages(
+    pipeline: Pipeline, target: StageId | None, workspace: Workspace, parameters: Mapping[str, Scalar]
+) -> tuple[PlannedStage, ...]:
+    needs = _needs(pipeline.stages)
+    selected = _needed_by(target, needs) if target else set(needs)
+    digests = _digests(pipeline.stages, needs, workspace, parameters)
+    return tuple(
+        PlannedStage(
+            index=index,
+            id=stage.id,
+            title=stage.title or stage.id,
+            kind=stage.kind,
+            argv=_argv(stage),
+            cwd=stage.cwd,
+            env=stage.env,
+            needs=needs[stage.id],
+            timeout_s=stage.timeout_s,
+            attempts_max=stage.attempts_max,
+            backoff_s=stage.backoff_s,
+            allow_failure=stage.allow_failure,
+            summary_hint=stage.summary_hint,
+            role=stage.role,
+            selected=stage.id in selected,
+            digest=digests[stage.id],
+        )
+        for index, stage in enumerate(pipeline.stages)
+    )
+
+
+def _argv(stage: Stage) -> tuple[str, ...]:
+    """Return what is executed: a text goes to `sh -c`, a list sees no shell."""
+    return ("sh", "-c", stage.command) if isinstance(stage.command, str) else stage.command or ()
+
+
+def _needs(stages: tuple[Stage, ...]) -> dict[StageId, tuple[StageId, ...]]:
+    """Return what every stage needs; one that does not say needs the stage before it."""
+    before: tuple[StageId, ...] = ()
+    found = {}
+    for stage in stages:
+        found[stage.id] = before if stage.needs is None else stage.needs
+        before = (stage.id,)
+    return found
+
+
+def _needed_by(target: StageId, needs: Mapping[StageId, tuple[StageId, ...]]) -> set[StageId]:
+    found, ahead = set(), [target]
+    while ahead:
+        stage_id = ahead.pop()
+        if stage_id not in found:
+            found.add(stage_id)
+            ahead += needs[stage_id]
+    return found
+
+
+def _digests(
+    stages: tuple[Stage, ...],
+    needs: Mapping[StageId, tuple[StageId, ...]],
+    workspace: Workspace,
+    parameters: Mapping[str, Scalar],
+) -> dict[StageId, str]:
+    """Return the definition digest of every stage.
+
+    It covers what is executed and, by their digests, the stages it needs: a stage whose input is made in another
+    way has not succeeded yet. Limits and titles are not part of it.
+    """
+    by_id = {stage.id: stage for stage in stages}
+    found: dict[StageId, str] = {}
+    for stage_id in _in_order(needs):
+        stage = by_id[stage_id]
+        found[stage_id] = codec.digest(
+            {
+                "id": stage.id,
+                "argv": _argv(stage),
+                "cwd": stage.cwd,
+                "env": stage.env,
+                "workspace": workspace,
+                "parameters": parameters,
+                "needs": {each: found[each] for each in needs[stage_id]},
+            }
+        )
+    return found
+
+
+def _in_order(needs: Mapping[StageId, tuple[StageId, ...]]) -> list[StageId]:
+    """Return the stages so that each stands behind what it needs; the parser has refused cycles."""
+    done: dict[StageId, None] = {}
+    while len(done) < len(needs):
+        ready = [each for each in needs if each not in done and all(need in done for need in needs[each])]
+        done.update(dict.fromkeys(ready))
+    return list(done)
+
+
+# ------------------------------------------------------------------------------------------------ parameters
+
+
+def _parameters(request: Request, pipeline: Pipeline) -> dict[str, Scalar]:
+    given = request.parameters
+    found = {name: given.get(name, spec.default) for name, spec in pipeline.parameters.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _parameter_problems(request: Request, pipeline: Pipeline) -> Iterable[Problem]:
+    for name, value in request.parameters.items():
+        spec = pipeline.parameters.get(name)
+        pointer = f"/parameters/{name}"
+        if spec is None:
+            known = ", ".join(sorted(pipeline.parameters)) or "none"
+            cure = _suggestion(name, pipeline.parameters) or f"its parameters: {known}"
+            yield _problem(request, pointer, f"pipeline '{pipeline.id}' has no parameter '{name}'", cure, "parameter")
+        elif spec.pattern and not re.fullmatch(spec.pattern, _text(value)):
+            reason = f"parameter '{name}' is {_text(value)!r}, which does not match the pattern {spec.pattern}"
+            yield _problem(request, pointer, reason, f"see {pipeline.source.path}", "parameter")
+    for name, spec in pipeline.parameters.items():
+        if spec.default is None and name not in request.parameters:
+            reason = f"parameter '{name}' of pipeline '{pipeline.id}' has no default and no value"
+            yield _problem(request, "/parameters", reason, f"add 'parameters: {{{name}: ...}}'", "parameter")
+
+
+def _text(value: Scalar) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _target_problems(request: Request, pipeline: Pipeline) -> Iterable[Problem]:
+    ids = [stage.id for stage in pipeline.stages]
+    if request.target is not None and request.target not in ids:
+        cure = _suggestion(request.target, ids) or f"its stages: {', '.join(ids)}"
+        reason = f"pipeline '{pipeline.id}' has no stage '{request.target}'"
+        yield _problem(request, "/target", reason, cure, "target")
+
+
+def _unknown_pipeline(request: Request, pipelines: Iterable[str]) -> Problem:
+    known = sorted(pipelines)
+    cure = _suggestion(request.pipeline, known) or f"known pipelines: {', '.join(known[:10]) or 'none'}"
+    return _problem(request, "/pipeline", f"there is no pipeline '{request.pipeline}'", cure, "unknown-pipeline")
+
+
+def _broken_pipeline(request: Request, rejection: Rejection) -> Problem:
+    reason = f"pipeline '{request.pipeline}' cannot be used: {rejection.problems[0].sentence()}"
+    return _problem(request, "/pipeline", reason, "", "broken-pipeline")
+
+
+def _suggestion(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), 1)
+    return f"did you mean '{close[0]}'?" if close else ""
+
+
+def _problem(request: Request, pointer: str, reason: str, cure: str, rule: str) -> Problem:
+    return Problem(path=request.source.path, pointer=pointer, reason=reason, cure=cure, rule=rule)
+
+
+def _rejection(request: Request, problems: Iterable[Problem]) -> Rejection:
+    return Rejection(path=request.source.path, problems=tuple(problems), name=request.name)
