@@ -1,0 +1,304 @@
+"""One stage while it runs: its process group, its output, its limits.
+
+The loop of the worker owns time; a stage only says when something of it is due. A stage is over when its process
+has exited, its group is empty and its output is read to the end: what it left in the background is told to
+go (TERM), then made to (KILL), and output that nobody closes is given up on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import resource
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from reconciler import process
+from reconciler.model import PlannedStage, StageRecord, StageStatus
+from reconciler.redact import Redactor
+
+READ_BYTES = 64 * 1024
+LIVE_LOG_BYTES_MAX = 64 * 1024 * 1024
+"""The log on disk keeps this much from the start and `log_bytes_max` from the end, whatever a stage prints."""
+SUMMARY_CHARACTERS_MAX = 200
+DRAIN_PATIENCE_S = 0.5
+"""How long output is waited for that a process outside the group still holds open."""
+BACKGROUND_GRACE_S = 1.0
+"""How long what a stage left in the background gets between TERM and KILL, if the grace is longer."""
+
+ANSI = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]")
+
+
+class Log:
+    """The output of a stage on its way to disk: redacted first, bounded, counted and digested as a whole."""
+
+    def __init__(self, path: str, file: Path, redactor: Redactor, tail_bytes_max: int) -> None:
+        self.path, self.file = path, file
+        self.redactor, self.tail_bytes_max = redactor, tail_bytes_max
+        self.bytes, self.sha256, self.error = 0, hashlib.sha256(), ""
+        self.recent = b""
+        self.tail: deque[bytes] = deque()
+        self.tail_bytes = 0
+        self.descriptor: int | None = None
+
+    def open(self) -> None:
+        """Open the file; the log of a stage that is tried again goes on where the last try ended."""
+        try:
+            self.file.parent.mkdir(exist_ok=True)
+            self.descriptor = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            self.error = str(error.strerror)
+
+    def write(self, chunk: bytes) -> None:
+        self._put(self.redactor.feed(chunk))
+
+    def close(self) -> None:
+        """Write what is held back and make the log durable."""
+        self._put(self.redactor.flush())
+        if self.tail:
+            left_out = self.bytes - LIVE_LOG_BYTES_MAX - self.tail_bytes
+            marker = f"\n[... {left_out} bytes left out ...]\n".encode() if left_out > 0 else b""
+            self._to_disk(marker + b"".join(self.tail))
+            self.tail.clear()
+            self.tail_bytes = 0
+        if self.descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.fsync(self.descriptor)
+            os.close(self.descriptor)
+            self.descriptor = None
+
+    def last_line(self) -> str:
+        """Return the last line that says something, without colours, bounded."""
+        lines = ANSI.sub(b"", self.recent).replace(b"\r", b"\n").split(b"\n")
+        said = next((line.strip() for line in reversed(lines) if line.strip()), b"")
+        text = "".join(each if each.isprintable() else "�" for each in said.decode(errors="replace"))
+        return text[:SUMMARY_CHARACTERS_MAX]
+
+    def _put(self, data: bytes) -> None:
+        if not data:
+            return
+        self.sha256.update(data)
+        self.recent = (self.recent + data)[-4096:] if len(data) < 4096 else data[-4096:]
+        room = max(0, LIVE_LOG_BYTES_MAX - self.bytes)
+        self.bytes += len(data)
+        if room:
+            self._to_disk(data[:room])
+        if len(data) > room:
+            self._keep_tail(data[room:])
+
+    def _keep_tail(self, data: bytes) -> None:
+        self.tail.append(data[-self.tail_bytes_max :])
+        self.tail_bytes += len(self.tail[-1])
+        while self.tail_bytes - len(self.tail[0]) >= self.tail_bytes_max:
+            self.tail_bytes -= len(self.tail.popleft())
+
+    def _to_disk(self, data: bytes) -> None:
+        view = memoryview(data)
+        try:
+            while view and self.descriptor is not None and not self.error:
+                view = view[os.write(self.descriptor, view) :]
+        except OSError as error:
+            self.error = str(error.strerror)
+
+
+class Ongoing:
+    """A stage between its start and its record."""
+
+    def __init__(self, *, stage: PlannedStage, record: StageRecord, log: Log, grace_s: float) -> None:
+        self.stage, self.grace_s, self.log = stage, grace_s, log
+        self.record = replace(record, log_path=log.path)
+        self.pid: int | None = None
+        self.pipe: int | None = None
+        self.started_s = time.monotonic()
+        self.exit_code: int | None = None
+        self.ended = False
+        self.kill_at = self.give_up_at = float("inf")
+        self.killed = False
+        self.verdict: StageStatus | None = None
+        self.reason = ""
+        self.usage: resource.struct_rusage | None = None
+
+    def start(self, place: Path, environment: Mapping[str, str], lock: int, selector: selectors.BaseSelector) -> None:
+        """Start the process in a group of its own, with the run's lock inherited; a failure to is its exit 127."""
+        self.log.open()
+        if self.record.tries > 1:
+            self.log.write(f"--- try {self.record.tries} ---\n".encode())
+        reading, writing = os.pipe2(os.O_CLOEXEC) if sys.platform == "linux" else os.pipe()
+        try:
+            popen = subprocess.Popen(
+                self.stage.argv,
+                cwd=place / self.stage.cwd,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=writing,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=(lock,),
+            )
+        except (OSError, ValueError) as error:
+            os.close(reading)
+            self._not_started(error, place)
+        else:
+            # The worker reaps with wait4 to learn what a stage used; this keeps Popen from reaping as well.
+            popen.returncode = 0
+            self._watch(popen.pid, reading, selector)
+        finally:
+            os.close(writing)
+        self.record = replace(self.record, started_at=process.instant().at, process=self._identity())
+
+    def _identity(self) -> process.Process | None:
+        return process.identify(self.pid) if self.pid else None
+
+    def _watch(self, pid: int, reading: int, selector: selectors.BaseSelector) -> None:
+        self.pid, self.pipe, self.selector = pid, reading, selector
+        os.set_blocking(reading, False)
+        selector.register(reading, selectors.EVENT_READ, self._read)
+
+    def _not_started(self, error: OSError | ValueError, place: Path) -> None:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        missing = not (place / self.stage.cwd).is_dir()
+        what = f"directory '{self.stage.cwd}'" if missing else f"'{self.stage.argv[0]}'"
+        self.reason = f"cannot start {what}: {reason}"
+        self.log.write(f"{self.reason}\n".encode())
+        self.exit_code, self.ended = 127, True
+
+    def _read(self) -> None:
+        """Read what is there now; at the end of the output, close it."""
+        assert self.pipe is not None
+        try:
+            chunk = os.read(self.pipe, READ_BYTES)
+        except BlockingIOError:
+            return
+        if chunk:
+            self.log.write(chunk)
+        else:
+            self._close_pipe()
+
+    def _close_pipe(self) -> None:
+        if self.pipe is not None:
+            self.selector.unregister(self.pipe)
+            os.close(self.pipe)
+            self.pipe = None
+
+    # ---------------------------------------------------------------------------------------------- ending
+
+    def due(self) -> float:
+        """Return the monotonic second at which `enforce` has something to do."""
+        if self.ended:
+            # A group of which only the leader exited is looked at again soon: nobody tells us when it is empty.
+            return min(self.kill_at, self.give_up_at, time.monotonic() + 0.02)
+        timeout = self.started_s + self.stage.timeout_s if self.stage.timeout_s is not None else float("inf")
+        return min(timeout if self.verdict is None else float("inf"), self.kill_at, self.give_up_at)
+
+    def exited(self, status: int, usage: resource.struct_rusage) -> None:
+        """Note that the stage's own process is gone, and tell its background processes to go, too."""
+        self.exit_code, self.usage, self.ended = status, usage, True
+        if self._group_lives():
+            self._signal_group(signal.SIGTERM)
+            self.kill_at = min(self.kill_at, time.monotonic() + min(self.grace_s, BACKGROUND_GRACE_S))
+        else:
+            self.give_up_at = time.monotonic() + DRAIN_PATIENCE_S
+
+    def stop(self, verdict: StageStatus, reason: str) -> None:
+        """End the stage: TERM now, KILL after the grace."""
+        if self.verdict is None:
+            self.verdict, self.reason = verdict, reason
+            self._signal_group(signal.SIGTERM)
+            self.kill_at = time.monotonic() + self.grace_s
+
+    def enforce(self) -> None:
+        """Apply what is due: the timeout, the KILL after the grace, the end of patience with the output."""
+        now = time.monotonic()
+        timeout_s = self.stage.timeout_s
+        if timeout_s is not None and not self.ended and self.verdict is None and now >= self.started_s + timeout_s:
+            self.record = replace(self.record, timed_out=True)
+            self.stop(StageStatus.FAILED, f"timed out after {timeout_s:g} s")
+        if now >= self.kill_at and not self.killed:
+            self._signal_group(signal.SIGKILL)
+            self.killed, self.kill_at, self.give_up_at = True, float("inf"), now + DRAIN_PATIENCE_S
+        if now >= self.give_up_at and self.ended:
+            self._close_pipe()
+
+    def settled(self) -> bool:
+        """Return whether nothing more of this stage can happen."""
+        return self.ended and self.pipe is None and (self.killed or not self._group_lives())
+
+    def finish(self) -> StageRecord:
+        """Return the record of this try."""
+        self.log.close()
+        status = self._status()
+        return replace(
+            self.record,
+            status=status,
+            completed_at=process.instant().at,
+            duration_s=round(time.monotonic() - self.started_s, 3),
+            exit_code=self.exit_code if self.exit_code is not None and self.exit_code >= 0 else None,
+            signal=_signal_name(self.exit_code),
+            summary=self._summary(status),
+            log_bytes=self.log.bytes,
+            log_sha256=self.log.sha256.hexdigest(),
+            redactions=self.log.redactor.count,
+            process=None,
+            **self._used(),
+        )
+
+    def _status(self) -> StageStatus:
+        if self.verdict is not None:
+            return self.verdict
+        # Output that could not be kept proves nothing, whatever the exit code.
+        return StageStatus.SUCCEEDED if self.exit_code == 0 and not self.log.error else StageStatus.FAILED
+
+    def _summary(self, status: StageStatus) -> str:
+        if self.log.error:
+            return f"its log could not be written: {self.log.error}"
+        if self.reason:
+            return self.reason
+        if status == StageStatus.FAILED:
+            how = f"killed by {_signal_name(self.exit_code)}" if (self.exit_code or 0) < 0 else f"exit code {self.exit_code}"
+            said = self.log.last_line()
+            return f"{how}: {said}" if said else how
+        return self.log.last_line() or self.stage.summary_hint
+
+    def _used(self) -> dict[str, float]:
+        if self.usage is None:
+            return {}
+        scale = 1 if sys.platform == "darwin" else 1024
+        return {
+            "cpu_user_s": round(self.usage.ru_utime, 3),
+            "cpu_system_s": round(self.usage.ru_stime, 3),
+            "memory_peak_bytes": self.usage.ru_maxrss * scale,
+        }
+
+    def _group_lives(self) -> bool:
+        if self.pid is None:
+            return False
+        try:
+            os.killpg(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        if self.pid is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, number)
+
+
+def _signal_name(exit_code: int | None) -> str | None:
+    if exit_code is None or exit_code >= 0:
+        return None
+    try:
+        return signal.Signals(-exit_code).name
+    except ValueError:
+        return f"signal {-exit_code}"
