@@ -1,0 +1,321 @@
+"""Do what was decided: each action touches the world once, intent on disk before the effect.
+
+Claims, ends and cancels are written here and nowhere else. Every function looks again before it acts, under the
+run's lock: another reconciler may have decided the same a moment ago, and then there is nothing left to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from reconciler import codec, process, rundir
+from reconciler.actions import Abandon, Action, Cancel, Launch, Quarantine, Resume, Retire
+from reconciler.errors import InvariantError, LockHeld, TransientError
+from reconciler.model import (
+    Attempt,
+    CancelIntent,
+    Claim,
+    End,
+    Outcome,
+    Plan,
+    Process,
+    RunId,
+    StageStatus,
+    TaskId,
+    Workspace,
+)
+from reconciler.process import Target
+from reconciler.rundir import RunDirectory
+from reconciler.world import World
+
+ACTOR = "reconciler"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """What became of one action: a sentence, and the error if the environment refused."""
+
+    action: Action
+    sentence: str
+    error: TransientError | None = None
+
+    @property
+    def quiet(self) -> bool:
+        """Whether a person need not be told: that a proven run is put away is no news."""
+        return isinstance(self.action, Retire) and self.error is None
+
+
+def apply(world: World, actions: Sequence[Action]) -> list[Done]:
+    """Apply everything that concerns single runs, in order. Publishing is `publish.publish`."""
+    _fence(world, [each for each in actions if isinstance(each, Cancel | Abandon | Resume)])
+    return [_apply_one(world, each) for each in actions if isinstance(each, DOABLE)]
+
+
+DOABLE = (Launch, Resume, Cancel, Abandon, Quarantine, Retire)
+
+
+def _apply_one(world: World, action: Action) -> Done:
+    """Apply one action; that the environment refuses it stops nobody else."""
+    try:
+        return Done(action=action, sentence=_act(world, action))
+    except TransientError as error:
+        return Done(action=action, sentence=str(error), error=error)
+    except OSError as error:
+        refused = TransientError(f"{error.filename or 'the system'}: {error.strerror}")
+        return Done(action=action, sentence=str(refused), error=refused)
+
+
+def _act(world: World, action: Action) -> str:
+    match action:
+        case Launch():
+            return launch(world, action.plan)
+        case Resume():
+            return resume(world, action)
+        case Cancel():
+            return cancel(world, action)
+        case Abandon():
+            return abandon(world, action)
+        case Quarantine():
+            return _quarantine(world, action)
+        case Retire():
+            return retire(world, action)
+        case _:
+            raise InvariantError(f"{action!r} cannot be applied to a run")
+
+
+# ------------------------------------------------------------------------------------------------ starting
+
+
+def launch(world: World, plan: Plan) -> str:
+    """Freeze the plan, claim attempt 1 and spawn its worker."""
+    directory = world.runs.directory(plan.task_id, plan.run_id)
+    world.runs.mark(plan.task_id, plan.run_id)
+    directory.path.mkdir(parents=True, exist_ok=True)
+    with rundir.holding(directory):
+        if directory.newest():
+            return f"{plan.run_id}: already claimed"
+        plan = _freeze(directory, plan)
+        _claim(world, directory, plan, 1, 1, "plan.json", reason="launched", actor=ACTOR)
+    _spawn(world, directory, plan, 1)
+    return f"{plan.run_id}: launched"
+
+
+def _freeze(directory: RunDirectory, plan: Plan) -> Plan:
+    """Write `plan.json` once and return what it says; one that an interrupted launch left is the plan."""
+    path = directory.path / "plan.json"
+    with contextlib.suppress(codec.CodecError):
+        if (frozen := rundir.read_record(Plan, path)) is not None:
+            return frozen
+        plan = replace(plan, resume_token_sha256=_make_token(directory))
+        rundir.write_new(path, codec.render(plan))
+        return plan
+    rundir.quarantine(directory, "plan.json")
+    return _freeze(directory, plan)
+
+
+def _make_token(directory: RunDirectory) -> str:
+    """Write a new resume token for nobody but the owner to read and return its SHA-256."""
+    token = secrets.token_urlsafe(32)
+    rundir.write_atomic(directory.token, f"{token}\n".encode(), mode=0o600)
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _claim(
+    world: World, directory: RunDirectory, plan: Plan, number: int, series: int, file: str, *, reason: str, actor: str
+) -> Claim:
+    """Record the intent to execute attempt `number`. The caller holds the run's lock."""
+    claim = Claim(
+        number=number,
+        series=series,
+        claimed=world.now(),
+        claimer=process.myself(),
+        reason=reason,
+        actor=actor,
+        plan=file,
+        plan_digest=plan.digest,
+        commit=plan.commit,
+    )
+    if not rundir.write_new(directory.record("claims", number), codec.render(claim)):
+        raise LockHeld(f"{directory.path}: attempt {number} is claimed already")
+    return claim
+
+
+def _spawn(world: World, directory: RunDirectory, plan: Plan, number: int) -> Process | None:
+    """Prepare the workspace and start the worker; a failure to is written down as the end of the attempt."""
+    world.workers.prepare()
+    try:
+        _prepare_workspace(world, directory, plan)
+        return world.workers.spawn(directory.path, number, world.checkout)
+    except (TransientError, OSError) as error:
+        detail = f"attempt {number} could not be started: {error}"
+        _write_end(world, directory, number, Outcome.INTERRUPTED, detail)
+        raise
+
+
+def _prepare_workspace(world: World, directory: RunDirectory, plan: Plan) -> None:
+    """Make the place where stages work, once for all attempts of a run; `workspace.json` says that it is whole."""
+    ready = directory.path / "workspace.json"
+    if plan.workspace == Workspace.EMPTY:
+        directory.workspace.mkdir(exist_ok=True)
+    elif plan.workspace == Workspace.WORKTREE:
+        made_for = rundir.read_bounded(ready)
+        if made_for is None:
+            world.repository.add_worktree(directory.workspace, plan.commit)
+        elif made_for != codec.render({"commit": plan.commit}):
+            world.repository.move_worktree(directory.workspace, plan.commit)
+        else:
+            return
+        rundir.write_atomic(ready, codec.render({"commit": plan.commit}))
+
+
+def resume(world: World, action: Resume) -> str:
+    """Claim the attempt behind `after` on the frozen plan and spawn its worker."""
+    directory = world.runs.directory(action.task_id, action.run_id)
+    with rundir.holding(directory):
+        if directory.newest() != action.after:
+            return f"{action.run_id}: attempt {action.after + 1} is claimed already"
+        claim = _last_claim(directory, action.after)
+        plan = directory.plan(claim)
+        if plan is None:
+            raise TransientError(f"{directory.path}: plan.json is gone")
+        series, file = (claim.series, claim.plan) if claim else (1, "plan.json")
+        number = action.after + 1
+        _claim(world, directory, plan, number, series, file, reason=action.reason, actor=ACTOR)
+    _spawn(world, directory, plan, number)
+    return f"{action.run_id}: resumed as attempt {number} ({action.reason})"
+
+
+def _last_claim(directory: RunDirectory, number: int) -> Claim | None:
+    """Return the newest claim that can be read, up to a number."""
+    claims = rundir.read_all(directory, "claims", Claim)
+    return claims[max(claims)] if claims else None
+
+
+def restart(world: World, plan: Plan, *, after: int, actor: str, reason: str) -> str:
+    """Claim an attempt on a refreshed plan because a person asked (the verb `resume`), and spawn its worker."""
+    directory = world.runs.directory(plan.task_id, plan.run_id)
+    world.runs.mark(plan.task_id, plan.run_id)
+    number = after + 1
+    with rundir.holding(directory):
+        if directory.newest() != after:
+            raise LockHeld(f"{plan.run_id}: attempt {directory.newest()} was claimed meanwhile")
+        file = f"plans/{number}.json"
+        rundir.write_new(directory.path / file, codec.render(plan))
+        _claim(world, directory, plan, number, number, file, reason=reason, actor=actor)
+    _spawn(world, directory, plan, number)
+    return f"{plan.run_id}: resumed as attempt {number} ({reason})"
+
+
+# ------------------------------------------------------------------------------------------------ ending
+
+
+def cancel(world: World, action: Cancel) -> str:
+    """Record the end of a fenced attempt, unless its worker recorded one: the fence told it to cancel."""
+    directory = world.runs.directory(action.task_id, action.run_id)
+    _write_end_if_open(world, directory, action.number, Outcome.CANCELLED, f"cancelled: {action.reason}")
+    return f"{action.run_id}: cancelled ({action.reason})"
+
+
+def abandon(world: World, action: Abandon) -> str:
+    """Record that a run failed because its attempts are used up or its plan is lost."""
+    directory = world.runs.directory(action.task_id, action.run_id)
+    _write_end_if_open(world, directory, action.number, Outcome.FAILED, action.reason)
+    return f"{action.run_id}: given up ({action.reason})"
+
+
+def _write_end_if_open(world: World, directory: RunDirectory, number: int, outcome: Outcome, detail: str) -> None:
+    with rundir.holding(directory):
+        attempt = rundir.read_record(Attempt, directory.record("attempts", number))
+        finished = attempt is not None and attempt.outcome not in (None, Outcome.INTERRUPTED)
+        if not finished and directory.newest() == number:
+            _write_end(world, directory, number, outcome, detail)
+
+
+def _write_end(world: World, directory: RunDirectory, number: int, outcome: Outcome, detail: str) -> None:
+    # Records become evidence, and evidence names no directory of this machine.
+    detail = detail.replace(f"{world.checkout}/", "")
+    end = End(number=number, at=world.now().at, outcome=outcome, detail=detail)
+    path = directory.record("ends", number)
+    if not rundir.write_new(path, codec.render(end)):
+        # An attempt that could not be started is open still; the end of the run replaces that note.
+        earlier = rundir.read_record(End, path)
+        if earlier is not None and earlier.outcome == Outcome.INTERRUPTED:
+            rundir.write_atomic(path, codec.render(end))
+
+
+def _quarantine(world: World, action: Quarantine) -> str:
+    directory = world.runs.directory(action.task_id, action.run_id)
+    for name in action.names:
+        with contextlib.suppress(FileNotFoundError):
+            rundir.quarantine(directory, name)
+    return action.reason
+
+
+def retire(world: World, action: Retire) -> str:
+    """Remove the workspace of a proven run, unless settings keep it, and forget that it was under way."""
+    directory = world.runs.directory(action.task_id, action.run_id)
+    if not _keeps_workspace(directory):
+        ready = directory.path / "workspace.json"
+        if ready.exists():
+            world.repository.remove_worktree(directory.workspace)
+            ready.unlink()
+        else:
+            rundir.remove_tree(directory.workspace)
+    world.runs.unmark(action.run_id)
+    return f"{action.run_id}: evidence is committed"
+
+
+def _keeps_workspace(directory: RunDirectory) -> bool:
+    number = directory.newest()
+    plan = directory.plan(_last_claim(directory, number))
+    if plan is None or plan.keep_workspace != "failed":
+        return plan is not None and plan.keep_workspace == "always"
+    attempt = rundir.read_record(Attempt, directory.record("attempts", number))
+    return attempt is None or attempt.outcome != Outcome.SUCCEEDED
+
+
+# ------------------------------------------------------------------------------------------------ fencing
+
+
+def _fence(world: World, actions: Sequence[Cancel | Abandon | Resume]) -> None:
+    """Make sure that nothing of these runs' attempts lives, all at once; intents to cancel are recorded first."""
+    targets = []
+    for action in actions:
+        directory = world.runs.directory(action.task_id, action.run_id)
+        if isinstance(action, Cancel):
+            intent = CancelIntent(number=action.number, at=world.now().at, actor=ACTOR, reason=action.reason)
+            rundir.write_new(directory.record("cancels", action.number), codec.render(intent))
+        number = action.after if isinstance(action, Resume) else action.number
+        targets.append(_target(directory, number))
+    process.fence(targets)
+
+
+def fence_attempt(world: World, task_id: TaskId, run_id: RunId, number: int) -> None:
+    """Make sure that nothing of one attempt lives."""
+    process.fence([_target(world.runs.directory(task_id, run_id), number)])
+
+
+def _target(directory: RunDirectory, number: int) -> Target:
+    """Return what of an attempt may live: its worker, its stages' groups, whoever holds the lock."""
+    attempt = plan = None
+    with contextlib.suppress(codec.CodecError):
+        attempt = rundir.read_record(Attempt, directory.record("attempts", number))
+        plan = directory.plan(_last_claim(directory, number))
+    running = [each for each in attempt.stages if each.status == StageStatus.RUNNING] if attempt else []
+    return Target(
+        worker=attempt.worker if attempt else None,
+        leaders=tuple(each.process for each in running if each.process),
+        lock=directory.lock,
+        grace_s=plan.grace_s if plan else 0.0,
+    )
+
+
+def cancel_run(world: World, task_id: TaskId, run_id: RunId, number: int, *, actor: str, reason: str) -> None:
+    """Record that a person wants attempt `number` ended (the verb `cancel`); the next pass does it."""
+    directory = world.runs.directory(task_id, run_id)
+    intent = CancelIntent(number=number, at=world.now().at, actor=actor, reason=reason)
+    rundir.write_new(directory.record("cancels", number), codec.render(intent))

@@ -1,0 +1,194 @@
+"""Observe, diff, apply, sleep; and again until nothing is under way.
+
+A pass holds the repository's pass lock, so that of several reconcilers on one machine one acts at a time. That
+keeps `runs_max` exact and commits few; the promise that nothing runs twice rests on claims and run locks alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from reconciler.actions import Action, Publish, Wait
+from reconciler.apply import Done, apply
+from reconciler.diff import ENDED, diff, phase, proven
+from reconciler.errors import LockHeld, PublishBlocked, TipMoved, TransientError
+from reconciler.model import Phase, Process, RunId
+from reconciler.observe import Observation, Observer
+from reconciler.process import holders, wait_any
+from reconciler.publish import Publication, publish
+from reconciler.rundir import write_atomic
+from reconciler.world import World
+
+PASS_LOCK_PATIENCE_S = 60.0
+GATHER_S = 1.0
+"""While runs are under way, evidence is committed at most this often: many runs that end share a commit."""
+POLL_S = 0.25
+"""How often the loop looks whether the tip has moved while it waits for workers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass:
+    """What one pass saw, decided and did. `blocked` says why evidence could not be committed."""
+
+    seen: Observation
+    actions: tuple[Action, ...]
+    done: tuple[Done, ...] = ()
+    publication: Publication | None = None
+    blocked: str = ""
+    tip_moved: bool = False
+
+    @property
+    def phases(self) -> dict[RunId, Phase]:
+        return {run_id: phase(run, self.seen.now) for run_id, run in self.seen.actual.runs.items()}
+
+    @property
+    def acted(self) -> bool:
+        return self.tip_moved or any(not isinstance(each, Wait | Publish) for each in self.actions)
+
+    @property
+    def idle(self) -> bool:
+        """Return whether another pass would find nothing to do until somebody commits something."""
+        under_way = any(each not in ENDED for each in self.phases.values())
+        waiting = any(isinstance(each, Wait) and not each.settled for each in self.actions)
+        return not (self.acted or under_way or waiting or self.publication)
+
+
+@dataclass(slots=True)
+class Loop:
+    """Passes over one repository by one process."""
+
+    world: World
+    observer: Observer
+    published_s: float = -GATHER_S
+    retry_at_s: float = 0.0
+    concerned: set[RunId] = field(default_factory=set)
+
+    def run_pass(self) -> Pass:
+        """Do one pass. Raise LockHeld if another reconciler does not let go of the repository."""
+        with pass_lock(self.world):
+            seen = self.observer.observe()
+            due = time.monotonic() - self.published_s >= GATHER_S
+            seen = replace(seen, limits=replace(seen.limits, publish_due=due))
+            actions = diff(seen.desired, seen.actual, seen.now, seen.limits)
+            self._note_concerned(seen)
+            result = self._act(seen, actions)
+            self.observer.remember()
+        return result
+
+    def run_until_idle(
+        self, watch: Callable[[Pass], None], deadline_s: float | None = None, goal: RunId | None = None
+    ) -> Pass:
+        """Pass until nothing is under way (or `goal` is proven), evidence is blocked, or the deadline (monotonic
+        seconds) is reached."""
+        while True:
+            result = self.run_pass()
+            watch(result)
+            over = deadline_s is not None and time.monotonic() >= deadline_s
+            reached = goal in result.seen.actual.evidence and goal not in result.seen.actual.runs
+            if result.idle or result.blocked or over or reached:
+                return result
+            self.sleep(result, deadline_s)
+
+    def sleep(self, result: Pass, deadline_s: float | None = None) -> None:
+        """Sleep until a worker ends, but not longer than until the tip should be looked at again."""
+        if result.publication or result.tip_moved:
+            return
+        patience_s = POLL_S if deadline_s is None else max(0.0, min(POLL_S, deadline_s - time.monotonic()))
+        wait_any(self._workers(result), patience_s)
+
+    def _workers(self, result: Pass) -> set[Process]:
+        runs = result.seen.actual.runs.values()
+        known = {run.attempt.worker for run in runs if run.attempt and not run.attempt.outcome and run.worker_alive}
+        return known | set(self.world.workers.alive())
+
+    def _note_concerned(self, seen: Observation) -> None:
+        self.concerned.update(wish.run_id for wish in seen.desired.wishes)
+        self.concerned.update(seen.actual.runs)
+
+    def _act(self, seen: Observation, actions: tuple[Action, ...]) -> Pass:
+        if any(not isinstance(each, Wait) for each in actions):
+            self.world.repository.exclude("/.runs/")
+        done = tuple(apply(self.world, actions))
+        wanted = next((each for each in actions if isinstance(each, Publish)), None)
+        result = Pass(seen=seen, actions=actions, done=done)
+        return self._publish(result, wanted) if wanted else self._unblocked(result)
+
+    def _publish(self, result: Pass, wanted: Publish) -> Pass:
+        """Publish, and turn what can stand in the way of it into something `status` can say."""
+        try:
+            publication = publish(self.world, result.seen, wanted.runs)
+        except TipMoved:
+            return replace(result, tip_moved=True)
+        except (PublishBlocked, TransientError) as error:
+            set_condition(self.world, "publish", str(error))
+            return replace(result, blocked=str(error))
+        self.published_s = time.monotonic()
+        return self._unblocked(replace(result, publication=publication))
+
+    def _unblocked(self, result: Pass) -> Pass:
+        set_condition(self.world, "publish", "")
+        return result
+
+
+def unproven(seen: Observation) -> list[RunId]:
+    """Return the runs that have ended and whose evidence the tip does not hold."""
+    runs = seen.actual.runs
+    ended = [run_id for run_id, run in runs.items() if phase(run, seen.now) in ENDED]
+    return [run_id for run_id in ended if not proven(runs[run_id], seen.actual.evidence.get(run_id))]
+
+
+# ------------------------------------------------------------------------------------------------ conditions
+
+
+def conditions(world: World) -> dict[str, dict[str, str]]:
+    """Return what stands in the way of this repository's reconciler: name -> {reason, since}."""
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads((world.repository.state / "conditions.json").read_bytes())
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def set_condition(world: World, name: str, reason: str) -> None:
+    """Remember a condition, or with an empty reason that it is over; nothing is written if that is known."""
+    known = conditions(world)
+    if known.get(name, {}).get("reason", "") == reason:
+        return
+    kept = {each: value for each, value in known.items() if each != name}
+    if reason:
+        kept[name] = {"reason": reason, "since": world.now().at}
+    world.repository.state.mkdir(parents=True, exist_ok=True)
+    write_atomic(world.repository.state / "conditions.json", json.dumps(kept, indent=2).encode() + b"\n")
+
+
+@contextlib.contextmanager
+def pass_lock(world: World) -> Iterator[None]:
+    """Hold the lock under which one reconciler of this machine acts. Raise LockHeld after a minute."""
+    state = world.repository.state
+    state.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(state / "pass.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        _take(descriptor, state / "pass.lock")
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int, path: Path) -> None:
+    deadline = time.monotonic() + PASS_LOCK_PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                who = ", ".join(str(each.pid) for each in holders(path)) or "unknown"
+                raise LockHeld(f"another reconciler (pid {who}) has been busy here for a minute") from None
+            time.sleep(0.01)
+        else:
+            return

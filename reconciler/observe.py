@@ -1,0 +1,378 @@
+"""Look at the world: what the tip asks for, what it proves, and what is under way on this machine.
+
+Everything from git is read by object id and remembered by it, so looking again costs what has changed since.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from reconciler import codec, parse, resolve
+from reconciler.cache import read_cache, write_cache
+from reconciler.diff import ENDED, Actual, Desired, phase
+from reconciler.errors import ContentError
+from reconciler.git import Entry
+from reconciler.model import (
+    Evidence,
+    Instant,
+    Instructions,
+    Limits,
+    Name,
+    Pipeline,
+    PipelineId,
+    Plan,
+    Problem,
+    Rejection,
+    Request,
+    Run,
+    RunId,
+    Settings,
+    Source,
+    Status,
+    TaskId,
+    Wish,
+)
+from reconciler.rundir import RunDirectory
+from reconciler.settings import parse_settings
+from reconciler.world import World
+
+SETTINGS_PATH = "reconciler.yaml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """The world at one instant, as far as a decision needs it."""
+
+    branch: str
+    tip: str
+    settings: Settings
+    desired: Desired
+    actual: Actual
+    limits: Limits
+    now: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Trees:
+    """The object ids at one commit that everything is read from."""
+
+    requests: str | None
+    pipelines: str | None
+    settings: str | None
+    evidence: str | None
+    instructions: tuple[str | None, ...]
+
+
+class Observer:
+    """Looks at one repository again and again, remembering what it has read."""
+
+    def __init__(self, world: World, branch: str | None = None) -> None:
+        self.world, self.branch = world, branch
+        self.cache_path = world.repository.state / "cache.json"
+        self.cache = read_cache(self.cache_path)
+        self.cache_changed = False
+        self.tip: str | None = None
+        self.trees = Trees(None, None, None, None, ())
+        self.settings = Settings()
+        self.instructions = Instructions()
+        self.pipelines: dict[PipelineId, Pipeline | Rejection] | None = None
+        self.requests: dict[str, Request] = {}
+        self.plans: dict[str, tuple[object, Plan | Rejection]] = {}
+        self.ended: dict[RunId, tuple[int, Run]] = {}
+        self._index_requests()
+
+    def observe(self) -> Observation:
+        """Return the world as it is now. Raise ContentError if there is no commit or the settings are broken."""
+        branch, tip = self._look_at_tip()
+        marked = self.world.runs.marked()
+        paths = self._unsettled(marked)
+        self._read_requests(paths)
+        wishes = [self._wish(path) for path in paths if path in self.requests]
+        runs = self._runs(marked, wishes)
+        return Observation(
+            branch=branch,
+            tip=tip,
+            settings=self.settings,
+            desired=Desired(wishes=tuple(wishes), rejections=self._rejections(wishes, runs), names=self.names),
+            actual=Actual(runs=runs, evidence=Proven(self.cache.evidence)),
+            limits=Limits(runs_max=self.settings.runs_max or 2 * (os.cpu_count() or 1)),
+            now=self.world.now(),
+        )
+
+    def remember(self) -> None:
+        """Write the cache if it has changed since it was read."""
+        if self.cache_changed:
+            write_cache(self.cache_path, self.cache)
+            self.cache_changed = False
+
+    # -------------------------------------------------------------------------------------------- the tip
+
+    def _look_at_tip(self) -> tuple[str, str]:
+        """Bring everything that is read from git to the tip of the branch, and return branch and tip."""
+        repository = self.world.repository
+        if self.branch is None:
+            self.branch = self._chosen_branch()
+        tip = repository.commit_of(self.branch)
+        if tip is None:
+            raise ContentError(f"branch '{self.branch}' has no commit; commit something first")
+        if tip != self.tip:
+            trees = self._trees_at(tip)
+            self._read_settings(trees)
+            self._read_request_tree(trees)
+            self._read_evidence_tree(trees)
+            self._read_instructions(trees)
+            if trees.pipelines != self.trees.pipelines:
+                self.pipelines = None
+            self.tip, self.trees = tip, trees
+        return self.branch, tip
+
+    def _chosen_branch(self) -> str:
+        """Return the branch that `reconciler.yaml` at HEAD names, else the one HEAD names."""
+        self._read_settings(self._trees_at("HEAD"))
+        return self.settings.branch or self.world.repository.head_branch()
+
+    def _trees_at(self, commit: str) -> Trees:
+        paths = ("runs.d", "pipelines", SETTINGS_PATH, ".runs", *resolve.INSTRUCTION_PATHS)
+        found = self.world.repository.look_up([f"{commit}:{path}" for path in paths])
+        return Trees(found[0], found[1], found[2], found[3], found[4:])
+
+    def _read_settings(self, trees: Trees) -> None:
+        if trees.settings == self.trees.settings and self.tip is not None:
+            return
+        data = dict(self.world.repository.blobs([trees.settings]))[trees.settings] if trees.settings else None
+        source = Source(path=SETTINGS_PATH, blob=trees.settings or "")
+        settings = parse_settings(data, source, self.world.contracts)
+        if isinstance(settings, Rejection):
+            raise ContentError("\n".join(problem.sentence() for problem in settings.problems))
+        self.settings = settings
+
+    def _read_instructions(self, trees: Trees) -> None:
+        if trees.instructions != self.trees.instructions:
+            paths = {oid: path for path, oid in zip(resolve.INSTRUCTION_PATHS, trees.instructions, strict=True) if oid}
+            read = self.world.repository.blobs(paths)
+            self.instructions = resolve.instructions_of((paths[oid], data) for oid, data in read if data)
+
+    # -------------------------------------------------------------------------------------------- requests
+
+    def _read_request_tree(self, trees: Trees) -> None:
+        """Bring the rows of requests to a tree, parsing what differs from the tree they were made from."""
+        repository, cache = self.world.repository, self.cache
+        if trees.requests == cache.requests_tree:
+            return
+        changed = [
+            (f"runs.d/{path}", entry)
+            for path, entry in repository.changes(cache.requests_tree, trees.requests)
+            if path.endswith((".yaml", ".yml"))
+        ]
+        for path, entry in changed:
+            self.requests.pop(path, None)
+            if entry is None:
+                cache.requests.pop(path, None)
+        self._parse_rows([(path, entry) for path, entry in changed if entry is not None])
+        cache.requests_tree, self.cache_changed = trees.requests, True
+        self._index_requests()
+
+    def _parse_rows(self, entries: Sequence[tuple[str, Entry]]) -> None:
+        read = self.world.repository.blobs([entry.oid for _, entry in entries if entry.is_file])
+        for path, entry in entries:
+            data = next(read)[1] if entry.is_file else None
+            self.cache.requests[path] = self._row(path, entry, data)
+
+    def _row(self, path: str, entry: Entry, data: bytes | None) -> list[Any]:
+        parsed = self._parse(path, entry, data)
+        if isinstance(parsed, Rejection):
+            return [entry.oid, None, None, codec.dump(parsed.problems)]
+        self.requests[path] = parsed
+        return [entry.oid, resolve.run_id(parsed), parsed.task, []]
+
+    def _parse(self, path: str, entry: Entry, data: bytes | None) -> Request | Rejection:
+        if not entry.is_file:
+            kind = {"120000": "a symbolic link", "160000": "a submodule"}.get(entry.mode, f"mode {entry.mode}")
+            return _rejected(path, f"this is {kind}, not a file", "commit the file itself", "not-a-file")
+        if data is None:
+            return _rejected(path, "the file is missing from the object store or too large", "", "unreadable")
+        source = Source(path=path, blob=entry.oid)
+        if path.endswith(".approval.yaml"):
+            approval = parse.parse_approval(data, source, self.world.contracts)
+            assert isinstance(approval, Rejection)
+            return approval
+        return parse.parse_request(data, source, self.world.contracts)
+
+    def _index_requests(self) -> None:
+        """Index the rows by name and by run id, and find the files that claim one name together."""
+        by_name: dict[Name, list[str]] = {}
+        for path in self.cache.requests:
+            by_name.setdefault(_name(path), []).append(path)
+        self.twins = {path: paths for paths in by_name.values() if len(paths) > 1 for path in paths}
+        rows = self.cache.requests
+        self.names = {name: rows[paths[0]][1] if len(paths) == 1 else None for name, paths in by_name.items()}
+        self.paths = {row[1]: path for path, row in rows.items() if row[1] and path not in self.twins}
+
+    def _unsettled(self, marked: Sequence[tuple[TaskId, RunId]]) -> list[str]:
+        """Return the paths of requests that the tip does not prove, and of those that are under way again."""
+        evidence = self.cache.evidence
+        found = [path for run_id, path in self.paths.items() if run_id not in evidence]
+        again = [self.paths[run_id] for _, run_id in marked if run_id in evidence and run_id in self.paths]
+        return found + again
+
+    def _read_requests(self, paths: Sequence[str]) -> None:
+        """Parse the requests that are known by their rows only."""
+        missing = [path for path in paths if path not in self.requests]
+        read = self.world.repository.blobs([self.cache.requests[path][0] for path in missing])
+        for path, (oid, data) in zip(missing, read, strict=True):
+            parsed = self._parse(path, Entry("100644", oid, path), data)
+            if isinstance(parsed, Request):
+                self.requests[path] = parsed
+
+    def _wish(self, path: str) -> Wish:
+        request = self.requests[path]
+        plan = self._plan(path, request)
+        plan = plan if isinstance(plan, Rejection) else replace(plan, commit=self.tip or "", branch=self.branch or "")
+        return Wish(request=request, run_id=RunId(self.cache.requests[path][1]), plan=plan)
+
+    def _plan(self, path: str, request: Request) -> Plan | Rejection:
+        """Return the plan of a request at the tip, resolved once as long as nothing it is made of changes."""
+        made_of = (request.source.blob, self.trees.pipelines, self.trees.settings, self.trees.instructions)
+        if path not in self.plans or self.plans[path][0] != made_of:
+            place = resolve.Place(commit="", branch="", instructions=self.instructions)
+            self.plans[path] = (made_of, resolve.resolve(request, self._pipelines(), self.settings, place))
+        return self.plans[path][1]
+
+    def wish_of(self, run_id: RunId) -> Wish | None:
+        """Return the wish for a run, proven or not, at the tip as it is now; None if no request asks for it."""
+        self._look_at_tip()
+        path = self.paths.get(run_id)
+        if path is None:
+            return None
+        self._read_requests([path])
+        return self._wish(path) if path in self.requests else None
+
+    def plan_for(self, request: Request) -> Plan | Rejection:
+        """Return the plan of any request at the tip that was observed last."""
+        place = resolve.Place(commit=self.tip or "", branch=self.branch or "", instructions=self.instructions)
+        return resolve.resolve(request, self._pipelines(), self.settings, place)
+
+    def _pipelines(self) -> dict[PipelineId, Pipeline | Rejection]:
+        if self.pipelines is None:
+            listed = self.world.repository.entries(self.trees.pipelines)
+            entries = [each for each in listed if each.is_file and each.path.endswith(".yaml") and "/" not in each.path]
+            read = self.world.repository.blobs([each.oid for each in entries])
+            self.pipelines = {}
+            for entry, (_, data) in zip(entries, read, strict=True):
+                source = Source(path=f"pipelines/{entry.path}", blob=entry.oid)
+                parsed = parse.parse_pipeline(data or b"", source, self.world.contracts)
+                self.pipelines[PipelineId(entry.path.removesuffix(".yaml"))] = parsed
+        return self.pipelines
+
+    def _rejections(self, wishes: Sequence[Wish], runs: Mapping[RunId, Run]) -> tuple[Rejection, ...]:
+        rows = [
+            Rejection(path=path, name=_name(path), problems=codec.load(tuple[Problem, ...], row[3]))
+            for path, row in self.cache.requests.items()
+            if row[3]
+        ]
+        twins = [_twin(path, paths) for path, paths in self.twins.items()]
+        unplanned = [wish.plan for wish in wishes if isinstance(wish.plan, Rejection) and wish.run_id not in runs]
+        return tuple(sorted((*rows, *twins, *unplanned), key=lambda each: each.path))
+
+    # -------------------------------------------------------------------------------------------- evidence, runs
+
+    def _read_evidence_tree(self, trees: Trees) -> None:
+        """Bring the rows of evidence to a tree, reading the manifests that differ."""
+        repository, cache = self.world.repository, self.cache
+        if trees.evidence == cache.evidence_tree:
+            return
+        wanted = []
+        for path, entry in repository.changes(cache.evidence_tree, trees.evidence):
+            parts = path.split("/")
+            if len(parts) == 4 and parts[1] == "cli" and parts[3] == "manifest.json":
+                cache.evidence.pop(parts[2], None)
+                if entry is not None and entry.is_file:
+                    wanted.append((parts[2], entry.oid))
+        read = repository.blobs([oid for _, oid in wanted])
+        for (run_id, oid), (_, data) in zip(wanted, read, strict=True):
+            if (row := evidence_row(run_id, oid, data)) is not None:
+                cache.evidence[run_id] = row
+        cache.evidence_tree, self.cache_changed = trees.evidence, True
+
+    def _runs(self, marked: Sequence[tuple[TaskId, RunId]], wishes: Sequence[Wish]) -> dict[RunId, Run]:
+        """Return every run that is under way here, and every wished one that has records although it is not marked."""
+        known = {run_id: task_id for task_id, run_id in marked}
+        for wish in wishes:
+            if wish.run_id not in known and self._directory(wish.request.task, wish.run_id).path.is_dir():
+                known[wish.run_id] = wish.request.task
+        found = {run_id: self._run(task_id, run_id) for run_id, task_id in known.items()}
+        return {run_id: run for run_id, run in found.items() if run is not None}
+
+    def _directory(self, task_id: TaskId, run_id: RunId) -> RunDirectory:
+        return self.world.runs.directory(task_id, run_id)
+
+    def _run(self, task_id: TaskId, run_id: RunId) -> Run | None:
+        """Return a run as it is. One that has ended is read again only when it has been claimed again."""
+        claims = self._directory(task_id, run_id).path / "claims"
+        stamp = claims.stat().st_mtime_ns if claims.is_dir() else 0
+        if run_id in self.ended and self.ended[run_id][0] == stamp:
+            return self.ended[run_id][1]
+        run = self.world.runs.observe(task_id, run_id)
+        if run is not None and not run.corrupt and phase(run, self.world.now()) in ENDED:
+            self.ended[run_id] = (stamp, run)
+        return run
+
+
+class Proven(Mapping[RunId, Evidence]):
+    """The evidence at the tip, made into values only where somebody looks."""
+
+    def __init__(self, rows: Mapping[str, list[Any]]) -> None:
+        self._rows = rows
+
+    def __getitem__(self, run_id: RunId) -> Evidence:
+        task, name, status, attempt, completed_at, duration_s, blob = self._rows[run_id]
+        return Evidence(
+            run_id=run_id,
+            task_id=task,
+            name=name,
+            status=Status(status),
+            attempt=attempt,
+            completed_at=completed_at,
+            duration_s=duration_s,
+            manifest_blob=blob,
+        )
+
+    def __iter__(self) -> Iterator[RunId]:
+        return (RunId(each) for each in self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+def evidence_row(run_id: str, oid: str, data: bytes | None) -> list[Any] | None:
+    """Return the row of a committed manifest, None if it proves nothing: damaged, of another run, or not ended."""
+    try:
+        document = json.loads(data or b"")
+        status = Status(document["status"])
+        if document["run_id"] != run_id or not status.ended:
+            return None
+        attempt = max(int(each["number"]) for each in document["attempts"])
+        duration_s = float(document["resources"]["duration_s"])
+        completed_at = str(document["completed_at"])
+        return [str(document["task_id"]), str(document["name"]), status.value, attempt, completed_at, duration_s, oid]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _name(path: str) -> Name:
+    """Return the name a path below runs.d claims, valid or not."""
+    return Name(path.removeprefix("runs.d/").rpartition(".")[0].replace("/", "."))
+
+
+def _twin(path: str, paths: Sequence[str]) -> Rejection:
+    others = ", ".join(each for each in paths if each != path)
+    return _rejected(path, f"the name '{_name(path)}' is also claimed by {others}", "rename one of them", "name-twin")
+
+
+def _rejected(path: str, reason: str, cure: str, rule: str) -> Rejection:
+    problem = Problem(path=path, reason=reason, cure=cure, rule=rule)
+    return Rejection(path=path, problems=(problem,), name=_name(path))
