@@ -1,0 +1,122 @@
+"""The command line: one file per verb in `commands/`, loaded only when it is asked for.
+
+A program of ours has three endings: what it was asked for, a person's mistake or a refusing environment (one
+sentence, no traceback), or a bug of our own (a report that can be pasted into an issue).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from reconciler import __version__
+from reconciler.errors import InvariantError, ReconcilerError
+
+VERBS = {
+    "init": "make a repository ready",
+    "validate": "say everything that is wrong with the files, at once",
+    "plan": "show what a pass would do now, and why; write nothing",
+    "reconcile": "do one pass, or pass until nothing is under way",
+    "status": "show runs: phase, stage, heartbeat, attempts, evidence",
+    "logs": "print the output of a run's stages",
+    "why": "explain a run or a request: waiting for what, rejected where",
+    "start": "write and commit a request, then reconcile it",
+    "resume": "let a run that ended or hangs go on, on a refreshed plan",
+    "cancel": "end a run that is under way",
+    "completion": "print the completion script of a shell",
+}
+
+ISSUES = "https://github.com/gitops-reconciler/gitops-reconciler/issues"
+
+
+class Verbs(click.Group):
+    """Verbs by name; importing one costs only when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = importlib.import_module(f"reconciler.commands.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            close = difflib.get_close_matches(args[0], VERBS, 1)
+            hint = f"; did you mean '{close[0]}'?" if close else "; see reconciler --help"
+            raise click.UsageError(f"there is no verb '{args[0]}'{hint}", ctx) from error
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="reconciler")
+@click.option("--repo", "-C", default=".", metavar="DIR", help="The repository to work in (default: this directory).")
+@click.pass_context
+def cli(ctx: click.Context, repo: str) -> None:
+    """Runs as GitOps: commit a request to runs.d/, and it becomes a run; the run becomes committed evidence.
+
+    \b
+    reconciler init                  # once per repository
+    git add -A && git commit -m "runs: ask for the first one"
+    reconciler reconcile --wait      # launches it, waits for it, commits the proof
+    """
+    ctx.obj = repo
+
+
+def main() -> None:
+    """Run the command line and end the process with its exit code."""
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        returned = cli.main(standalone_mode=False)
+        return returned if isinstance(returned, int) else 0
+    except click.exceptions.Exit as ending:
+        return ending.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("\ninterrupted; runs under way go on, and the next pass picks everything up", err=True)
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has had enough; Python would complain about it once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except InvariantError as error:
+        return _report(error)
+    except ReconcilerError as error:
+        click.echo(f"reconciler: {error}", err=True)
+        return error.exit_code
+    except Exception as error:  # noqa: BLE001 - the last place to turn a bug into a report
+        return _report(error)
+
+
+def _report(error: BaseException) -> int:
+    """Print what a bug report needs, and return the exit code of a bug."""
+    import platform
+    import traceback
+
+    lines = traceback.format_exception(error)
+    click.echo("".join(lines), err=True, nl=False)
+    click.echo(
+        f"\nreconciler: this is a bug in the reconciler, not in your files; nothing was lost.\n"
+        f"Please report it with the lines above: {ISSUES}\n"
+        f"reconciler {__version__}, Python {platform.python_version()}, {platform.platform()}",
+        err=True,
+    )
+    return 70

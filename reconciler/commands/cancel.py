@@ -1,0 +1,47 @@
+"""`reconciler cancel`: end a run that is under way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from reconciler.apply import cancel_run
+from reconciler.diff import ENDED, phase
+from reconciler.errors import UsageError
+from reconciler.session import Session, outcomes, run_document
+from reconciler.survey import find_run, survey
+from reconciler.terminal import format_option, print_json
+from reconciler.world import open_world
+
+
+@click.command(short_help="end a run that is under way")
+@click.argument("run")
+@click.option("--reason", required=True, help="Why; it is recorded in the manifest.")
+@click.option("--actor", help="Who asks (default: git's user).")
+@format_option
+@click.pass_obj
+def command(repo: str, run: str, reason: str, actor: str | None, form: str) -> int:
+    """End a run that is under way: its stages get TERM, then KILL after the grace; the evidence says who and why.
+
+    \b
+    reconciler cancel 0001-diagnostics --reason "wrong branch"
+
+    To cancel by commit instead, add `cancel: wrong branch` to the request.
+    """
+    world = open_world(Path(repo))
+    found = survey(world)
+    run_id = find_run(found, run)
+    there = found.seen.actual.runs.get(run_id)
+    if there is None or phase(there, found.seen.now) in ENDED:
+        raise UsageError(f"{run_id} is not under way; there is nothing to cancel")
+    cancel_run(world, there.task_id, run_id, there.number, actor=actor or world.repository.identity(), reason=reason)
+    session = Session(Path(repo), quiet=form == "json")
+    session.loop.concerned.add(run_id)
+    result = session.run(wait=False)
+    result = session.run(wait=False) if not result.publication else result
+    if form == "json":
+        print_json(run_document(session, result, run_id))
+    else:
+        click.echo(f"{outcomes(session, result).get(run_id, 'cancelled')}  {run_id}")
+    return 0

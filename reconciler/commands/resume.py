@@ -1,0 +1,108 @@
+"""`reconciler resume`: let a run that ended or hangs go on, on a plan refreshed from the tip."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from reconciler import codec, rundir
+from reconciler.apply import fence_attempt, restart
+from reconciler.commands.reconcile import duration
+from reconciler.diff import phase, suspended
+from reconciler.errors import ContentError, UsageError
+from reconciler.loop import pass_lock
+from reconciler.model import Phase, Plan, Refusal, Rejection, Run, RunId, Wish
+from reconciler.publish import read_records
+from reconciler.session import Session, exit_code, outcomes, run_document
+from reconciler.survey import find_run, survey, task_of
+from reconciler.terminal import coloured, format_option, print_json
+from reconciler.world import World
+
+
+@click.command(short_help="let a run that ended or hangs go on, on a refreshed plan")
+@click.argument("run")
+@click.option("--token", help="The run's resume token; when given it must match.")
+@click.option("--actor", help="Who asks (default: git's user).")
+@click.option("--reason", default="asked for by hand", show_default=True, help="Why; recorded in the manifest.")
+@click.option("--timeout", metavar="DURATION", help="Stop waiting after this long; the run goes on.")
+@click.option("--no-wait", is_flag=True, help="Launch the attempt and return.")
+@format_option
+@click.pass_obj
+def command(
+    repo: str, run: str, token: str | None, actor: str | None, reason: str, timeout: str | None, no_wait: bool, form: str
+) -> int:
+    """Let a failed, cancelled or silent run go on as its next attempt.
+
+    The plan is refreshed from the tip first: stages whose id and definition are unchanged keep their success, all
+    others run. The manifest holds both plan digests, who asked, and every refusal.
+
+    \b
+    reconciler resume 0001-diagnostics --reason "registry is back"
+    """
+    session = Session(Path(repo), quiet=form == "json")
+    run_id = find_run(survey(session.world), run)
+    asker = actor or session.world.repository.identity()
+    with pass_lock(session.world):
+        _resume(session, run_id, token, asker, reason)
+    session.loop.concerned.add(run_id)
+    deadline_s = time.monotonic() + duration(timeout) if timeout else None
+    result = session.run(wait=not no_wait, deadline_s=deadline_s, goal=run_id)
+    if form == "json":
+        print_json(run_document(session, result, run_id))
+    else:
+        click.echo(f"{coloured(outcomes(session, result)[run_id])}  {run_id}")
+    return exit_code(session, result, waited=not no_wait, goal=run_id)
+
+
+def _resume(session: Session, run_id: RunId, token: str | None, actor: str, reason: str) -> None:
+    """Claim the next attempt on a refreshed plan, or record the refusal and raise UsageError."""
+    world = session.world
+    found = survey(world)
+    task_id = task_of(found, run_id)
+    there = world.runs.observe(task_id, run_id)
+    if there is None:
+        raise UsageError(f"{run_id} has no records on this machine; add or raise 'rerun' in its request instead")
+    wish = session.loop.observer.wish_of(run_id)
+    plan = wish.plan if wish is not None else None
+    frozen = read_records(world, task_id, run_id).plan
+    if objection := _objection(world, there, wish, token, frozen):
+        _refuse(world, there, actor, reason, objection)
+    if isinstance(plan, Rejection):
+        raise ContentError("\n".join(each.sentence() for each in plan.problems))
+    assert plan is not None
+    fence_attempt(world, task_id, run_id, there.number)
+    refreshed = replace(plan, resume_token_sha256=frozen.resume_token_sha256)
+    restart(world, refreshed, after=there.number, actor=actor, reason=reason)
+
+
+def _objection(world: World, there: Run, wish: Wish | None, token: str | None, frozen: Plan) -> str:
+    """Return why a resume must not be, "" if it may."""
+    now = world.now()
+    if token is not None and not _matches(token, frozen.resume_token_sha256):
+        return "the token does not match"
+    if phase(there, now) in (Phase.STARTING, Phase.RUNNING):
+        return "it is under way"
+    if phase(there, now) == Phase.SUCCEEDED:
+        return "it has succeeded; to run it again, raise 'rerun' in its request"
+    if wish is None:
+        return "no request at the tip asks for it any more"
+    if wish.request.cancel:
+        return f"its request says cancel: {wish.request.cancel}"
+    return suspended(wish.request.suspend, now)
+
+
+def _matches(token: str, sha256: str) -> bool:
+    return hmac.compare_digest(hashlib.sha256(token.strip().encode()).hexdigest(), sha256)
+
+
+def _refuse(world: World, there: Run, actor: str, reason: str, objection: str) -> None:
+    directory = world.runs.directory(there.task_id, there.run_id)
+    number = rundir.next_number(directory, "refusals")
+    refusal = Refusal(number=number, at=world.now().at, actor=actor, reason=reason, detail=objection)
+    rundir.write_new(directory.record("refusals", number), codec.render(refusal))
+    raise UsageError(f"{there.run_id} is not resumed: {objection}")

@@ -1,0 +1,71 @@
+"""`reconciler why`: the chain of reasons behind a run or a request."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from reconciler import manifest
+from reconciler.errors import TransientError, UsageError
+from reconciler.explain import reasons
+from reconciler.model import Rejection, RunId
+from reconciler.publish import read_records
+from reconciler.survey import Survey, find_run, survey, task_of
+from reconciler.terminal import format_option, print_json, single_line
+from reconciler.world import World, open_world
+
+
+@click.command(short_help="explain a run or a request: waiting for what, rejected where")
+@click.argument("run")
+@format_option
+@click.pass_obj
+def command(repo: str, run: str, form: str) -> int:
+    """Explain why a run is where it is: who asked for it, what happened, what it waits for, what comes next.
+
+    \b
+    reconciler why 0001-diagnostics
+    reconciler why runs.d/0001-diagnostics.yaml
+    """
+    world = open_world(Path(repo))
+    found = survey(world)
+    rejection = _rejection(found, run)
+    if rejection is not None:
+        said = [f"{rejection.path} was rejected", *(each.sentence() for each in rejection.problems)]
+        run_id = None
+    else:
+        run_id = find_run(found, run)
+        blocked = found.conditions.get("publish", {}).get("reason", "")
+        events = _resume_events(world, found, run_id)
+        seen = found.seen
+        said = reasons(run_id, seen.desired, seen.actual, found.actions, seen.now, events, blocked)
+    if form == "json":
+        print_json({"run_id": run_id, "reasons": said})
+    else:
+        for line in said:
+            click.echo(single_line(line))
+    return 0
+
+
+def _rejection(found: Survey, word: str) -> Rejection | None:
+    """Return the rejection a word means: the path or the name of a request that cannot be used."""
+    name = word.removeprefix("runs.d/").removesuffix(".yaml").replace("/", ".")
+    return next((each for each in found.seen.desired.rejections if word == each.path or each.name == name), None)
+
+
+def _resume_events(world: World, found: Survey, run_id: RunId) -> Sequence[Mapping[str, Any]]:
+    """Return what made a run be resumed: from its records here, else from the manifest at the tip."""
+    try:
+        records = read_records(world, task_of(found, run_id), run_id)
+        document = manifest.manifest(records, updated_at="", heartbeat_at=None)
+        return document["resume_events"]  # type: ignore[return-value]
+    except (TransientError, UsageError):
+        evidence = found.seen.actual.evidence.get(run_id)
+        if evidence is None:
+            return ()
+        _, data = next(world.repository.blobs([evidence.manifest_blob]))
+        events: Sequence[Mapping[str, Any]] = json.loads(data or b"{}").get("resume_events", ())
+        return events

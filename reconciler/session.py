@@ -1,0 +1,186 @@
+"""One command's passes over a repository, told to whoever watches: the shared middle of `reconcile` and `start`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from reconciler.actions import Wait
+from reconciler.aggregate import duration
+from reconciler.diff import ENDED
+from reconciler.loop import Loop, Pass, unproven
+from reconciler.manifest import artifact_root
+from reconciler.model import Phase, RunId, StageStatus
+from reconciler.observe import Observer
+from reconciler.terminal import coloured, single_line
+from reconciler.world import open_world
+
+WAITED_STILL_RUNNING = 3
+WAITED_FOR_APPROVAL = 4
+BLOCKED = 75
+
+
+class Session:
+    """Passes, and lines about what changed between them: on standard error, so that output stays data."""
+
+    def __init__(self, directory: Path, *, quiet: bool = False) -> None:
+        self.world = open_world(directory)
+        self.loop = Loop(self.world, Observer(self.world))
+        self.quiet = quiet
+        self.said: set[str] = set()
+        self.live = None if quiet or not sys.stderr.isatty() else _live_display()
+
+    def run(self, *, wait: bool, deadline_s: float | None = None, goal: RunId | None = None) -> Pass:
+        """Do one pass, or pass until idle or until `goal` is proven; workers are left alone however this ends."""
+        try:
+            if wait:
+                return self.loop.run_until_idle(self._watch, deadline_s, goal)
+            result = self.loop.run_pass()
+            self._watch(result)
+            return result
+        finally:
+            if self.live is not None:
+                self.live.stop()
+            self.world.workers.close()
+
+    def _watch(self, result: Pass) -> None:
+        if self.quiet:
+            return
+        for line in news(result):
+            self._say(line)
+        if self.live is not None:
+            self.live.show(result)
+
+    def _say(self, line: str) -> None:
+        if line in self.said:
+            return
+        self.said.add(line)
+        if self.live is not None:
+            self.live.say(line)
+        else:
+            click.echo(line, err=True)
+
+    def conclude(self, result: Pass) -> None:
+        """Print the last lines: what every concerned run came to, and what is left to do."""
+        for run_id, word in sorted(outcomes(self, result).items()):
+            click.echo(f"{coloured(word)}  {run_id}")
+        if not outcomes(self, result) and not result.seen.desired.rejections:
+            click.echo("nothing to do: every request is proven" if result.seen.desired.names else EMPTY)
+        for line in waits(result):
+            click.echo(line)
+        if result.blocked:
+            click.echo(f"evidence waits: {result.blocked}", err=True)
+
+
+EMPTY = "nothing to do: runs.d/ holds no request at the tip; write one, or run: reconciler init"
+
+
+def _live_display() -> Any:
+    from reconciler.display import Display
+
+    return Display()
+
+
+def news(result: Pass) -> list[str]:
+    """Return a line for everything a pass did or found wrong, and for every stage it saw begin or end."""
+    lines = [single_line(f"rejected: {problem.sentence()}") for rejection in result.seen.desired.rejections
+             for problem in rejection.problems]
+    lines += _stage_news(result)
+    lines += [single_line(each.sentence) for each in result.done if each.error or not each.quiet]
+    if result.publication is not None:
+        count = len(result.publication.runs)
+        what = result.publication.runs[0] if count == 1 else f"{count} runs"
+        lines.append(f"evidence of {what} committed: {result.publication.commit[:12]}")
+        lines += [f"warning: {each}" for each in result.publication.warnings]
+    return lines
+
+
+def _stage_news(result: Pass) -> list[str]:
+    lines = []
+    for run in result.seen.actual.runs.values():
+        for record in run.attempt.stages if run.attempt else ():
+            if record.attempt != run.number or record.status in (StageStatus.PENDING, StageStatus.SKIPPED):
+                continue
+            took = f" in {duration(record.duration_s)}" if record.duration_s is not None else ""
+            said = f" ({record.summary})" if record.summary and record.completed_at else ""
+            tries = f", try {record.tries}" if record.tries > 1 else ""
+            lines.append(single_line(f"{run.run_id}: {record.id} {record.status.value}{took}{tries}{said}"))
+    return lines
+
+
+# ------------------------------------------------------------------------------------------------ the end
+
+
+def outcomes(session: Session, result: Pass) -> dict[RunId, str]:
+    """Return the word for every run that this command had to do with."""
+    found: dict[RunId, str] = {}
+    phases = result.phases
+    for run_id in session.loop.concerned:
+        evidence = result.seen.actual.evidence.get(run_id)
+        if run_id in phases:
+            found[run_id] = phases[run_id].value
+        elif evidence is not None:
+            found[run_id] = evidence.status.value
+    return found
+
+
+def waits(result: Pass) -> list[str]:
+    return [single_line(f"{each.subject}: {each.reason}") for each in result.actions if isinstance(each, Wait)]
+
+
+def exit_code(session: Session, result: Pass, *, waited: bool, goal: RunId | None = None) -> int:
+    """Return the exit code of a command that waits for runs (for `goal` alone, if given), or of a single pass."""
+    words = {word for run_id, word in outcomes(session, result).items() if goal in (None, run_id)}
+    if result.blocked and unproven(result.seen):
+        return BLOCKED
+    if words & {Phase.FAILED.value, Phase.CANCELLED.value} or (result.seen.desired.rejections and goal is None):
+        return 1
+    if any(each.error for each in result.done) and not waited:
+        return BLOCKED
+    if waited and words & {Phase.STARTING.value, Phase.RUNNING.value, Phase.STALE.value}:
+        return WAITED_STILL_RUNNING
+    return WAITED_FOR_APPROVAL if Phase.WAITING.value in words else 0
+
+
+def result_document(session: Session, result: Pass) -> dict[str, Any]:
+    """Return what happened, for programs."""
+    return {
+        "branch": result.seen.branch,
+        "tip": result.publication.commit if result.publication else result.seen.tip,
+        "runs": [run_document(session, result, run_id) for run_id in sorted(outcomes(session, result))],
+        "waits": [{"subject": each.subject, "reason": each.reason} for each in result.actions if isinstance(each, Wait)],
+        "rejections": result.seen.desired.rejections,
+        "errors": [each.sentence for each in result.done if each.error],
+        "blocked": result.blocked,
+    }
+
+
+def run_document(session: Session, result: Pass, run_id: RunId) -> Mapping[str, Any]:
+    """Return the facts about one run that scripts ask for first."""
+    run, evidence = result.seen.actual.runs.get(run_id), result.seen.actual.evidence.get(run_id)
+    task_id = run.task_id if run else evidence.task_id if evidence else ""
+    root = artifact_root(task_id, run_id)
+    manifest = session.world.checkout / root / "manifest.json"
+    return {
+        "run_id": run_id,
+        "task_id": task_id,
+        "status": outcomes(session, result)[run_id],
+        "ended": Phase(outcomes(session, result)[run_id]) in ENDED,
+        "artifact_root": root,
+        "manifest": f"{root}/manifest.json",
+        "log_path": _log_path(manifest),
+    }
+
+
+def _log_path(manifest: Path) -> str | None:
+    import json
+
+    try:
+        found = json.loads(manifest.read_bytes())["log_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, str) else None

@@ -1,0 +1,56 @@
+"""Look without touching: what `status`, `plan`, `why` and `logs` know. Nothing is written, no lock is taken."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from reconciler.actions import Action
+from reconciler.diff import diff
+from reconciler.errors import UsageError
+from reconciler.explain import Row, rows
+from reconciler.loop import conditions
+from reconciler.model import RunId, TaskId
+from reconciler.observe import Observation, Observer
+from reconciler.world import World
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """An observation, what a pass would decide about it, and the rows that show it."""
+
+    seen: Observation
+    actions: tuple[Action, ...]
+    rows: tuple[Row, ...]
+    conditions: Mapping[str, Mapping[str, str]]
+
+
+def survey(world: World) -> Survey:
+    """Return what there is to know now."""
+    seen = Observer(world).observe()
+    actions = diff(seen.desired, seen.actual, seen.now, seen.limits)
+    commits = world.repository.evidence_commits(seen.branch) if len(seen.actual.evidence) else {}
+    found = rows(seen.desired, seen.actual, actions, commits, seen.now)
+    return Survey(seen=seen, actions=actions, rows=tuple(found), conditions=conditions(world))
+
+
+def find_run(found: Survey, word: str) -> RunId:
+    """Return the run that `word` means: a run id, a request's name, or its path. Raise UsageError with a suggestion."""
+    name = word.removeprefix("runs.d/").removesuffix(".yaml").replace("/", ".")
+    ids = {each.run_id for each in found.rows}
+    if word in ids:
+        return RunId(word)
+    current = found.seen.desired.names.get(name)  # type: ignore[call-overload]
+    if current is not None:
+        return RunId(current)
+    named = [each.run_id for each in found.rows if each.name == name]
+    if named:
+        return named[0]
+    close = difflib.get_close_matches(word, [*ids, *found.seen.desired.names], 1)
+    hint = f"did you mean '{close[0]}'?" if close else "see: reconciler status --all"
+    raise UsageError(f"there is no run '{word}'; {hint}")
+
+
+def task_of(found: Survey, run_id: RunId) -> TaskId:
+    return next(each.task_id for each in found.rows if each.run_id == run_id)
