@@ -1,0 +1,101 @@
+"""`reconciler.yaml` becomes `Settings` here; every key has a default, and so has the whole file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from reconciler.model import (
+    ApprovalPolicy,
+    Contract,
+    EvidenceSettings,
+    Heartbeat,
+    PublishSettings,
+    Redact,
+    Rejection,
+    Settings,
+    Source,
+    Violation,
+    Workspace,
+)
+from reconciler.parse import Conversions, at, examine, fields_of, parse_duration, parse_size, pattern_fault
+from reconciler.yaml_events import Document, shown
+
+_PATTERN_LENGTH_MAX = 500
+_SILENCE_RATIO_MIN = 2
+
+
+def parse_settings(data: bytes | None, source: Source, contract: Contract) -> Settings | Rejection:
+    """Return the settings that `data` says, the defaults where it says nothing, or everything that is wrong."""
+    if data is None:
+        return Settings()
+    document = examine("settings", data, source, contract, _intervals, _silence, _patterns)
+    if isinstance(document, Rejection):
+        return document
+    return Settings(**fields_of(document.value, _SETTINGS))
+
+
+def _intervals(document: Document) -> Iterator[Violation]:
+    for key in ("poll_interval", "heartbeat.interval"):
+        for pointer, text in at(document.value, key):
+            if _seconds(text) == 0:
+                reason = f"{shown(text)} would leave no pause"
+                yield Violation(path=pointer, reason=reason, cure="for example 5s", rule="no-time")
+
+
+def _silence(document: Document) -> Iterator[Violation]:
+    """Return a violation where a worker would look silent between two of its heartbeats."""
+    heartbeat = document.value.get("heartbeat")
+    if not isinstance(heartbeat, dict):
+        return
+    default = Heartbeat()
+    interval = _seconds(heartbeat.get("interval"), default.interval_s)
+    stale_after = _seconds(heartbeat.get("stale_after"), default.stale_after_s)
+    if stale_after < _SILENCE_RATIO_MIN * interval:
+        key = "stale_after" if "stale_after" in heartbeat else "interval"
+        reason = f"stale_after is {stale_after:g} s and interval {interval:g} s, a worker would look silent"
+        cure = f"stale_after is at least {_SILENCE_RATIO_MIN} times interval"
+        yield Violation(path=("heartbeat", key), reason=reason, cure=cure, rule="stale-too-soon")
+
+
+def _seconds(text: object, default: float = 1.0) -> float:
+    """Return a duration in seconds; the default where there is none, or one that its schema refuses anyway."""
+    try:
+        return parse_duration(text) if isinstance(text, str) else default
+    except ValueError:
+        return default
+
+
+def _patterns(document: Document) -> Iterator[Violation]:
+    for pointer, pattern in at(document.value, "redact.patterns.[]"):
+        if isinstance(pattern, str) and (reason := pattern_fault(pattern, length_max=_PATTERN_LENGTH_MAX)):
+            yield Violation(path=pointer, reason=reason, cure="", rule="bad-pattern")
+
+
+def _heartbeat(value: Mapping[str, Any]) -> Heartbeat:
+    seconds: Conversions = {key: (f"{key}_s", parse_duration) for key in value}
+    return Heartbeat(**fields_of(value, seconds))
+
+
+def _evidence(value: Mapping[str, Any]) -> EvidenceSettings:
+    return EvidenceSettings(**fields_of(value, {"log_bytes_max": ("log_bytes_max", parse_size)}))
+
+
+def _redact(value: Mapping[str, Any]) -> Redact:
+    return Redact(**fields_of(value, {"patterns": ("patterns", tuple)}))
+
+
+_SETTINGS: Conversions = {
+    "poll_interval": ("poll_interval_s", parse_duration),
+    "runs_max": ("runs_max", int),
+    "stages_max": ("stages_max", int),
+    "attempts_max": ("attempts_max", int),
+    "heartbeat": ("heartbeat", _heartbeat),
+    "grace": ("grace_s", parse_duration),
+    "workspace": ("workspace", Workspace),
+    "approval_policy": ("approval_policy", ApprovalPolicy),
+    "evidence": ("evidence", _evidence),
+    "checklists": ("checklists", tuple),
+    "redact": ("redact", _redact),
+    "publish": ("publish", lambda value: PublishSettings(**value)),
+}

@@ -1,0 +1,96 @@
+"""`reconciler.yaml`: every key has a default, and what is said is taken over exactly."""
+
+from __future__ import annotations
+
+import pytest
+
+from reconciler.contracts import Contracts
+from reconciler.model import (
+    ApprovalPolicy,
+    EvidenceSettings,
+    Heartbeat,
+    PublishSettings,
+    Redact,
+    Rejection,
+    Settings,
+    Source,
+    Workspace,
+)
+from reconciler.settings import parse_settings
+
+CONTRACTS = Contracts()
+SOURCE = Source(path="reconciler.yaml")
+
+
+def settings_of(text: str) -> Settings:
+    settings = parse_settings(text.encode(), SOURCE, CONTRACTS)
+    assert isinstance(settings, Settings), settings
+    return settings
+
+
+def test_an_absent_file_means_the_defaults() -> None:
+    assert parse_settings(None, SOURCE, CONTRACTS) == Settings()
+
+
+def test_an_empty_mapping_means_the_defaults() -> None:
+    assert settings_of("{}") == Settings()
+
+
+def test_an_empty_file_is_not_an_absent_one() -> None:
+    assert isinstance(parse_settings(b"", SOURCE, CONTRACTS), Rejection)
+
+
+def test_all_that_can_be_said() -> None:
+    text = """
+    branch: release
+    remote: null
+    poll_interval: 1m
+    runs_max: 8
+    stages_max: 2
+    attempts_max: 5
+    heartbeat: {interval: 500ms, stale_after: 1s}
+    grace: 0s
+    workspace: checkout
+    keep_workspace: failed
+    approval_policy: auto
+    evidence: {log_bytes_max: 1MB}
+    checklists: ["tasks/*.md"]
+    redact: {mode: enforce, patterns: ["ACME-[0-9a-f]{32}"]}
+    publish: {mode: direct}
+    """
+    assert settings_of(text) == Settings(
+        branch="release",
+        remote=None,
+        poll_interval_s=60.0,
+        runs_max=8,
+        stages_max=2,
+        attempts_max=5,
+        heartbeat=Heartbeat(interval_s=0.5, stale_after_s=1.0),
+        grace_s=0.0,
+        workspace=Workspace.CHECKOUT,
+        keep_workspace="failed",
+        approval_policy=ApprovalPolicy.AUTO,
+        evidence=EvidenceSettings(log_bytes_max=1_000_000),
+        checklists=("tasks/*.md",),
+        redact=Redact(mode="enforce", patterns=("ACME-[0-9a-f]{32}",)),
+        publish=PublishSettings(mode="direct"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "heartbeat"),
+    [
+        ("{interval: 15s}", Heartbeat(interval_s=15.0)),
+        ("{stale_after: 10s}", Heartbeat(stale_after_s=10.0)),
+        ("{}", Heartbeat()),
+    ],
+)
+def test_half_a_heartbeat_keeps_the_other_half(text: str, heartbeat: Heartbeat) -> None:
+    assert settings_of(f"heartbeat: {text}").heartbeat == heartbeat
+
+
+@pytest.mark.parametrize("text", ["{interval: 16s}", "{stale_after: 9s}", "{interval: 1h, stale_after: 119m}"])
+def test_a_worker_must_be_able_to_miss_one_heartbeat(text: str) -> None:
+    rejection = parse_settings(f"heartbeat: {text}".encode(), SOURCE, CONTRACTS)
+    assert isinstance(rejection, Rejection)
+    assert [each.rule for each in rejection.problems] == ["stale-too-soon"]
