@@ -18,7 +18,7 @@ from pathlib import Path
 from reconciler.actions import Action, Publish, Wait
 from reconciler.apply import Done, apply
 from reconciler.diff import ENDED, diff, phase, proven
-from reconciler.errors import LockHeld, PublishBlocked, TipMoved, TransientError
+from reconciler.errors import InvariantError, LockHeld, PublishBlocked, TipMoved, TransientError
 from reconciler.model import Phase, Process, RunId
 from reconciler.observe import Observation, Observer
 from reconciler.process import holders, wait_any
@@ -67,7 +67,7 @@ class Loop:
     world: World
     observer: Observer
     published_s: float = -GATHER_S
-    retry_at_s: float = 0.0
+    last: Publication | None = None
     concerned: set[RunId] = field(default_factory=set)
 
     def run_pass(self) -> Pass:
@@ -122,6 +122,8 @@ class Loop:
 
     def _publish(self, result: Pass, wanted: Publish) -> Pass:
         """Publish, and turn what can stand in the way of it into something `status` can say."""
+        if self.last is not None and self.last.commit == result.seen.tip and set(self.last.runs) & set(_ids(wanted)):
+            raise InvariantError(f"evidence committed in {self.last.commit} is not recognised: {_ids(wanted)[:3]}")
         try:
             publication = publish(self.world, result.seen, wanted.runs)
         except TipMoved:
@@ -129,12 +131,16 @@ class Loop:
         except (PublishBlocked, TransientError) as error:
             set_condition(self.world, "publish", str(error))
             return replace(result, blocked=str(error))
-        self.published_s = time.monotonic()
+        self.published_s, self.last = time.monotonic(), publication
         return self._unblocked(replace(result, publication=publication))
 
     def _unblocked(self, result: Pass) -> Pass:
         set_condition(self.world, "publish", "")
         return result
+
+
+def _ids(wanted: Publish) -> list[RunId]:
+    return [run_id for _, run_id in wanted.runs]
 
 
 def unproven(seen: Observation) -> list[RunId]:

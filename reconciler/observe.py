@@ -286,12 +286,12 @@ class Observer:
         if trees.evidence == cache.evidence_tree:
             return
         wanted = []
-        for path, entry in repository.changes(cache.evidence_tree, trees.evidence):
-            parts = path.split("/")
-            if len(parts) == 4 and parts[1] == "cli" and parts[3] == "manifest.json":
-                cache.evidence.pop(parts[2], None)
+        for path, entry in repository.changes(cache.evidence_tree, trees.evidence, _leads_to_manifests):
+            if path.endswith("/manifest.json"):
+                run_id = path.split("/")[2]
+                cache.evidence.pop(run_id, None)
                 if entry is not None and entry.is_file:
-                    wanted.append((parts[2], entry.oid))
+                    wanted.append((run_id, entry.oid))
         read = repository.blobs([oid for _, oid in wanted])
         for (run_id, oid), (_, data) in zip(wanted, read, strict=True):
             if (row := evidence_row(run_id, oid, data)) is not None:
@@ -361,6 +361,12 @@ def evidence_row(run_id: str, oid: str, data: bytes | None) -> list[Any] | None:
         return [str(document["task_id"]), str(document["name"]), status.value, attempt, completed_at, duration_s, oid]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def _leads_to_manifests(path: str) -> bool:
+    """Return whether a path below `.runs` is `<task>/cli/<run-id>/manifest.json` or the beginning of one."""
+    parts = path.split("/")
+    return parts[1:2] in ([], ["cli"]) and parts[3:4] in ([], ["manifest.json"]) and len(parts) <= 4
 
 
 def _name(path: str) -> Name:
