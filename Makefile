@@ -1,0 +1,44 @@
+# Everything needs Python 3.11 or newer, git and make; the rest is set up in .venv on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+
+.PHONY: help demo test check lint types validate bench docs clean
+
+help: ## Show what can be made
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable . --group check
+	@touch $@
+
+demo: $(VENV)/installed ## Turn a committed request into committed evidence, on this project's own checks
+	$(BIN)/python docs/demo.py
+
+test: $(VENV)/installed ## Run all tests
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
+
+check: lint types validate test ## What continuous integration runs
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed
+	$(BIN)/mypy
+
+validate: $(VENV)/installed
+	$(BIN)/reconciler validate
+
+bench: $(VENV)/installed ## Measure, with a reference in the same run
+	$(BIN)/python benchmarks/run.py
+
+docs: $(VENV)/installed ## Write the generated reference pages
+	$(BIN)/python docs/reference/generate.py
+
+clean: ## Remove what was set up here
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
