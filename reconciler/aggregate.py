@@ -95,7 +95,9 @@ def _pipelines(pipelines: Document, document: Document, sign: int) -> dict[str, 
     return {each: found[each] for each in sorted(newest)}
 
 
-def state(previous: Document | None, metrics_now: Document, added: Sequence[Document], updated_at: str) -> dict[str, Any]:
+def state(
+    previous: Document | None, metrics_now: Document, added: Sequence[Document], updated_at: str
+) -> dict[str, Any]:
     """Return `out/<task>/state.json`: where a task stands, and its newest runs, newest first."""
     rows = {row["run_id"]: row for row in (previous or {}).get("runs", ())}
     rows |= {document["run_id"]: _row(document) for document in added}

@@ -139,7 +139,7 @@ def _claim(
         plan_digest=plan.digest,
         commit=plan.commit,
     )
-    if not rundir.write_new(directory.record("claims", number), codec.render(claim)):
+    if not rundir.write_new(directory.record("claims", number), codec.compact(claim)):
         raise LockHeld(f"{directory.path}: attempt {number} is claimed already")
     return claim
 
@@ -240,11 +240,11 @@ def _write_end(world: World, directory: RunDirectory, number: int, outcome: Outc
     detail = detail.replace(f"{world.checkout}/", "")
     end = End(number=number, at=world.now().at, outcome=outcome, detail=detail)
     path = directory.record("ends", number)
-    if not rundir.write_new(path, codec.render(end)):
+    if not rundir.write_new(path, codec.compact(end)):
         # An attempt that could not be started is open still; the end of the run replaces that note.
         earlier = rundir.read_record(End, path)
         if earlier is not None and earlier.outcome == Outcome.INTERRUPTED:
-            rundir.write_atomic(path, codec.render(end))
+            rundir.write_atomic(path, codec.compact(end))
 
 
 def _quarantine(world: World, action: Quarantine) -> str:
@@ -288,7 +288,7 @@ def _fence(world: World, actions: Sequence[Cancel | Abandon | Resume]) -> None:
         directory = world.runs.directory(action.task_id, action.run_id)
         if isinstance(action, Cancel):
             intent = CancelIntent(number=action.number, at=world.now().at, actor=ACTOR, reason=action.reason)
-            rundir.write_new(directory.record("cancels", action.number), codec.render(intent))
+            rundir.write_new(directory.record("cancels", action.number), codec.compact(intent))
         number = action.after if isinstance(action, Resume) else action.number
         targets.append(_target(directory, number))
     process.fence(targets)
@@ -318,4 +318,4 @@ def cancel_run(world: World, task_id: TaskId, run_id: RunId, number: int, *, act
     """Record that a person wants attempt `number` ended (the verb `cancel`); the next pass does it."""
     directory = world.runs.directory(task_id, run_id)
     intent = CancelIntent(number=number, at=world.now().at, actor=actor, reason=reason)
-    rundir.write_new(directory.record("cancels", number), codec.render(intent))
+    rundir.write_new(directory.record("cancels", number), codec.compact(intent))

@@ -102,7 +102,7 @@ def _run() -> int:
     except ReconcilerError as error:
         click.echo(f"reconciler: {error}", err=True)
         return error.exit_code
-    except Exception as error:  # noqa: BLE001 - the last place to turn a bug into a report
+    except Exception as error:  # the last place to turn a bug into a report
         return _report(error)
 
 

@@ -34,13 +34,19 @@ def dump(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [dump(item) for item in value]
     if is_dataclass(value):
-        return {name: dump(getattr(value, name)) for name in _field_names(type(value))}
+        kind: Any = type(value)
+        return {name: dump(getattr(value, name)) for name in _field_names(kind)}
     raise CodecError(f"{type(value).__name__} has no JSON form")
 
 
 def render(value: Any) -> bytes:
     """Return `value` as indented JSON with a final newline: for files that people read, too."""
     return json.dumps(dump(value), indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def compact(value: Any) -> bytes:
+    """Return `value` as JSON on one line: for records that only programs read (no indent is three times as fast)."""
+    return json.dumps(dump(value), ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
 def canonical(value: Any) -> bytes:
@@ -54,6 +60,12 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical(value)).hexdigest()
 
 
+def prepare(*kinds: type) -> None:
+    """Make the loaders of these dataclasses now, so that processes forked later need not."""
+    for kind in kinds:
+        _loader(kind)
+
+
 def parse(kind: type[T], data: bytes) -> T:
     """Return the `kind` that `data` spells. Raise CodecError with the reason when it spells none."""
     try:
@@ -65,7 +77,8 @@ def parse(kind: type[T], data: bytes) -> T:
 
 def load(kind: type[T], value: Any) -> T:
     """Return `value`, made of plain JSON values, as a `kind`. Raise CodecError."""
-    result: T = _loader(kind)(value, "")
+    wanted: Any = kind
+    result: T = _loader(wanted)(value, "")
     return result
 
 
@@ -73,7 +86,7 @@ Loader = Callable[[Any, str], Any]
 
 
 @cache
-def _field_names(kind: type) -> tuple[str, ...]:
+def _field_names(kind: Any) -> tuple[str, ...]:
     return tuple(each.name for each in fields(kind))
 
 

@@ -126,19 +126,19 @@ def _about_run(
     run: Run, wanted: Mapping[RunId, Wish], desired: Desired, actual: Actual, now: Instant
 ) -> Iterable[Action]:
     """Decide about one run that is there."""
-    ids = {"run_id": run.run_id, "task_id": run.task_id}
+    run_id, task_id, number = run.run_id, run.task_id, run.number
     if run.corrupt:
         names = tuple(problem.pointer for problem in run.corrupt)
-        yield Quarantine(**ids, names=names, reason=run.corrupt[0].sentence())
+        yield Quarantine(run_id=run_id, task_id=task_id, names=names, reason=run.corrupt[0].sentence())
         return
     now_phase, why = judge(run, now)
     if now_phase in ENDED:
         if proven(run, actual.evidence.get(run.run_id)):
-            yield Retire(**ids)
+            yield Retire(run_id=run_id, task_id=task_id)
         return
     reason = run.cancel.reason if run.cancel else _unwanted(run, wanted.get(run.run_id), desired, now_phase)
     if reason:
-        yield Cancel(**ids, number=run.number, reason=reason)
+        yield Cancel(run_id=run_id, task_id=task_id, number=number, reason=reason)
     elif now_phase == Phase.STALE:
         yield _repair(run, wanted.get(run.run_id), why, now)
 
@@ -158,14 +158,16 @@ def _unwanted(run: Run, wish: Wish | None, desired: Desired, now_phase: Phase) -
 def _repair(run: Run, wish: Wish | None, why: str, now: Instant) -> Action:
     """Decide about a stale run: resume it, or give it up when its attempts are used or its plan is lost."""
     used = run.number - (run.claim.series if run.claim else 1) + 1
-    ids = {"run_id": run.run_id, "task_id": run.task_id}
+    run_id, task_id, number = run.run_id, run.task_id, run.number
     if not run.planned:
-        return Abandon(**ids, number=run.number, reason=f"{why}; its frozen plan cannot be read")
+        reason = f"{why}; its frozen plan cannot be read"
+        return Abandon(run_id=run_id, task_id=task_id, number=number, reason=reason)
     if used >= run.attempts_max:
-        return Abandon(**ids, number=run.number, reason=f"{why}; all {run.attempts_max} attempts are used")
+        reason = f"{why}; all {run.attempts_max} attempts are used"
+        return Abandon(run_id=run_id, task_id=task_id, number=number, reason=reason)
     if wish is not None and (held := suspended(wish.request.suspend, now)):
         return Wait(subject=run.run_id, reason=f"{why}; not resumed: {held}", settled=True)
-    return Resume(**ids, after=run.number, reason=why)
+    return Resume(run_id=run_id, task_id=task_id, after=number, reason=why)
 
 
 def _launches(desired: Desired, actual: Actual, now: Instant, room: int) -> Iterable[Action]:

@@ -164,8 +164,10 @@ def _of_run(run: Run, now: Instant) -> list[str]:
     said = [f"it is {run_phase}" + (f": {why}" if why else "")]
     if run_phase == Phase.RUNNING and run.attempt is not None:
         said += [_running(each) for each in run.attempt.stages if each.status == StageStatus.RUNNING]
-        said.append(f"its last heartbeat is {silence(run, now):.0f} s old; after {run.heartbeat.stale_after_s:g} s"
-                    " of silence it counts as stale")
+        said.append(
+            f"its last heartbeat is {silence(run, now):.0f} s old; after {run.heartbeat.stale_after_s:g} s"
+            " of silence it counts as stale"
+        )
     return said + [f"{problem.sentence()}" for problem in run.corrupt]
 
 
@@ -184,11 +186,16 @@ def _next(
             case Launch(plan=plan) if plan.run_id == run_id:
                 return ["next: a pass launches it (run: reconciler reconcile)"]
             case Publish(runs=runs) if any(each == run_id for _, each in runs):
-                return [f"next: its evidence is committed; so far it could not be: {blocked}" if blocked
-                        else "next: a pass commits its evidence (run: reconciler reconcile)"]
+                return [
+                    f"next: its evidence is committed; so far it could not be: {blocked}"
+                    if blocked
+                    else "next: a pass commits its evidence (run: reconciler reconcile)"
+                ]
             case _ if getattr(action, "run_id", None) == run_id:
                 reason = getattr(action, "reason", "")
-                return [f"next: a pass will {type(action).__name__.lower()} it" + (f", because {reason}" if reason else "")]
+                return [
+                    f"next: a pass will {type(action).__name__.lower()} it" + (f", because {reason}" if reason else "")
+                ]
     if run is None and evidence is not None:
         return ["next: nothing; it is proven, and only a new 'rerun' or another change of its request starts it again"]
     return []

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from reconciler.actions import Action, Publish, Wait
+from reconciler.actions import Abandon, Action, Cancel, Publish, Quarantine, Retire, Wait
 from reconciler.apply import Done, apply
 from reconciler.diff import ENDED, diff, phase, proven
 from reconciler.errors import InvariantError, LockHeld, PublishBlocked, TipMoved, TransientError
@@ -29,6 +29,7 @@ from reconciler.world import World
 PASS_LOCK_PATIENCE_S = 60.0
 GATHER_S = 1.0
 """While runs are under way, evidence is committed at most this often: many runs that end share a commit."""
+SETTLING = (Cancel, Abandon, Quarantine, Retire)
 POLL_S = 0.25
 """How often the loop looks whether the tip has moved while it waits for workers."""
 
@@ -97,8 +98,9 @@ class Loop:
             self.sleep(result, deadline_s)
 
     def sleep(self, result: Pass, deadline_s: float | None = None) -> None:
-        """Sleep until a worker ends, but not longer than until the tip should be looked at again."""
-        if result.publication or result.tip_moved:
+        """Sleep until a worker ends, but not longer than until the tip should be looked at again; not at all when
+        the pass changed something itself, because what that leads to is there already."""
+        if result.publication or result.tip_moved or any(isinstance(each, SETTLING) for each in result.actions):
             return
         patience_s = POLL_S if deadline_s is None else max(0.0, min(POLL_S, deadline_s - time.monotonic()))
         wait_any(self._workers(result), patience_s)

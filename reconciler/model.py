@@ -560,6 +560,14 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """What proves a checklist item: a run, and the repo-relative path of its manifest."""
+
+    run_id: str
+    manifest_path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
     """A valid request that the tip does not prove fulfilled, with the plan a launch would freeze.
 

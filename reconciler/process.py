@@ -301,16 +301,12 @@ class Workers:
         if self._connection is not None:
             self._connection.close()
         if self._server is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._server.wait(5)
+            self._server.kill()
+            self._server.wait()
         self._server = self._connection = None
 
 
 def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Return what workers and stages inherit: everything but `GIT_*`, which would point them at another
     repository or index, and `RECONCILER_*`: our own credentials, and what an outer run says of itself."""
-    return {
-        name: value
-        for name, value in environment.items()
-        if not name.startswith(("GIT_", "RECONCILER_"))
-    }
+    return {name: value for name, value in environment.items() if not name.startswith(("GIT_", "RECONCILER_"))}

@@ -15,10 +15,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from reconciler import aggregate, checklist, codec, manifest, rundir
+from reconciler import aggregate, codec, manifest, rundir
 from reconciler.errors import ContentError, TransientError
 from reconciler.git import Draft
-from reconciler.model import Attempt, Claim, End, Refusal, RunId, TaskId
+from reconciler.model import Attempt, Claim, End, Link, Refusal, RunId, TaskId
 from reconciler.observe import Observation
 from reconciler.rundir import RunDirectory
 from reconciler.world import World
@@ -240,9 +240,11 @@ def _edits(
 
 
 def _edited(
-    path: str, data: bytes, links: Mapping[str, checklist.Link], proofs: Sequence[Proof], warnings: list[str]
+    path: str, data: bytes, links: Mapping[str, Link], proofs: Sequence[Proof], warnings: list[str]
 ) -> bytes | None:
     """Return a file with its edits, None (and a warning) if it is not what it should be: nobody else waits for it."""
+    from reconciler import checklist
+
     try:
         return _gated(data, proofs) if path == INDEX_PATH else checklist.tick(data, links, path)
     except ContentError as error:
@@ -250,12 +252,12 @@ def _edited(
         return None
 
 
-def _links(proofs: Sequence[Proof]) -> dict[str, checklist.Link]:
+def _links(proofs: Sequence[Proof]) -> dict[str, Link]:
     """Return item id -> what proves it; of several successes the one that ended last."""
     succeeded = [each for each in proofs if each.document["status"] == "succeeded"]
     ordered = sorted(succeeded, key=lambda each: each.document["completed_at"])
     return {
-        item: checklist.Link(run_id=each.document["run_id"], manifest_path=each.path)
+        item: Link(run_id=each.document["run_id"], manifest_path=each.path)
         for each in ordered
         for item in each.document["proves"]
     }
@@ -263,15 +265,17 @@ def _links(proofs: Sequence[Proof]) -> dict[str, checklist.Link]:
 
 def _gated(data: bytes, proofs: Sequence[Proof]) -> bytes:
     """Return `tasks/index.json` with the gate of every task set by the newest of its runs."""
-    for each in sorted(proofs, key=lambda each: each.document["completed_at"]):
-        document = each.document
+    from reconciler import checklist
+
+    newest = {each.document["task_id"]: each for each in sorted(proofs, key=lambda each: each.document["completed_at"])}
+    for task_id, each in newest.items():
         gate = {
-            "status": document["status"],
-            "run_id": document["run_id"],
+            "status": each.document["status"],
+            "run_id": each.document["run_id"],
             "manifest_path": each.path,
-            "updated_at": document["completed_at"],
+            "updated_at": each.document["completed_at"],
         }
-        data = checklist.set_gate(data, INDEX_PATH, document["task_id"], gate)
+        data = checklist.set_gate(data, INDEX_PATH, task_id, gate)
     return data
 
 

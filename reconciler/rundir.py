@@ -358,7 +358,6 @@ def quarantine(directory: RunDirectory, name: str) -> Path:
     return target
 
 
-
 def remove_tree(path: Path) -> None:
     """Remove a directory, also where a stage has taken the right to write away; nothing happens if there is none."""
 

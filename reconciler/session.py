@@ -16,6 +16,7 @@ from reconciler.loop import Loop, Pass, unproven
 from reconciler.manifest import artifact_root
 from reconciler.model import Phase, RunId, StageStatus
 from reconciler.observe import Observer
+from reconciler.process import Workers
 from reconciler.terminal import coloured, single_line
 from reconciler.world import open_world
 
@@ -27,8 +28,8 @@ BLOCKED = 75
 class Session:
     """Passes, and lines about what changed between them: on standard error, so that output stays data."""
 
-    def __init__(self, directory: Path, *, quiet: bool = False) -> None:
-        self.world = open_world(directory)
+    def __init__(self, directory: Path, *, workers: Workers | None = None, quiet: bool = False) -> None:
+        self.world = open_world(directory, workers)
         self.loop = Loop(self.world, Observer(self.world))
         self.quiet = quiet
         self.said: set[str] = set()
@@ -87,8 +88,11 @@ def _live_display() -> Any:
 
 def news(result: Pass) -> list[str]:
     """Return a line for everything a pass did or found wrong, and for every stage it saw begin or end."""
-    lines = [single_line(f"rejected: {problem.sentence()}") for rejection in result.seen.desired.rejections
-             for problem in rejection.problems]
+    lines = [
+        single_line(f"rejected: {problem.sentence()}")
+        for rejection in result.seen.desired.rejections
+        for problem in rejection.problems
+    ]
     lines += _stage_news(result)
     lines += [single_line(each.sentence) for each in result.done if each.error or not each.quiet]
     if result.publication is not None:
@@ -152,7 +156,9 @@ def result_document(session: Session, result: Pass) -> dict[str, Any]:
         "branch": result.seen.branch,
         "tip": result.publication.commit if result.publication else result.seen.tip,
         "runs": [run_document(session, result, run_id) for run_id in sorted(outcomes(session, result))],
-        "waits": [{"subject": each.subject, "reason": each.reason} for each in result.actions if isinstance(each, Wait)],
+        "waits": [
+            {"subject": each.subject, "reason": each.reason} for each in result.actions if isinstance(each, Wait)
+        ],
         "rejections": result.seen.desired.rejections,
         "errors": [each.sentence for each in result.done if each.error],
         "blocked": result.blocked,

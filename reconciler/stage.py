@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from reconciler import process
-from reconciler.model import PlannedStage, StageRecord, StageStatus
+from reconciler.model import PlannedStage, Process, StageRecord, StageStatus
 from reconciler.redact import Redactor
 
 READ_BYTES = 64 * 1024
@@ -34,6 +34,9 @@ DRAIN_PATIENCE_S = 0.5
 """How long output is waited for that a process outside the group still holds open."""
 BACKGROUND_GRACE_S = 1.0
 """How long what a stage left in the background gets between TERM and KILL, if the grace is longer."""
+
+MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
+"""The unit of ru_maxrss: KiB on Linux, bytes on macOS (getrusage(2))."""
 
 ANSI = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]")
 
@@ -155,7 +158,7 @@ class Ongoing:
             os.close(writing)
         self.record = replace(self.record, started_at=process.instant().at, process=self._identity())
 
-    def _identity(self) -> process.Process | None:
+    def _identity(self) -> Process | None:
         return process.identify(self.pid) if self.pid else None
 
     def _watch(self, pid: int, reading: int, selector: selectors.BaseSelector) -> None:
@@ -236,6 +239,7 @@ class Ongoing:
         """Return the record of this try."""
         self.log.close()
         status = self._status()
+        used = self.usage
         return replace(
             self.record,
             status=status,
@@ -248,7 +252,9 @@ class Ongoing:
             log_sha256=self.log.sha256.hexdigest(),
             redactions=self.log.redactor.count,
             process=None,
-            **self._used(),
+            cpu_user_s=round(used.ru_utime, 3) if used else 0.0,
+            cpu_system_s=round(used.ru_stime, 3) if used else 0.0,
+            memory_peak_bytes=used.ru_maxrss * MAXRSS_BYTES if used else 0,
         )
 
     def _status(self) -> StageStatus:
@@ -263,20 +269,11 @@ class Ongoing:
         if self.reason:
             return self.reason
         if status == StageStatus.FAILED:
-            how = f"killed by {_signal_name(self.exit_code)}" if (self.exit_code or 0) < 0 else f"exit code {self.exit_code}"
+            name = _signal_name(self.exit_code)
+            how = f"killed by {name}" if name else f"exit code {self.exit_code}"
             said = self.log.last_line()
             return f"{how}: {said}" if said else how
         return self.log.last_line() or self.stage.summary_hint
-
-    def _used(self) -> dict[str, float]:
-        if self.usage is None:
-            return {}
-        scale = 1 if sys.platform == "darwin" else 1024
-        return {
-            "cpu_user_s": round(self.usage.ru_utime, 3),
-            "cpu_system_s": round(self.usage.ru_stime, 3),
-            "memory_peak_bytes": self.usage.ru_maxrss * scale,
-        }
 
     def _group_lives(self) -> bool:
         if self.pid is None:

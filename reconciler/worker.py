@@ -21,12 +21,24 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from reconciler import codec, manifest, process, rundir
-from reconciler.model import Attempt, CancelIntent, Claim, End, Host, Outcome, Plan, StageId, StageRecord, StageStatus
+from reconciler.model import (
+    Attempt,
+    CancelIntent,
+    Claim,
+    End,
+    Host,
+    Instant,
+    Outcome,
+    Plan,
+    StageId,
+    StageRecord,
+    StageStatus,
+)
 from reconciler.redact import Redactor, secret_values
 from reconciler.rundir import RunDirectory
 from reconciler.stage import Log, Ongoing
@@ -38,6 +50,8 @@ RESERVE_BYTES = 256 * 1024
 RECORD_PATIENCE_S = 60.0
 PR_SET_CHILD_SUBREAPER = 36
 BACKOFF_MAX_S = 300.0
+VIEW_INTERVAL_S = 0.2
+"""Stages that end faster than this share one rewrite of the manifest that people look at."""
 
 
 # ------------------------------------------------------------------------------------------------ the server
@@ -46,24 +60,26 @@ BACKOFF_MAX_S = 300.0
 def serve(descriptor: int) -> None:
     """Fork a worker for every order that arrives on the socket; return when the other side closes it."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    codec.prepare(Plan, Claim, Attempt, Instant)
+    secrets = secret_values(os.environ)
     gc.freeze()
     with socket.socket(fileno=descriptor) as connection, connection.makefile("rwb", buffering=0) as stream:
         while order := stream.readline():
             pid = os.fork()
             if pid == 0:
                 os.close(descriptor)
-                os._exit(_become_worker(json.loads(order)))
+                os._exit(_become_worker(json.loads(order), secrets))
             stream.write(codec.canonical({"pid": pid}) + b"\n")
 
 
-def _become_worker(order: Mapping[str, str]) -> int:
+def _become_worker(order: Mapping[str, str], secrets: Sequence[bytes]) -> int:
     """Detach, execute the ordered attempt and return the exit status of the process."""
     os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     directory = RunDirectory(Path(order["directory"]))
     try:
         _redirect_standard_streams(directory)
-        run_attempt(directory, int(order["number"]), Path(order["checkout"]))
+        run_attempt(directory, int(order["number"]), Path(order["checkout"]), secrets)
     except BaseException:
         # Nobody waits for this process: the traceback goes where a person looks after a lost attempt.
         traceback.print_exc()
@@ -80,7 +96,7 @@ def _redirect_standard_streams(directory: RunDirectory) -> None:
     os.close(said)
 
 
-def run_attempt(directory: RunDirectory, number: int, checkout: Path) -> None:
+def run_attempt(directory: RunDirectory, number: int, checkout: Path, secrets: Sequence[bytes]) -> None:
     """Execute attempt `number` of a run, unless it is no longer the newest or was never to start."""
     descriptor = _take_lock_patiently(directory)
     if descriptor is None or directory.newest() != number or _over(directory, number):
@@ -90,7 +106,7 @@ def run_attempt(directory: RunDirectory, number: int, checkout: Path) -> None:
     if claim is None or plan is None:
         return
     _adopt_orphans()
-    Execution(directory, plan, claim, checkout, descriptor).run()
+    Execution(directory, plan, claim, checkout, descriptor, secrets).run()
 
 
 def _take_lock_patiently(directory: RunDirectory) -> int | None:
@@ -116,8 +132,10 @@ def _adopt_orphans() -> None:
 class Execution:
     """The attempt as it goes: which stages run, which may start, when something is due."""
 
-    def __init__(self, directory: RunDirectory, plan: Plan, claim: Claim, checkout: Path, lock: int) -> None:
-        self.directory, self.plan, self.claim, self.lock = directory, plan, claim, lock
+    def __init__(
+        self, directory: RunDirectory, plan: Plan, claim: Claim, checkout: Path, lock: int, secrets: Sequence[bytes]
+    ) -> None:
+        self.directory, self.plan, self.claim, self.lock, self.secrets = directory, plan, claim, lock, secrets
         self.number = claim.number
         self.place = checkout if plan.workspace.value == "checkout" else directory.workspace
         self.started = process.instant()
@@ -130,8 +148,7 @@ class Execution:
         self.told_to_stop = False
         self.stopping: Outcome | None = None
         self.detail = ""
-        self.last_save = self.last_beat = 0.0
-        self.values = secret_values(os.environ)
+        self.last_view = self.last_beat = 0.0
         self.spent_s = sum(attempt.elapsed_s for attempt in self.attempts.values())
         self.selector = selectors.DefaultSelector()
         self.me = process.myself()
@@ -194,7 +211,7 @@ class Execution:
 
     def _satisfied(self, stage_id: StageId) -> bool:
         record = self.records[stage_id]
-        return record.status == StageStatus.SUCCEEDED or record.status == StageStatus.FAILED
+        return record.status in (StageStatus.SUCCEEDED, StageStatus.FAILED)
 
     def _failure(self) -> StageRecord | None:
         """Return the first stage whose failure ends the run."""
@@ -221,7 +238,7 @@ class Execution:
         stage = self.plan.stages[index]
         if stage.id not in self.logs:
             path = manifest.log_name(stage.index, stage.id, self.number)
-            redactor = Redactor(patterns=self.plan.redact.patterns, values=self.values)
+            redactor = Redactor(patterns=self.plan.redact.patterns, values=self.secrets)
             self.logs[stage.id] = Log(path, self.directory.path / path, redactor, self.plan.log_bytes_max)
         return self.logs[stage.id]
 
@@ -328,7 +345,7 @@ class Execution:
         """Write the heartbeat. If the run directory was taken away, nobody could ever fence us: stop."""
         self.last_beat = time.monotonic()
         try:
-            rundir.write_atomic(self.directory.heartbeat, codec.render(process.instant()), sync=False)
+            rundir.write_atomic(self.directory.heartbeat, codec.compact(process.instant()), sync=False)
             if os.stat(self.directory.lock).st_ino != os.fstat(self.lock).st_ino:
                 raise FileNotFoundError
         except FileNotFoundError:
@@ -362,7 +379,7 @@ class Execution:
         path.parent.mkdir(exist_ok=True)
         while True:
             try:
-                rundir.write_atomic(path, codec.render(attempt), sync=durable)
+                rundir.write_atomic(path, codec.compact(attempt), sync=durable)
                 break
             except OSError as error:
                 if outcome is None or error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -371,12 +388,14 @@ class Execution:
                     raise
                 time.sleep(0.2)
         self.attempts[self.number] = attempt
-        self._save_view()
+        if outcome is not None or time.monotonic() - self.last_view >= VIEW_INTERVAL_S:
+            self._save_view()
 
     def _save_view(self) -> None:
         """Show the run as a manifest, unless the path belongs to committed evidence by now (`series`)."""
         if self.claim.series > 1:
             return
+        self.last_view = time.monotonic()
         ends: dict[int, End] = {}
         records = manifest.Records(plan=self.plan, claims=self.claims, attempts=self.attempts, ends=ends)
         now = process.instant().at

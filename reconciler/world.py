@@ -31,13 +31,13 @@ class World:
         return self.runs.root.parent
 
 
-def open_world(directory: Path) -> World:
+def open_world(directory: Path, workers: Workers | None = None) -> World:
     """Return the world around the repository that `directory` is in. Raise UsageError if it is in none."""
     repository = open_repository(directory)
     return World(
         repository=repository,
         runs=Runs(_root(repository) / ".runs", repository.state),
-        workers=Workers(),
+        workers=workers or Workers(),
         contracts=Contracts(),
         now=process.instant,
     )

@@ -77,7 +77,9 @@ class Source:
             evidence = self.found.seen.actual.evidence.get(self.run_id)
             if evidence is None:
                 raise UsageError(f"{self.run_id} has not started yet; see: reconciler why {self.run_id}") from None
-            document: Mapping[str, Any] = json.loads(next(self.world.repository.blobs([evidence.manifest_blob]))[1] or b"")
+            document: Mapping[str, Any] = json.loads(
+                next(self.world.repository.blobs([evidence.manifest_blob]))[1] or b""
+            )
             return document
 
     def file(self, log_path: str) -> Path:

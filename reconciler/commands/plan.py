@@ -54,8 +54,10 @@ def sentence(action: Action) -> str:
     """Return an action in words."""
     match action:
         case Launch(plan=plan):
-            return (f"launch {plan.run_id}: pipeline '{plan.pipeline_id}' of task '{plan.task_id}' "
-                    f"at {plan.commit[:12]} in {_place(plan)}")
+            return (
+                f"launch {plan.run_id}: pipeline '{plan.pipeline_id}' of task '{plan.task_id}' "
+                f"at {plan.commit[:12]} in {_place(plan)}"
+            )
         case Publish(runs=runs):
             return f"publish the evidence of {', '.join(run_id for _, run_id in runs)}"
         case Wait(subject=subject, reason=reason):

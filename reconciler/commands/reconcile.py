@@ -8,8 +8,7 @@ from pathlib import Path
 import click
 
 from reconciler.errors import UsageError
-from reconciler.parse import parse_duration
-from reconciler.session import Session, exit_code, result_document
+from reconciler.process import Workers
 from reconciler.terminal import format_option, print_json
 
 
@@ -30,7 +29,13 @@ def command(repo: str, wait: bool, timeout: str | None, form: str) -> int:
     """
     if timeout and not wait:
         raise UsageError("--timeout needs --wait")
-    session = Session(Path(repo), quiet=form == "json")
+    workers = Workers()
+    if wait:
+        # Who waits expects runs: the server that forks workers loads while we load the rest.
+        workers.prepare()
+    from reconciler.session import Session, exit_code, result_document
+
+    session = Session(Path(repo), workers=workers, quiet=form == "json")
     deadline_s = time.monotonic() + duration(timeout) if timeout else None
     result = session.run(wait=wait, deadline_s=deadline_s)
     if form == "json":
@@ -42,6 +47,8 @@ def command(repo: str, wait: bool, timeout: str | None, form: str) -> int:
 
 def duration(text: str) -> float:
     """Return seconds. Raise UsageError for what is no duration."""
+    from reconciler.parse import parse_duration
+
     try:
         return parse_duration(text)
     except ValueError:

@@ -34,7 +34,14 @@ from reconciler.world import World
 @format_option
 @click.pass_obj
 def command(
-    repo: str, run: str, token: str | None, actor: str | None, reason: str, timeout: str | None, no_wait: bool, form: str
+    repo: str,
+    run: str,
+    token: str | None,
+    actor: str | None,
+    reason: str,
+    timeout: str | None,
+    no_wait: bool,
+    form: str,
 ) -> int:
     """Let a failed, cancelled or silent run go on as its next attempt.
 

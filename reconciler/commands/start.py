@@ -26,10 +26,19 @@ TRIES_MAX = 10
 
 @click.command(short_help="write and commit a request, then reconcile it")
 @click.argument("pipeline")
-@click.option("--task", required=True, envvar=["RECONCILER_TASK_ID", "MCP_RUNNER_TASK_ID"], show_envvar=True,
-              help="The task the run belongs to.")
-@click.option("--target", envvar=["RECONCILER_TARGET_STAGE", "CODEX_ORCHESTRATOR_TARGET_STAGE"], show_envvar=True,
-              help="Run this stage and what it needs, nothing else.")
+@click.option(
+    "--task",
+    required=True,
+    envvar=["RECONCILER_TASK_ID", "MCP_RUNNER_TASK_ID"],
+    show_envvar=True,
+    help="The task the run belongs to.",
+)
+@click.option(
+    "--target",
+    envvar=["RECONCILER_TARGET_STAGE", "CODEX_ORCHESTRATOR_TARGET_STAGE"],
+    show_envvar=True,
+    help="Run this stage and what it needs, nothing else.",
+)
 @click.option("--param", "parameters", multiple=True, metavar="KEY=VALUE", help="A parameter; repeat for more.")
 @click.option("--title", help="What people read in tables.")
 @click.option("--proves", multiple=True, metavar="ITEM", help="A checklist item that success ticks; repeat for more.")
@@ -37,7 +46,7 @@ TRIES_MAX = 10
 @click.option("--no-wait", is_flag=True, help="Launch it and return.")
 @format_option
 @click.pass_obj
-def command(repo: str, pipeline: str, timeout: str | None, no_wait: bool, form: str, **asked: Any) -> int:
+def command(repo: str, /, pipeline: str, timeout: str | None, no_wait: bool, form: str, **asked: Any) -> int:
     """Write a request to runs.d/, commit it, and reconcile until its evidence is committed.
 
     \b
