@@ -120,7 +120,7 @@ def _freeze(directory: RunDirectory, plan: Plan) -> Plan:
 def _make_token(directory: RunDirectory) -> str:
     """Write a new resume token for nobody but the owner to read and return its SHA-256."""
     token = secrets.token_urlsafe(32)
-    rundir.write_atomic(directory.token, f"{token}\n".encode(), mode=0o600)
+    rundir.write_atomic(directory.token, f"{token}\n".encode(), sync=False, mode=0o600)
     return hashlib.sha256(token.encode()).hexdigest()
 
 

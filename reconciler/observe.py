@@ -36,7 +36,6 @@ from reconciler.model import (
     TaskId,
     Wish,
 )
-from reconciler.rundir import RunDirectory
 from reconciler.settings import parse_settings
 from reconciler.world import World
 
@@ -72,6 +71,7 @@ class Observer:
 
     def __init__(self, world: World, branch: str | None = None) -> None:
         self.world, self.branch = world, branch
+        self.root = str(world.runs.root)
         self.cache_path = world.repository.state / "cache.json"
         self.cache = read_cache(self.cache_path)
         self.cache_changed = False
@@ -81,7 +81,7 @@ class Observer:
         self.instructions = Instructions()
         self.pipelines: dict[PipelineId, Pipeline | Rejection] | None = None
         self.requests: dict[str, Request] = {}
-        self.plans: dict[str, tuple[object, Plan | Rejection]] = {}
+        self.wishes: dict[str, tuple[tuple[object, object], Wish]] = {}
         self.ended: dict[RunId, tuple[int, Run]] = {}
         self._index_requests()
 
@@ -229,18 +229,18 @@ class Observer:
                 self.requests[path] = parsed
 
     def _wish(self, path: str) -> Wish:
+        """Return the wish of a request at the tip; it is made once for a tip, and its plan is resolved once as long
+        as nothing the plan is made of changes."""
         request = self.requests[path]
-        plan = self._plan(path, request)
-        plan = plan if isinstance(plan, Rejection) else replace(plan, commit=self.tip or "", branch=self.branch or "")
-        return Wish(request=request, run_id=RunId(self.cache.requests[path][1]), plan=plan)
-
-    def _plan(self, path: str, request: Request) -> Plan | Rejection:
-        """Return the plan of a request at the tip, resolved once as long as nothing it is made of changes."""
         made_of = (request.source.blob, self.trees.pipelines, self.trees.settings, self.trees.instructions)
-        if path not in self.plans or self.plans[path][0] != made_of:
-            place = resolve.Place(commit="", branch="", instructions=self.instructions)
-            self.plans[path] = (made_of, resolve.resolve(request, self._pipelines(), self.settings, place))
-        return self.plans[path][1]
+        known = self.wishes.get(path)
+        if known is not None and known[0] == (self.tip, made_of):
+            return known[1]
+        plan = known[1].plan if known is not None and known[0][1] == made_of else self.plan_for(request)
+        plan = plan if isinstance(plan, Rejection) else replace(plan, commit=self.tip or "", branch=self.branch or "")
+        wish = Wish(request=request, run_id=RunId(self.cache.requests[path][1]), plan=plan)
+        self.wishes[path] = ((self.tip, made_of), wish)
+        return wish
 
     def wish_of(self, run_id: RunId) -> Wish | None:
         """Return the wish for a run, proven or not, at the tip as it is now; None if no request asks for it."""
@@ -302,18 +302,18 @@ class Observer:
         """Return every run that is under way here, and every wished one that has records although it is not marked."""
         known = {run_id: task_id for task_id, run_id in marked}
         for wish in wishes:
-            if wish.run_id not in known and self._directory(wish.request.task, wish.run_id).path.is_dir():
+            if wish.run_id not in known and os.path.isdir(self._place(wish.request.task, wish.run_id)):
                 known[wish.run_id] = wish.request.task
         found = {run_id: self._run(task_id, run_id) for run_id, task_id in known.items()}
         return {run_id: run for run_id, run in found.items() if run is not None}
 
-    def _directory(self, task_id: TaskId, run_id: RunId) -> RunDirectory:
-        return self.world.runs.directory(task_id, run_id)
+    def _place(self, task_id: TaskId, run_id: RunId) -> str:
+        """Return a run directory as text: this is asked for every unsettled run in every pass, and Paths are slow."""
+        return f"{self.root}/{task_id}/cli/{run_id}"
 
     def _run(self, task_id: TaskId, run_id: RunId) -> Run | None:
         """Return a run as it is. One that has ended is read again only when it has been claimed again."""
-        claims = self._directory(task_id, run_id).path / "claims"
-        stamp = claims.stat().st_mtime_ns if claims.is_dir() else 0
+        stamp = _changed_ns(f"{self._place(task_id, run_id)}/claims")
         if run_id in self.ended and self.ended[run_id][0] == stamp:
             return self.ended[run_id][1]
         run = self.world.runs.observe(task_id, run_id)
@@ -361,6 +361,13 @@ def evidence_row(run_id: str, oid: str, data: bytes | None) -> list[Any] | None:
         return [str(document["task_id"]), str(document["name"]), status.value, attempt, completed_at, duration_s, oid]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def _changed_ns(directory: str) -> int:
+    try:
+        return os.stat(directory).st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _leads_to_manifests(path: str) -> bool:

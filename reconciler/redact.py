@@ -108,8 +108,8 @@ _ROOTS = "bin|builds?|dev|etc|home|mnt|nix|opt|private|proc|root|run|srv|sys|tmp
 _PATH = rf"(?:~|\.{{1,2}}|/(?:{_ROOTS}))/[\w./@+-]*"
 
 _OBJECTS = (
-    "app|args|cfg|client|cls|conf|config|context|ctx|data|document|env|environ|github|inputs|kwargs|matrix|options|opts|os"
-    "|params|process|props|req|request|res|response|secrets|self|settings|steps|sys|this|user|vars|window"
+    "app|args|cfg|client|cls|conf|config|context|ctx|data|document|env|environ|github|inputs|kwargs|matrix|options|opts"
+    "|os|params|process|props|req|request|res|response|secrets|self|settings|steps|sys|this|user|vars|window"
 )
 _VERBS = "create|decode|encode|fetch|find|generate|get|getpass|input|load|make|new|open|quote|read|repr"
 
@@ -187,7 +187,7 @@ _NAMED = (
     _named(
         "url-credentials",
         r"://[^\s/:@\"'<>]{0,256}:",
-        rf"(?!{_MASKED}|\d{{1,5}}(?:[^\w@]|\Z))((?:[^\s\"'<>@:]|:(?!//))++(?:@[^\s/@\"'<>]*)*)@",
+        rf"(?!{_MASKED}|\$[a-z_]+@|\d{{1,5}}(?:[^\w@]|\Z))((?:[^\s\"'<>@:]|:(?!//))++(?:@[^\s/@\"'<>]*)*)@",
     ),
     _named("url-credentials", "://", r"((?=[a-z_-]{0,64}\d)[\w-]{20,})@"),
     _named("signature", "sig(?:nature)?=", r"[\w%+/-]{20,}=*"),
@@ -515,8 +515,8 @@ _SECRET_NAME = (
 )
 _PLAIN_NAME = (
     r"(?:^|_)(?:PUB|PUBLIC)(?:_|$)|_(?:ALGORITHM|AUDIENCE|COUNT|DIR|DIRECTORY|DOMAIN|ENABLED|ENDPOINT|EXPIRY|FILE|HOST"
-    r"|ISSUER|LENGTH|LIMIT|MAX|METHOD|MIN|MODE|NAME|PATH|PORT|PROVIDER|REGION|SCOPES?|SIZE|SOCK|TIMEOUT|TTL|TYPE|URI|URL"
-    r"|USER|USERNAME|VERSION)$"
+    r"|ISSUER|LENGTH|LIMIT|MAX|METHOD|MIN|MODE|NAME|PATH|PORT|PROVIDER|REGION|SCOPES?|SIZE|SOCK|TIMEOUT|TTL|TYPE|URI"
+    r"|URL|USER|USERNAME|VERSION)$"
 )
 
 

@@ -279,9 +279,12 @@ class Runs:
         return TaskId(candidates[0].parent.parent.name) if candidates else None
 
     def mark(self, task_id: str, run_id: str) -> None:
-        """Remember that a run is under way, before anything of it exists."""
+        """Remember that a run is under way, before anything of it exists.
+
+        Not synced: a mark that a power failure takes away is missed only if its request is deleted as well.
+        """
         (self.state / "live").mkdir(parents=True, exist_ok=True)
-        write_new(self.state / "live" / run_id, f"{task_id}\n".encode())
+        write_atomic(self.state / "live" / run_id, f"{task_id}\n".encode(), sync=False)
 
     def unmark(self, run_id: str) -> None:
         (self.state / "live" / run_id).unlink(missing_ok=True)

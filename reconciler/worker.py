@@ -176,7 +176,7 @@ class Execution:
         self._reserve()
         self._watch_signals()
         self._beat()
-        self._save()
+        self._save(durable=False)
         while self._start_ready() or self.ongoing or self._waiting_for_backoff():
             for key, _ in self.selector.select(self._patience_s()):
                 key.data()
@@ -323,7 +323,8 @@ class Execution:
             if ongoing.settled():
                 del self.ongoing[stage_id]
                 self.records[stage_id] = self._judge(ongoing)
-                self._save()
+                # A success must outlive a power failure before what needs it begins; the last one is saved by the end.
+                self._save(durable=any(each.status == StageStatus.PENDING for each in self.records.values()))
 
     def _judge(self, ongoing: Ongoing) -> StageRecord:
         """Return the record of a finished stage; one that may be tried again is pending once more."""
