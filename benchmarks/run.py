@@ -151,16 +151,18 @@ def settle(repo: Path, count: int) -> None:
     asked = subprocess.run(
         [sys.executable, "-c", write_requests, str(count)], capture_output=True, text=True, check=True
     )
-    parts = ["commit refs/heads/main\ncommitter B <b@example.invalid> 1700000000 +0000\ndata 7\nsettled\n"]
-    parts.append("from refs/heads/main^0\n")
-    for number, run_id in enumerate(asked.stdout.split()):
-        for path, text in (
-            (f"runs.d/r{number:05d}.yaml", "task: bench\npipeline: p\n"),
-            (f".runs/bench/cli/{run_id}/manifest.json", manifest.replace(first, run_id)),
-        ):
-            parts.append(f"M 100644 inline {path}\ndata {len(text.encode())}\n{text}\n")
-    feed = "".join(parts).encode()
-    subprocess.run(["git", "fast-import", "--quiet"], input=feed, cwd=repo, env=ENVIRONMENT, check=True)
+    # Fed piece by piece: a child inherits the memory peak of its parent, and this process is one.
+    importing = subprocess.Popen(["git", "fast-import", "--quiet"], stdin=subprocess.PIPE, cwd=repo, env=ENVIRONMENT)
+    with importing.stdin as feed:
+        feed.write(b"commit refs/heads/main\ncommitter B <b@example.invalid> 1700000000 +0000\ndata 7\nsettled\n")
+        feed.write(b"from refs/heads/main^0\n")
+        for number, run_id in enumerate(asked.stdout.split()):
+            for path, text in (
+                (f"runs.d/r{number:05d}.yaml", "task: bench\npipeline: p\n"),
+                (f".runs/bench/cli/{run_id}/manifest.json", manifest.replace(first, run_id)),
+            ):
+                feed.write(f"M 100644 inline {path}\ndata {len(text.encode())}\n{text}\n".encode())
+    importing.wait()
     git(repo, "reset", "-q", "--hard")
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -17,13 +16,13 @@ from pathlib import Path
 
 from reconciler.actions import Abandon, Action, Cancel, Publish, Quarantine, Retire, Wait
 from reconciler.apply import Done, apply
+from reconciler.conditions import set_condition
 from reconciler.diff import ENDED, diff, phase, proven
 from reconciler.errors import InvariantError, LockHeld, PublishBlocked, TipMoved, TransientError
 from reconciler.model import Phase, Process, RunId
 from reconciler.observe import Observation, Observer
 from reconciler.process import holders, wait_any
 from reconciler.publish import Publication, publish
-from reconciler.rundir import write_atomic
 from reconciler.world import World
 
 PASS_LOCK_PATIENCE_S = 60.0
@@ -131,13 +130,13 @@ class Loop:
         except TipMoved:
             return replace(result, tip_moved=True)
         except (PublishBlocked, TransientError) as error:
-            set_condition(self.world, "publish", str(error))
+            set_condition(self.world.repository.state, "publish", str(error), result.seen.now.at)
             return replace(result, blocked=str(error))
         self.published_s, self.last = time.monotonic(), publication
         return self._unblocked(replace(result, publication=publication))
 
     def _unblocked(self, result: Pass) -> Pass:
-        set_condition(self.world, "publish", "")
+        set_condition(self.world.repository.state, "publish", "", result.seen.now.at)
         return result
 
 
@@ -152,27 +151,7 @@ def unproven(seen: Observation) -> list[RunId]:
     return [run_id for run_id in ended if not proven(runs[run_id], seen.actual.evidence.get(run_id))]
 
 
-# ------------------------------------------------------------------------------------------------ conditions
-
-
-def conditions(world: World) -> dict[str, dict[str, str]]:
-    """Return what stands in the way of this repository's reconciler: name -> {reason, since}."""
-    with contextlib.suppress(OSError, ValueError):
-        found = json.loads((world.repository.state / "conditions.json").read_bytes())
-        return found if isinstance(found, dict) else {}
-    return {}
-
-
-def set_condition(world: World, name: str, reason: str) -> None:
-    """Remember a condition, or with an empty reason that it is over; nothing is written if that is known."""
-    known = conditions(world)
-    if known.get(name, {}).get("reason", "") == reason:
-        return
-    kept = {each: value for each, value in known.items() if each != name}
-    if reason:
-        kept[name] = {"reason": reason, "since": world.now().at}
-    world.repository.state.mkdir(parents=True, exist_ok=True)
-    write_atomic(world.repository.state / "conditions.json", json.dumps(kept, indent=2).encode() + b"\n")
+# ------------------------------------------------------------------------------------------------ the pass lock
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Look at the world: what the tip asks for, what it proves, and what is under way on this machine.
 
-Everything from git is read by object id and remembered by it, so looking again costs what has changed since.
+Everything from git is read by object id and remembered by it, so looking again costs what has changed since. The
+parser is loaded only when there is something to parse: in a settled repository there is not.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reconciler import codec, parse, resolve
+from reconciler import codec, resolve
 from reconciler.cache import read_cache, write_cache
 from reconciler.diff import ENDED, Actual, Desired, phase
 from reconciler.errors import ContentError
@@ -36,7 +37,6 @@ from reconciler.model import (
     TaskId,
     Wish,
 )
-from reconciler.settings import parse_settings
 from reconciler.world import World
 
 SETTINGS_PATH = "reconciler.yaml"
@@ -143,8 +143,13 @@ class Observer:
     def _read_settings(self, trees: Trees) -> None:
         if trees.settings == self.trees.settings and self.tip is not None:
             return
-        data = dict(self.world.repository.blobs([trees.settings]))[trees.settings] if trees.settings else None
-        source = Source(path=SETTINGS_PATH, blob=trees.settings or "")
+        if trees.settings is None:
+            self.settings = Settings()
+            return
+        from reconciler.settings import parse_settings
+
+        _, data = next(self.world.repository.blobs([trees.settings]))
+        source = Source(path=SETTINGS_PATH, blob=trees.settings)
         settings = parse_settings(data, source, self.world.contracts)
         if isinstance(settings, Rejection):
             raise ContentError("\n".join(problem.sentence() for problem in settings.problems))
@@ -195,6 +200,8 @@ class Observer:
             return _rejected(path, f"this is {kind}, not a file", "commit the file itself", "not-a-file")
         if data is None:
             return _rejected(path, "the file is missing from the object store or too large", "", "unreadable")
+        from reconciler import parse
+
         source = Source(path=path, blob=entry.oid)
         if path.endswith(".approval.yaml"):
             approval = parse.parse_approval(data, source, self.world.contracts)
@@ -258,6 +265,8 @@ class Observer:
 
     def _pipelines(self) -> dict[PipelineId, Pipeline | Rejection]:
         if self.pipelines is None:
+            from reconciler import parse
+
             listed = self.world.repository.entries(self.trees.pipelines)
             entries = [each for each in listed if each.is_file and each.path.endswith(".yaml") and "/" not in each.path]
             read = self.world.repository.blobs([each.oid for each in entries])

@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
+BLOCK_MAX = 16 * 1024
+"""How much is judged at once, if that holds complete lines."""
 LINE_MAX = 64 * 1024
-"""What is judged at once, and the most that is held back until a newline comes."""
+"""The most that is held back until a newline comes."""
 SECRET_MAX = 8 * 1024
 """How much of a cut line is held back, so that a secret across the cut is seen whole. The longest of known formats,
 tokens full of claims and keys on one line, take 2 to 4 KiB; longer values are searched for in pieces."""
@@ -330,10 +332,11 @@ class Redactor:
         return b"".join(out)
 
     def _judgeable(self, data: bytes, at: int) -> int:
-        """Return where the last complete line ends, the first one in a private key; 0 if there is none yet."""
-        limit = at + LINE_MAX
-        newline = data.rfind(b"\n", at, limit) if self._key_block is None else data.find(b"\n", at, limit)
-        return newline + 1 or (limit if len(data) >= limit else 0)
+        """Return where a block of complete lines ends, or the first line in a private key; 0 if none is there yet."""
+        newline = data.rfind(b"\n", at, at + BLOCK_MAX) if self._key_block is None else -1
+        if newline < 0:
+            newline = data.find(b"\n", at, at + LINE_MAX)
+        return newline + 1 or (at + LINE_MAX if len(data) >= at + LINE_MAX else 0)
 
     def _take(self, text: bytes, out: list[bytes]) -> int:
         """Append what is left of the start of `text` to `out`; return how long that start was."""

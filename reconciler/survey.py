@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from reconciler.actions import Action
+from reconciler.conditions import read_conditions
 from reconciler.diff import diff
 from reconciler.errors import UsageError
 from reconciler.explain import Row, rows
-from reconciler.loop import conditions
 from reconciler.model import RunId, TaskId
 from reconciler.observe import Observation, Observer
 from reconciler.world import World
@@ -32,7 +32,7 @@ def survey(world: World) -> Survey:
     actions = diff(seen.desired, seen.actual, seen.now, seen.limits)
     commits = world.repository.evidence_commits(seen.branch) if len(seen.actual.evidence) else {}
     found = rows(seen.desired, seen.actual, actions, commits, seen.now)
-    return Survey(seen=seen, actions=actions, rows=tuple(found), conditions=conditions(world))
+    return Survey(seen=seen, actions=actions, rows=tuple(found), conditions=read_conditions(world.repository.state))
 
 
 def find_run(found: Survey, word: str) -> RunId:
