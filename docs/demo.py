@@ -1,0 +1,94 @@
+"""The main job, on real input: `make demo`.
+
+Clones this repository next to it, commits a request for its own checks there, reconciles, and shows what came of it:
+executed stages, a committed manifest, a bounded log, a ticked checklist item. Your clone itself is not changed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PLACE = ROOT / "build" / "demo"
+BIN = Path(sys.executable).parent
+
+REQUEST = """\
+task: 0002-demo
+pipeline: checks
+title: The demo runs this project's own checks
+proves: [0002-demo/it-works]
+"""
+CHECKLIST = """\
+# 0002-demo
+
+- [ ] The checks pass on this machine <!-- item: 0002-demo/it-works -->
+"""
+
+
+def main() -> None:
+    clone()
+    heading("A person asks: one small file, committed")
+    write("runs.d/0002-demo.yaml", REQUEST)
+    write("tasks/0002-demo.md", CHECKLIST)
+    show("cat", "runs.d/0002-demo.yaml")
+    quiet("git", "add", "runs.d/0002-demo.yaml", "tasks/0002-demo.md")
+    show("git", "commit", "--quiet", "--message", "runs: ask for the checks")
+    heading("What a pass would do")
+    show("reconciler", "plan")
+    heading("The reconciler makes it true (about a minute)")
+    ended = show("reconciler", "reconcile", "--wait", check=False)
+    heading("The evidence: one commit")
+    show("git", "show", "--stat", "--format=%an: %s%n%n%b", "HEAD")
+    heading("The checklist item is ticked in the same commit")
+    show("cat", "tasks/0002-demo.md")
+    heading("The page people read")
+    show("cat", "out/0002-demo/README.md")
+    heading("The output, bounded and redacted")
+    show("reconciler", "logs", "0002-demo", "decisions")
+    heading("Again: nothing to do")
+    show("reconciler", "status")
+    print(f"\nLook around in {PLACE.relative_to(ROOT)}: git log, .runs/0002-demo/, out/0002-demo/.")
+    sys.exit(ended)
+
+
+def clone() -> None:
+    """Clone the newest commit of this repository, on a branch of its own."""
+    shutil.rmtree(PLACE, ignore_errors=True)
+    PLACE.parent.mkdir(exist_ok=True)
+    run(["git", "clone", "--quiet", "--no-local", str(ROOT), str(PLACE)], cwd=ROOT)
+    quiet("git", "switch", "--quiet", "--create", "demo")
+    for key, value in (("user.name", "Demo"), ("user.email", "demo@example.invalid")):
+        quiet("git", "config", key, value)
+
+
+def heading(text: str) -> None:
+    print(f"\n\033[1m# {text}\033[0m" if sys.stdout.isatty() else f"\n# {text}", flush=True)
+
+
+def write(path: str, text: str) -> None:
+    (PLACE / path).write_text(text)
+
+
+def show(*words: str, check: bool = True) -> int:
+    """Print a command, run it in the clone, and return its exit code."""
+    print(f"$ {' '.join(words)}", flush=True)
+    return run(list(words), check=check)
+
+
+def quiet(*words: str) -> None:
+    run(list(words))
+
+
+def run(words: list[str], *, cwd: Path = PLACE, check: bool = True) -> int:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "RECONCILER_"))}
+    environment["PATH"] = f"{BIN}{os.pathsep}{environment.get('PATH', '')}"
+    environment["GIT_PAGER"] = "cat"
+    return subprocess.run(words, cwd=cwd, env=environment, check=check).returncode
+
+
+if __name__ == "__main__":
+    main()
