@@ -55,6 +55,16 @@ class Quarantine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Restore:
+    """Freeze the plan anew where the frozen one is lost. What was done on another plan counts by its digests only."""
+
+    run_id: RunId
+    task_id: TaskId
+    plan: Plan
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Publish:
     """Commit the evidence of these runs, all in one commit."""
 
@@ -63,10 +73,11 @@ class Publish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retire:
-    """The tip proves this run: remove its workspace and forget that it was under way."""
+    """Remove the workspace of a run and forget that it was under way: the tip proves it, or nothing ever can."""
 
     run_id: RunId
     task_id: TaskId
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,4 +89,4 @@ class Wait:
     settled: bool = False
 
 
-Action = Launch | Resume | Cancel | Abandon | Quarantine | Publish | Retire | Wait
+Action = Launch | Resume | Cancel | Abandon | Quarantine | Restore | Publish | Retire | Wait

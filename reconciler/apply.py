@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from reconciler import codec, process, rundir
-from reconciler.actions import Abandon, Action, Cancel, Launch, Quarantine, Resume, Retire
+from reconciler.actions import Abandon, Action, Cancel, Launch, Quarantine, Restore, Resume, Retire
 from reconciler.errors import InvariantError, LockHeld, TransientError
 from reconciler.model import (
     Attempt,
@@ -46,7 +46,7 @@ class Done:
     @property
     def quiet(self) -> bool:
         """Whether a person need not be told: that a proven run is put away is no news."""
-        return isinstance(self.action, Retire) and self.error is None
+        return isinstance(self.action, Retire) and not self.action.reason and self.error is None
 
 
 def apply(world: World, actions: Sequence[Action]) -> list[Done]:
@@ -55,7 +55,7 @@ def apply(world: World, actions: Sequence[Action]) -> list[Done]:
     return [_apply_one(world, each) for each in actions if isinstance(each, DOABLE)]
 
 
-DOABLE = (Launch, Resume, Cancel, Abandon, Quarantine, Retire)
+DOABLE = (Launch, Resume, Cancel, Abandon, Quarantine, Restore, Retire)
 
 
 def _apply_one(world: World, action: Action) -> Done:
@@ -81,6 +81,8 @@ def _act(world: World, action: Action) -> str:
             return abandon(world, action)
         case Quarantine():
             return _quarantine(world, action)
+        case Restore():
+            return _restore(world, action)
         case Retire():
             return retire(world, action)
         case _:
@@ -178,7 +180,7 @@ def resume(world: World, action: Resume) -> str:
     with rundir.holding(directory):
         if directory.newest() != action.after:
             return f"{action.run_id}: attempt {action.after + 1} is claimed already"
-        claim = _last_claim(directory, action.after)
+        claim = _last_claim(directory)
         plan = directory.plan(claim)
         if plan is None:
             raise TransientError(f"{directory.path}: plan.json is gone")
@@ -189,8 +191,8 @@ def resume(world: World, action: Resume) -> str:
     return f"{action.run_id}: resumed as attempt {number} ({action.reason})"
 
 
-def _last_claim(directory: RunDirectory, number: int) -> Claim | None:
-    """Return the newest claim that can be read, up to a number."""
+def _last_claim(directory: RunDirectory) -> Claim | None:
+    """Return the newest claim that can be read."""
     claims = rundir.read_all(directory, "claims", Claim)
     return claims[max(claims)] if claims else None
 
@@ -255,8 +257,18 @@ def _quarantine(world: World, action: Quarantine) -> str:
     return action.reason
 
 
+def _restore(world: World, action: Restore) -> str:
+    """Freeze a plan where the frozen one is lost, with a new resume token."""
+    directory = world.runs.directory(action.task_id, action.run_id)
+    path = directory.plan_path(_last_claim(directory))
+    if not path.exists():
+        plan = replace(action.plan, resume_token_sha256=_make_token(directory))
+        rundir.write_new(path, codec.render(plan))
+    return f"{action.run_id}: {action.reason}"
+
+
 def retire(world: World, action: Retire) -> str:
-    """Remove the workspace of a proven run, unless settings keep it, and forget that it was under way."""
+    """Remove the workspace of a run, unless settings keep it, and forget that it was under way."""
     directory = world.runs.directory(action.task_id, action.run_id)
     if not _keeps_workspace(directory):
         ready = directory.path / "workspace.json"
@@ -266,12 +278,14 @@ def retire(world: World, action: Retire) -> str:
         else:
             rundir.remove_tree(directory.workspace)
     world.runs.unmark(action.run_id)
-    return f"{action.run_id}: evidence is committed"
+    return f"{action.run_id}: {action.reason or 'its evidence is committed'}"
 
 
 def _keeps_workspace(directory: RunDirectory) -> bool:
     number = directory.newest()
-    plan = directory.plan(_last_claim(directory, number))
+    plan = None
+    with contextlib.suppress(codec.CodecError):
+        plan = directory.plan(_last_claim(directory))
     if plan is None or plan.keep_workspace != "failed":
         return plan is not None and plan.keep_workspace == "always"
     attempt = rundir.read_record(Attempt, directory.record("attempts", number))
@@ -304,7 +318,7 @@ def _target(directory: RunDirectory, number: int) -> Target:
     attempt = plan = None
     with contextlib.suppress(codec.CodecError):
         attempt = rundir.read_record(Attempt, directory.record("attempts", number))
-        plan = directory.plan(_last_claim(directory, number))
+        plan = directory.plan(_last_claim(directory))
     running = [each for each in attempt.stages if each.status == StageStatus.RUNNING] if attempt else []
     return Target(
         worker=attempt.worker if attempt else None,

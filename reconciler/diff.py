@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from reconciler.actions import Abandon, Action, Cancel, Launch, Publish, Quarantine, Resume, Retire, Wait
+from reconciler.actions import Abandon, Action, Cancel, Launch, Publish, Quarantine, Restore, Resume, Retire, Wait
 from reconciler.model import (
     Evidence,
     Instant,
@@ -132,6 +132,9 @@ def _about_run(
         yield Quarantine(run_id=run_id, task_id=task_id, names=names, reason=run.corrupt[0].sentence())
         return
     now_phase, why = judge(run, now)
+    if not run.planned:
+        yield _without_plan(run, wanted.get(run.run_id), now_phase)
+        return
     if now_phase in ENDED:
         if proven(run, actual.evidence.get(run.run_id)):
             yield Retire(run_id=run_id, task_id=task_id)
@@ -141,6 +144,17 @@ def _about_run(
         yield Cancel(run_id=run_id, task_id=task_id, number=number, reason=reason)
     elif now_phase == Phase.STALE:
         yield _repair(run, wanted.get(run.run_id), why, now)
+
+
+def _without_plan(run: Run, wish: Wish | None, now_phase: Phase) -> Action:
+    """Decide about a run whose frozen plan is lost: its request gives another, unless nobody asks for it any more."""
+    if wish is not None and not isinstance(wish.plan, Rejection):
+        reason = "its frozen plan is lost; it is made anew from the request"
+        return Restore(run_id=run.run_id, task_id=run.task_id, plan=wish.plan, reason=reason)
+    if wish is None and now_phase in (*ENDED, Phase.STALE) and not run.lock_held:
+        reason = "its frozen plan is lost and no request asks for it: it is given up without evidence"
+        return Retire(run_id=run.run_id, task_id=run.task_id, reason=reason)
+    return Wait(subject=run.run_id, reason="its frozen plan is lost and its request cannot be planned", settled=True)
 
 
 def _unwanted(run: Run, wish: Wish | None, desired: Desired, now_phase: Phase) -> str:
@@ -156,12 +170,9 @@ def _unwanted(run: Run, wish: Wish | None, desired: Desired, now_phase: Phase) -
 
 
 def _repair(run: Run, wish: Wish | None, why: str, now: Instant) -> Action:
-    """Decide about a stale run: resume it, or give it up when its attempts are used or its plan is lost."""
+    """Decide about a stale run: resume it, or give it up when its attempts are used."""
     used = run.number - (run.claim.series if run.claim else 1) + 1
     run_id, task_id, number = run.run_id, run.task_id, run.number
-    if not run.planned:
-        reason = f"{why}; its frozen plan cannot be read"
-        return Abandon(run_id=run_id, task_id=task_id, number=number, reason=reason)
     if used >= run.attempts_max:
         reason = f"{why}; all {run.attempts_max} attempts are used"
         return Abandon(run_id=run_id, task_id=task_id, number=number, reason=reason)
@@ -222,7 +233,10 @@ def _publish(actual: Actual, now: Instant, limits: Limits, *, more: bool) -> Seq
     ended = [
         (run.task_id, run.run_id)
         for run in actual.runs.values()
-        if not run.corrupt and phase(run, now) in ENDED and not proven(run, actual.evidence.get(run.run_id))
+        if run.planned
+        and not run.corrupt
+        and phase(run, now) in ENDED
+        and not proven(run, actual.evidence.get(run.run_id))
     ]
     if not ended or (more and not limits.publish_due):
         return ()
@@ -234,7 +248,7 @@ def _busy(repairs: Sequence[Action], launches: Iterable[Action], under_way: int)
 
 
 def _ordered(actions: Iterable[Action]) -> list[Action]:
-    order = (Quarantine, Retire, Cancel, Abandon, Resume, Wait)
+    order = (Quarantine, Restore, Retire, Cancel, Abandon, Resume, Wait)
     return sorted(actions, key=lambda each: order.index(type(each)))
 
 

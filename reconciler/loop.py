@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from reconciler.actions import Abandon, Action, Cancel, Publish, Quarantine, Retire, Wait
+from reconciler.actions import Abandon, Action, Cancel, Publish, Quarantine, Restore, Retire, Wait
 from reconciler.apply import Done, apply
 from reconciler.conditions import set_condition
 from reconciler.diff import ENDED, diff, phase, proven
@@ -28,7 +28,8 @@ from reconciler.world import World
 PASS_LOCK_PATIENCE_S = 60.0
 GATHER_S = 1.0
 """While runs are under way, evidence is committed at most this often: many runs that end share a commit."""
-SETTLING = (Cancel, Abandon, Quarantine, Retire)
+SETTLING = (Cancel, Abandon, Quarantine, Restore, Retire)
+"""Actions after which another pass finds the world changed at once."""
 POLL_S = 0.25
 """How often the loop looks whether the tip has moved while it waits for workers."""
 
@@ -55,7 +56,8 @@ class Pass:
     @property
     def idle(self) -> bool:
         """Return whether another pass would find nothing to do until somebody commits something."""
-        under_way = any(each not in ENDED for each in self.phases.values())
+        held = {each.subject for each in self.actions if isinstance(each, Wait) and each.settled}
+        under_way = any(each not in ENDED and run_id not in held for run_id, each in self.phases.items())
         waiting = any(isinstance(each, Wait) and not each.settled for each in self.actions)
         return not (self.acted or under_way or waiting or self.publication)
 

@@ -67,8 +67,13 @@ class Records:
     refusals: tuple[Refusal, ...] = ()
 
     @property
+    def numbers(self) -> list[int]:
+        """The numbers of all attempts, ascending; a claim that was lost to damage leaves its attempt behind."""
+        return sorted(self.claims.keys() | self.attempts.keys() | self.ends.keys())
+
+    @property
     def number(self) -> int:
-        return max(self.claims, default=0)
+        return max(self.numbers, default=0)
 
 
 def fold(plan: Plan, attempts: Iterable[Attempt]) -> dict[StageId, StageRecord]:
@@ -156,7 +161,7 @@ def manifest(records: Records, *, updated_at: str, heartbeat_at: str | None) -> 
         "labels": list(plan.labels),
         "proves": list(plan.proves),
         "rerun": plan.rerun,
-        "attempts": [_attempt(records, each) for each in sorted(records.claims)],
+        "attempts": [_attempt(records, each) for each in records.numbers],
         "host": _host(newest),
         "resources": _resources(records, commands),
         "privacy": {"mode": plan.redact.mode, "redactions": _total(commands, "redactions")},
@@ -265,7 +270,7 @@ def command_text(stage: PlannedStage) -> str:
 
 
 def _attempt(records: Records, number: int) -> dict[str, object]:
-    claim, attempt = records.claims[number], records.attempts.get(number)
+    claim, attempt = records.claims.get(number), records.attempts.get(number)
     outcome, detail = _attempt_end(records, number)
     return {
         "number": number,
@@ -273,10 +278,10 @@ def _attempt(records: Records, number: int) -> dict[str, object]:
         "ended_at": attempt.ended_at if attempt else None,
         "outcome": outcome,
         "detail": _bounded(detail),
-        "reason": _bounded(claim.reason),
-        "actor": claim.actor,
-        "plan_digest": claim.plan_digest,
-        "commit": claim.commit,
+        "reason": _bounded(claim.reason) if claim else "its claim was damaged",
+        "actor": claim.actor if claim else "unknown",
+        "plan_digest": claim.plan_digest if claim else records.plan.digest,
+        "commit": claim.commit if claim else records.plan.commit,
         "elapsed_s": attempt.elapsed_s if attempt else 0.0,
         "host": attempt.host.name if attempt else None,
     }

@@ -27,6 +27,8 @@ from reconciler.model import Instant, Process
 PROC = Path("/proc")
 KILL_PATIENCE_S = 5.0
 """How long KILLed processes may take to be gone; one in uninterruptible sleep can take longer."""
+RECORD_MARGIN_S = 1.0
+"""What a worker gets beyond the grace, which it gives to its stages in turn, to write down how they ended."""
 NO_PIDFD = -1
 
 
@@ -142,7 +144,8 @@ def fence(targets: Sequence[Target]) -> None:
     """
     for target in targets:
         _signal_target(target, signal.SIGTERM)
-    _until(lambda: not any(_lives(each) for each in targets), max((each.grace_s for each in targets), default=0.0))
+    patience_s = max((each.grace_s for each in targets), default=0.0) + RECORD_MARGIN_S
+    _until(lambda: not any(_lives(each) for each in targets), patience_s)
     deadline = time.monotonic() + KILL_PATIENCE_S
     while remaining := [each for each in targets if _lives(each)]:
         if time.monotonic() > deadline:

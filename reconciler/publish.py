@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from reconciler import aggregate, codec, manifest, rundir
-from reconciler.errors import ContentError, TransientError
+from reconciler.errors import ContentError, PublishBlocked, TransientError
 from reconciler.git import Draft
 from reconciler.model import Attempt, Claim, End, Link, Refusal, RunId, TaskId
 from reconciler.observe import Observation
@@ -60,8 +60,8 @@ def publish(world: World, seen: Observation, runs: Sequence[tuple[TaskId, RunId]
     Raise TipMoved if the branch is elsewhere by now, PublishBlocked if a person's work is in the way; then the
     records are still there, and the next pass tries again.
     """
-    proofs = [proof(world, task_id, run_id) for task_id, run_id in runs]
     warnings: list[str] = []
+    proofs = list(_proofs(world, runs, warnings))
     files: dict[str, bytes] = {}
     for each in proofs:
         files |= each.files
@@ -78,7 +78,21 @@ def publish(world: World, seen: Observation, runs: Sequence[tuple[TaskId, RunId]
     commit = world.repository.make_commit(draft)
     _keep_full_logs(world, proofs)
     world.repository.advance(seen.branch, seen.tip, commit)
-    return Publication(commit=commit, runs=tuple(run_id for _, run_id in runs), warnings=warnings)
+    proven = tuple(RunId(each.document["run_id"]) for each in proofs)
+    return Publication(commit=commit, runs=proven, warnings=warnings)
+
+
+def _proofs(world: World, runs: Sequence[tuple[TaskId, RunId]], warnings: list[str]) -> Iterable[Proof]:
+    """Return the evidence of every run that has any; one whose records cannot be read holds up nobody else."""
+    found = []
+    for task_id, run_id in runs:
+        try:
+            found.append(proof(world, task_id, run_id))
+        except (TransientError, OSError) as error:
+            warnings.append(f"{run_id}: no evidence can be made: {error}")
+    if not found:
+        raise PublishBlocked("; ".join(warnings))
+    return found
 
 
 # ------------------------------------------------------------------------------------------------ one run

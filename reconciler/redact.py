@@ -36,8 +36,8 @@ RUN_LEAD = 8
 """How far before them its prefix may start."""
 NAME_MAX = 128
 """The most that a name takes with what joins it to its value."""
-NAME_LEAD = 16
-"""How far before it a name is looked at: `api_` decides about `key`."""
+AROUND_MAX = 16
+"""How far a rule looks around what it matches: `api_` decides about `key`, `@` ends a password in a URL."""
 VALUE_MIN = 6
 VALUE_LINE_MIN = 8
 ROUNDS_MAX = 8
@@ -162,7 +162,7 @@ _OTHERS = (
 )
 _SUFFIX = r"(?:[_-]?(?:\d{1,3}|b64|base64|dev|hash|prod|production|staging|test|value))?+"
 _SEPARATOR = (
-    rf"{_COLOUR}(?:(?:{_QUOTE})?+\]?+{_COLOUR}{_SPACE}(?:=>|:=|:(?!:)|=(?!=)|%3[ad]){_SPACE}{_COLOUR}"
+    rf"{_COLOUR}(?:(?:{_QUOTE}\]?+)?+{_COLOUR}{_SPACE}(?:=>|:=|:(?!:)|=(?!=)|%3[ad]){_SPACE}{_COLOUR}"
     r"|>(?=[^<\n]{4,256}</)"  # <password>x</password>
     rf"|{_QUOTE}(?:,{_SPACE}|[ \t]++)(?:{_QUOTE})?value(?:{_QUOTE})?{_SPACE}[:=]{_SPACE})"  # {"name": x, "value": y}
 )
@@ -373,12 +373,12 @@ class Redactor:
         """
         if len(text) < LINE_MAX or text.endswith(b"\n"):
             return len(text)
-        finds = sorted(self._finds(text))
+        spans = sorted((max(find.at - AROUND_MAX, 0), find.end + AROUND_MAX) for find in self._finds(text))
         before = after = len(text) - SECRET_MAX
-        for find in reversed(finds):
-            before = find.at if find.at < before < find.end else before
-        for find in finds:
-            after = find.end if find.at < after < find.end else after
+        for start, end in reversed(spans):
+            before = start if start < before < end else before
+        for start, end in spans:
+            after = min(end, len(text)) if start < after < end else after
         self._in_value = not before and after == len(text)
         return before or after
 
@@ -453,8 +453,7 @@ def _named_secrets(lower: bytes) -> Iterator[Find]:
                 continue
             if secret := _compiled(rule.secret).match(lower, before.end()):
                 seen = secret.end()
-                start, end = secret.span(secret.lastindex or 0)
-                yield Find(max(before.start() - NAME_LEAD, 0), start, end, rule.kind)
+                yield Find(before.start(), *secret.span(secret.lastindex or 0), rule.kind)
 
 
 def _tokens(text: bytes, lower: bytes) -> Iterator[Find]:
