@@ -113,7 +113,7 @@ def _freeze(directory: RunDirectory, plan: Plan) -> Plan:
         if (frozen := rundir.read_record(Plan, path)) is not None:
             return frozen
         plan = replace(plan, resume_token_sha256=_make_token(directory))
-        rundir.write_new(path, codec.render(plan))
+        rundir.write_new(path, codec.compact(plan))
         return plan
     rundir.quarantine(directory, "plan.json")
     return _freeze(directory, plan)
@@ -206,7 +206,7 @@ def restart(world: World, plan: Plan, *, after: int, actor: str, reason: str) ->
         if directory.newest() != after:
             raise LockHeld(f"{plan.run_id}: attempt {directory.newest()} was claimed meanwhile")
         file = f"plans/{number}.json"
-        rundir.write_new(directory.path / file, codec.render(plan))
+        rundir.write_new(directory.path / file, codec.compact(plan))
         _claim(world, directory, plan, number, number, file, reason=reason, actor=actor)
     _spawn(world, directory, plan, number)
     return f"{plan.run_id}: resumed as attempt {number} ({reason})"
@@ -263,7 +263,7 @@ def _restore(world: World, action: Restore) -> str:
     path = directory.plan_path(_last_claim(directory))
     if not path.exists():
         plan = replace(action.plan, resume_token_sha256=_make_token(directory))
-        rundir.write_new(path, codec.render(plan))
+        rundir.write_new(path, codec.compact(plan))
     return f"{action.run_id}: {action.reason}"
 
 

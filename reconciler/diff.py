@@ -184,13 +184,14 @@ def _repair(run: Run, wish: Wish | None, why: str, now: Instant) -> Action:
 def _launches(desired: Desired, actual: Actual, now: Instant, room: int) -> Iterable[Action]:
     """Decide about the wishes of which there is no run yet: by priority, then by path."""
     absent = [wish for wish in desired.wishes if wish.run_id not in actual.runs]
+    busy = {run.name: run.run_id for run in actual.runs.values() if phase(run, now) not in ENDED}
     for wish in sorted(absent, key=lambda each: (-each.request.priority, each.request.source.path)):
-        reason = _held_back(wish, actual, now)
+        reason = _held_back(wish, now)
         if reason:
             yield Wait(subject=wish.run_id, reason=reason, settled=True)
         elif isinstance(wish.plan, Rejection):
             continue
-        elif older := _predecessor(wish, actual, now):
+        elif older := busy.get(wish.request.name):
             yield Wait(subject=wish.run_id, reason=f"waits for {older}, which it supersedes, to end")
         elif room > 0:
             room -= 1
@@ -199,7 +200,7 @@ def _launches(desired: Desired, actual: Actual, now: Instant, room: int) -> Iter
             yield Wait(subject=wish.run_id, reason="waits for a free slot (runs_max)")
 
 
-def _held_back(wish: Wish, actual: Actual, now: Instant) -> str:
+def _held_back(wish: Wish, now: Instant) -> str:
     """Return why a person does not want this run now, "" if nobody says so."""
     if wish.request.cancel:
         return f"cancelled before it started: {wish.request.cancel}"
@@ -216,11 +217,6 @@ def suspended(suspend: Suspend | None, now: Instant) -> str:
         return ""
     until = f" until {suspend.until}" if suspend.until else ""
     return f"suspended{until}" + (f": {suspend.reason}" if suspend.reason else "")
-
-
-def _predecessor(wish: Wish, actual: Actual, now: Instant) -> RunId | None:
-    older = (run for run in actual.runs.values() if run.name == wish.request.name and run.run_id != wish.run_id)
-    return next((run.run_id for run in older if phase(run, now) not in ENDED), None)
 
 
 def proven(run: Run, evidence: Evidence | None) -> bool:

@@ -240,9 +240,9 @@ _TOKENS = (
     _token("telegram-token", ":AA", "[A-Za-z0-9_-]{32,}"),
     _token("twilio-key", " ".join(f"SK{digit:x}" for digit in range(16)), "[0-9a-f]{31,}"),
     _token("vault-token", "hvs. hvb. hvr.", _WIDE),
-    _token("service-token", "dp.pt. dp.st. dp.ct. gsk_ lin_api_ ntn_ pplx- pul- r8_ rubygems_ sbp_ xai-", _DENSE),
-    _token("service-token", "figd_ HRKU- NRAK- PMAK- pscale_pw_ pscale_tkn_ sq0atp- sq0csp-", _WIDE),
-    _token("service-token", "fm1_ fm2_ ops_eyJ", "[A-Za-z0-9_+/=-]{60,}"),
+    _token("vendor-token", "dp.pt. dp.st. dp.ct. gsk_ lin_api_ ntn_ pplx- pul- r8_ rubygems_ sbp_ xai-", _DENSE),
+    _token("vendor-token", "figd_ HRKU- NRAK- PMAK- pscale_pw_ pscale_tkn_ sq0atp- sq0csp-", _WIDE),
+    _token("vendor-token", "fm1_ fm2_ ops_eyJ", "[A-Za-z0-9_+/=-]{60,}"),
 )
 
 
