@@ -59,7 +59,9 @@ def bench_one(python_s: float) -> None:
     """One new request, from process start to committed evidence; and what a further stage costs."""
     found: dict[int, float] = {}
     for stages in (3, 23):
-        pipeline = "workspace: empty\nstages:\n" + "".join(f"  - id: s{n}\n    command: 'true'\n" for n in range(stages))
+        pipeline = "workspace: empty\nstages:\n" + "".join(
+            f"  - id: s{n}\n    command: 'true'\n" for n in range(stages)
+        )
         found[stages] = median(lambda pipeline=pipeline: one_request(pipeline), runs=9)
         row(f"one request, {stages} stages `true`, reconcile --wait", found[stages], python_s)
     print(f"{'  each further stage':58} {(found[23] - found[3]) / 20 * 1000:7.1f} ms")
@@ -142,10 +144,11 @@ def settle(repo: Path, count: int) -> None:
     reconcile(repo)
     first = next((repo / ".runs/bench/cli").iterdir()).name
     manifest = git(repo, "show", f"HEAD:.runs/bench/cli/{first}/manifest.json")
-    write_requests = "import sys; from reconciler import resolve; from reconciler.model import *\n"
-    write_requests += (
+    write_requests = (
+        "import sys; from reconciler import resolve; from reconciler.model import *\n"
         "for n in range(int(sys.argv[1])):\n"
-        "    r = Request(name=Name(f'r{n:05d}'), source=Source(path=''), task=TaskId('bench'), pipeline=PipelineId('p'))\n"
+        "    r = Request(name=Name(f'r{n:05d}'), source=Source(path=''),\n"
+        "                task=TaskId('bench'), pipeline=PipelineId('p'))\n"
         "    print(resolve.run_id(r))\n"
     )
     asked = subprocess.run(
