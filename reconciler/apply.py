@@ -127,8 +127,17 @@ def _make_token(directory: RunDirectory) -> str:
 
 
 def _claim(
-    world: World, directory: RunDirectory, plan: Plan, number: int, series: int, file: str, *, reason: str, actor: str
-) -> Claim:
+    world: World,
+    directory: RunDirectory,
+    plan: Plan,
+    number: int,
+    series: int,
+    file: str,
+    *,
+    reason: str,
+    actor: str,
+    keeps_from: int = 1,
+) -> None:
     """Record the intent to execute attempt `number`. The caller holds the run's lock."""
     claim = Claim(
         number=number,
@@ -140,10 +149,10 @@ def _claim(
         plan=file,
         plan_digest=plan.digest,
         commit=plan.commit,
+        keeps_from=keeps_from,
     )
     if not rundir.write_new(directory.record("claims", number), codec.compact(claim)):
         raise LockHeld(f"{directory.path}: attempt {number} is claimed already")
-    return claim
 
 
 def _spawn(world: World, directory: RunDirectory, plan: Plan, number: int) -> Process | None:
@@ -180,13 +189,13 @@ def resume(world: World, action: Resume) -> str:
     with rundir.holding(directory):
         if directory.newest() != action.after:
             return f"{action.run_id}: attempt {action.after + 1} is claimed already"
-        claim = _last_claim(directory)
-        plan = directory.plan(claim)
+        last = _last_claim(directory)
+        plan = directory.plan(last)
         if plan is None:
             raise TransientError(f"{directory.path}: plan.json is gone")
-        series, file = (claim.series, claim.plan) if claim else (1, "plan.json")
+        series, file, keeps = (last.series, last.plan, last.keeps_from) if last else (1, "plan.json", 1)
         number = action.after + 1
-        _claim(world, directory, plan, number, series, file, reason=action.reason, actor=ACTOR)
+        _claim(world, directory, plan, number, series, file, reason=action.reason, actor=ACTOR, keeps_from=keeps)
     _spawn(world, directory, plan, number)
     return f"{action.run_id}: resumed as attempt {number} ({action.reason})"
 
@@ -197,7 +206,7 @@ def _last_claim(directory: RunDirectory) -> Claim | None:
     return claims[max(claims)] if claims else None
 
 
-def restart(world: World, plan: Plan, *, after: int, actor: str, reason: str) -> str:
+def restart(world: World, plan: Plan, *, after: int, actor: str, reason: str, afresh: bool = False) -> str:
     """Claim an attempt on a refreshed plan because a person asked (the verb `resume`), and spawn its worker."""
     directory = world.runs.directory(plan.task_id, plan.run_id)
     world.runs.mark(plan.task_id, plan.run_id)
@@ -207,7 +216,8 @@ def restart(world: World, plan: Plan, *, after: int, actor: str, reason: str) ->
             raise LockHeld(f"{plan.run_id}: attempt {directory.newest()} was claimed meanwhile")
         file = f"plans/{number}.json"
         rundir.write_new(directory.path / file, codec.compact(plan))
-        _claim(world, directory, plan, number, number, file, reason=reason, actor=actor)
+        first = number if afresh else 1
+        _claim(world, directory, plan, number, number, file, reason=reason, actor=actor, keeps_from=first)
     _spawn(world, directory, plan, number)
     return f"{plan.run_id}: resumed as attempt {number} ({reason})"
 

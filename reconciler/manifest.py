@@ -75,6 +75,13 @@ class Records:
     def number(self) -> int:
         return max(self.numbers, default=0)
 
+    @property
+    def counting(self) -> list[Attempt]:
+        """The attempts whose results count, oldest first: a person may ask for a run afresh."""
+        claim = self.claims.get(self.number)
+        first = claim.keeps_from if claim else 1
+        return [self.attempts[each] for each in sorted(self.attempts) if each >= first]
+
 
 def fold(plan: Plan, attempts: Iterable[Attempt]) -> dict[StageId, StageRecord]:
     """Return what is known of every planned stage, oldest attempt first in `attempts`.
@@ -213,7 +220,7 @@ def _test_status(tests: list[dict[str, object]]) -> str:
 
 
 def _commands(records: Records) -> list[dict[str, object]]:
-    known = fold(records.plan, [records.attempts[each] for each in sorted(records.attempts)])
+    known = fold(records.plan, records.counting)
     return [_command(records, stage, known.get(stage.id)) for stage in records.plan.stages]
 
 

@@ -427,7 +427,8 @@ class Claim:
     """Intent to execute attempt `number`, on disk before the worker exists.
 
     `series` is the number of the first attempt since a person last asked (launch or `resume`); the bound
-    `attempts_max` counts from there. `plan` is the file of the frozen plan this attempt executes.
+    `attempts_max` counts from there. `plan` is the file of the frozen plan this attempt executes. Successes of
+    attempts before `keeps_from` do not count.
     """
 
     number: int
@@ -439,6 +440,7 @@ class Claim:
     plan: str
     plan_digest: str
     commit: str
+    keeps_from: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

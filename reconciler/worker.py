@@ -162,7 +162,8 @@ class Execution:
 
     def _first_records(self) -> dict[StageId, StageRecord]:
         """Return a record for every selected stage: what earlier attempts finished, and the rest pending."""
-        done = manifest.kept(self.plan, [self.attempts[each] for each in sorted(self.attempts)])
+        records = manifest.Records(plan=self.plan, claims=self.claims, attempts=self.attempts, ends={})
+        done = manifest.kept(self.plan, records.counting)
         return {
             stage.id: manifest.carried(done[stage.id])
             if stage.id in done

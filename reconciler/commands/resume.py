@@ -10,13 +10,13 @@ from pathlib import Path
 
 import click
 
-from reconciler import codec, rundir
+from reconciler import codec, manifest, rundir
 from reconciler.apply import fence_attempt, restart
 from reconciler.commands.reconcile import duration
 from reconciler.diff import phase, suspended
 from reconciler.errors import ContentError, UsageError
 from reconciler.loop import pass_lock
-from reconciler.model import Phase, Plan, Refusal, Rejection, Run, RunId, Wish
+from reconciler.model import Phase, Plan, Refusal, Rejection, Run, RunId, Wish, Workspace
 from reconciler.publish import read_records
 from reconciler.session import Session, exit_code, outcomes, run_document
 from reconciler.survey import find_run, survey, task_of
@@ -29,6 +29,7 @@ from reconciler.world import World
 @click.option("--token", help="The run's resume token; when given it must match.")
 @click.option("--actor", help="Who asks (default: git's user).")
 @click.option("--reason", default="asked for by hand", show_default=True, help="Why; recorded in the manifest.")
+@click.option("--afresh", is_flag=True, help="Run every stage again; keep no success.")
 @click.option("--timeout", metavar="DURATION", help="Stop waiting after this long; the run goes on.")
 @click.option("--no-wait", is_flag=True, help="Launch the attempt and return.")
 @format_option
@@ -39,6 +40,7 @@ def command(
     token: str | None,
     actor: str | None,
     reason: str,
+    afresh: bool,
     timeout: str | None,
     no_wait: bool,
     form: str,
@@ -50,12 +52,14 @@ def command(
 
     \b
     reconciler resume 0001-diagnostics --reason "registry is back"
+    reconciler resume 0001-diagnostics --afresh
     """
     session = Session(Path(repo), quiet=form == "json")
     run_id = find_run(survey(session.world), run)
     asker = actor or session.world.repository.identity()
     with pass_lock(session.world):
-        _resume(session, run_id, token, asker, reason)
+        said = _resume(session, run_id, token, asker, reason, afresh)
+    click.echo(said, err=True)
     session.loop.concerned.add(run_id)
     deadline_s = time.monotonic() + duration(timeout) if timeout else None
     result = session.run(wait=not no_wait, deadline_s=deadline_s, goal=run_id)
@@ -66,7 +70,7 @@ def command(
     return exit_code(session, result, waited=not no_wait, goal=run_id)
 
 
-def _resume(session: Session, run_id: RunId, token: str | None, actor: str, reason: str) -> None:
+def _resume(session: Session, run_id: RunId, token: str | None, actor: str, reason: str, afresh: bool) -> str:
     """Claim the next attempt on a refreshed plan, or record the refusal and raise UsageError."""
     world = session.world
     found = survey(world)
@@ -84,7 +88,22 @@ def _resume(session: Session, run_id: RunId, token: str | None, actor: str, reas
     assert plan is not None
     fence_attempt(world, task_id, run_id, there.number)
     refreshed = replace(plan, resume_token_sha256=frozen.resume_token_sha256)
-    restart(world, refreshed, after=there.number, actor=actor, reason=reason)
+    note = _note(world, there, refreshed) if not afresh else ""
+    return restart(world, refreshed, after=there.number, actor=actor, reason=reason, afresh=afresh) + note
+
+
+def _note(world: World, there: Run, plan: Plan) -> str:
+    """Return a warning where the files that kept stages left are gone with the workspace."""
+    records = read_records(world, there.task_id, there.run_id)
+    kept = manifest.kept(plan, records.counting)
+    if not kept or plan.workspace == Workspace.CHECKOUT:
+        return ""
+    if world.runs.directory(there.task_id, there.run_id).workspace.is_dir():
+        return ""
+    return (
+        f"\nnote: {', '.join(kept)} keep their success, but the workspace they worked in is gone; "
+        "if later stages need its files, use --afresh, or 'keep_workspace: failed' in reconciler.yaml"
+    )
 
 
 def _objection(world: World, there: Run, wish: Wish | None, token: str | None, frozen: Plan) -> str:
