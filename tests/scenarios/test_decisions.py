@@ -1,0 +1,378 @@
+"""What a pass decides, as data: a world in, phases and an ordered list of actions out.
+
+A case is named by the sentence it proves. Times are seconds ago; a run is `is` one of the states in `STATES` and
+whatever else the case says of it. `does` lists every action in its order, spelled by `spoken`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, assert_never
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from reconciler.actions import (
+    Abandon,
+    Action,
+    Cancel,
+    Launch,
+    Publish,
+    Quarantine,
+    Restore,
+    Resume,
+    Retire,
+    Wait,
+)
+from reconciler.diff import ENDED, Actual, Desired, diff, phase, proven
+from reconciler.model import (
+    Attempt,
+    CancelIntent,
+    Claim,
+    End,
+    Evidence,
+    Heartbeat,
+    Host,
+    Instant,
+    Limits,
+    Name,
+    Outcome,
+    Phase,
+    Pipeline,
+    PipelineId,
+    Plan,
+    Problem,
+    Process,
+    Rejection,
+    Request,
+    Run,
+    RunId,
+    Settings,
+    Source,
+    Stage,
+    StageId,
+    Status,
+    Suspend,
+    TaskId,
+    Wish,
+)
+from reconciler.resolve import Place, resolve
+
+AT = "2026-03-01T12:00:00.000Z"
+NOW = Instant(at=AT, monotonic_s=1000.0, boot_id="boot")
+WORKER = Process(pid=2, start_ticks=2, boot_id="boot")
+CLAIMER = Process(pid=3, start_ticks=3, boot_id="boot")
+HOST = Host(name="here", system="Linux", machine="x86_64", python="3.12.1", cpus=2)
+TASK = TaskId("t")
+PIPELINE = Pipeline(
+    id=PipelineId("p"),
+    source=Source(path="pipelines/p.yaml"),
+    stages=(Stage(id=StageId("build"), command="make"),),
+)
+
+STATES: dict[str, dict[str, Any]] = {
+    "claimed": {},
+    "running": {"attempt": "running", "lock": "held", "worker": "alive", "beat": 1},
+    "gone": {"attempt": "running", "beat": 1},
+    "interrupted": {"attempt": "interrupted"},
+    "succeeded": {"attempt": "succeeded"},
+    "failed": {"attempt": "failed"},
+    "cancelled": {"attempt": "cancelled"},
+}
+
+
+# ------------------------------------------------------------------------------------------------ data to values
+
+
+def ago(seconds: float | None, boot: str = "boot") -> Instant | None:
+    return None if seconds is None else Instant(at=AT, monotonic_s=NOW.monotonic_s - seconds, boot_id=boot)
+
+
+def name_of(run_id: str) -> Name:
+    return Name(run_id.rpartition("-")[0])
+
+
+def plan_of(request: Request, run_id: str) -> Plan:
+    plan = resolve(request, {PIPELINE.id: PIPELINE}, Settings(), Place(commit="c" * 40, branch="main"))
+    assert isinstance(plan, Plan)
+    return replace(plan, run_id=RunId(run_id))
+
+
+def wish(run: str, *, plan: str = "sound", path: str = "", suspend: Any = None, **keys: Any) -> Wish:
+    name = name_of(run)
+    path = path or f"runs.d/{name}.yaml"
+    request = Request(
+        name=name,
+        source=Source(path=path),
+        task=TASK,
+        pipeline=PIPELINE.id,
+        suspend=None if suspend is None else Suspend(**suspend),
+        **keys,
+    )
+    rejection = Rejection(path=path, problems=(Problem(path=path, reason="no such pipeline", rule="x"),), name=name)
+    return Wish(request=request, run_id=RunId(run), plan=plan_of(request, run) if plan == "sound" else rejection)
+
+
+def run_of(case: dict[str, Any]) -> Run:
+    given = {"number": 1, "series": 1, "claimed": 1, "started": 60, "boot": "boot"} | STATES[case["is"]] | case
+    number, boot = given["number"], given["boot"]
+    return Run(
+        run_id=RunId(given["run"]),
+        task_id=TASK,
+        name=name_of(given["run"]) if given.get("planned", True) else None,
+        attempts_max=given.get("attempts_max", 3),
+        heartbeat=Heartbeat(interval_s=5.0, stale_after_s=30.0),
+        number=number,
+        claim=None if given["claimed"] == "lost" else claim_of(number, given["series"], given["claimed"], boot),
+        attempt=attempt_of(number, given["attempt"], given["started"], boot) if "attempt" in given else None,
+        beat=ago(given.get("beat"), boot),
+        lock_held=given.get("lock") == "held",
+        claimer_alive=given.get("claimer", "alive") == "alive",
+        worker_alive=given.get("worker") == "alive",
+        planned=given.get("planned", True),
+        cancel=CancelIntent(number=number, at=AT, actor="ann", reason=given["cancel"]) if "cancel" in given else None,
+        end=End(number=number, at=AT, outcome=Outcome(given["end"]), detail="as noted") if "end" in given else None,
+        corrupt=tuple(damage(given["run"], each) for each in given.get("corrupt", ())),
+    )
+
+
+def claim_of(number: int, series: int, seconds_ago: float, boot: str) -> Claim:
+    claimed = ago(seconds_ago, boot)
+    assert claimed is not None
+    return Claim(
+        number=number,
+        series=series,
+        claimed=claimed,
+        claimer=CLAIMER,
+        reason="launched",
+        actor="reconciler",
+        plan="plan.json",
+        plan_digest="d" * 64,
+        commit="c" * 40,
+    )
+
+
+def attempt_of(number: int, outcome: str, seconds_ago: float, boot: str) -> Attempt:
+    started = ago(seconds_ago, boot)
+    assert started is not None
+    ended = None if outcome == "running" else Outcome(outcome)
+    return Attempt(number=number, worker=WORKER, host=HOST, started=started, stages=(), outcome=ended, detail="as told")
+
+
+def damage(run: str, record: str) -> Problem:
+    return Problem(path=f".runs/t/cli/{run}/{record}", pointer=record, reason="not JSON", rule="record-corrupt")
+
+
+def evidence_of(run: str, attempt: int) -> Evidence:
+    return Evidence(
+        run_id=RunId(run),
+        task_id=TASK,
+        name=name_of(run),
+        status=Status.SUCCEEDED,
+        attempt=attempt,
+        completed_at=AT,
+        duration_s=1.0,
+        manifest_blob="b" * 40,
+    )
+
+
+def desired_of(case: dict[str, Any]) -> Desired:
+    wishes = tuple(wish(**each) for each in case.get("wishes", ()))
+    names = {each.request.name: each.run_id for each in wishes}
+    return Desired(wishes=wishes, names=names | case.get("names", {}))
+
+
+def actual_of(case: dict[str, Any]) -> Actual:
+    runs = [run_of(each) for each in case.get("runs", ())]
+    proofs = [evidence_of(run, attempt) for run, attempt in case.get("evidence", {}).items()]
+    return Actual(runs={run.run_id: run for run in runs}, evidence={each.run_id: each for each in proofs})
+
+
+def limits_of(case: dict[str, Any]) -> Limits:
+    return Limits(runs_max=case.get("runs_max", 4), publish_due=case.get("publish_due", True))
+
+
+def spoken(action: Action) -> str:
+    """Return all that an action says, on one line."""
+    match action:
+        case Launch(plan=plan):
+            return f"launch {plan.run_id}"
+        case Resume(run_id=run, after=after, reason=reason):
+            return f"resume {run} after {after}: {reason}"
+        case Cancel(run_id=run, number=number, reason=reason):
+            return f"cancel {run} attempt {number}: {reason}"
+        case Abandon(run_id=run, number=number, reason=reason):
+            return f"abandon {run} attempt {number}: {reason}"
+        case Quarantine(run_id=run, names=names, reason=reason):
+            return f"quarantine {run} {' '.join(names)}: {reason}"
+        case Restore(run_id=run, plan=plan, reason=reason):
+            return f"restore {run} from {plan.run_id}: {reason}"
+        case Retire(run_id=run, reason=reason):
+            return f"retire {run}" + (f": {reason}" if reason else "")
+        case Publish(runs=runs):
+            return f"publish {' '.join(run for _, run in runs)}"
+        case Wait(subject=subject, reason=reason, settled=settled):
+            return f"wait {subject}: {reason}" + (" (settled)" if settled else "")
+        case _:
+            assert_never(action)
+
+
+# ------------------------------------------------------------------------------------------------ the cases
+
+
+def cases() -> Iterator[Any]:
+    for path in sorted((Path(__file__).parent / "decisions").glob("*.yaml")):
+        for sentence, case in YAML(typ="safe").load(path).items():
+            yield pytest.param(case, id=f"{path.stem}: {sentence}")
+
+
+@pytest.mark.parametrize("case", list(cases()))
+def test_the_pass_decides(case: dict[str, Any]) -> None:
+    actual = actual_of(case)
+    assert {run_id: phase(run, NOW).value for run_id, run in actual.runs.items()} == case.get("phases", {})
+    actions = diff(desired_of(case), actual, NOW, limits_of(case))
+    assert [spoken(each) for each in actions] == case["does"]
+
+
+def test_a_case_says_nothing_that_is_not_read() -> None:
+    known = {"wishes", "runs", "names", "evidence", "runs_max", "publish_due", "phases", "does"}
+    of_run = {"run", "is", "number", "series", "claimed", "claimer", "started", "boot", "attempt", "beat", "lock"}
+    of_run |= {"worker", "planned", "cancel", "end", "corrupt", "attempts_max"}
+    for each in cases():
+        case = each.values[0]
+        assert case.keys() <= known
+        assert {key for run in case.get("runs", ()) for key in run} <= of_run
+
+
+# ------------------------------------------------------------------------------------------------ for all worlds
+
+SECONDS = st.sampled_from([-1.0, 0.0, 1.0, 29.0, 30.0, 31.0, 1e6])
+RUN_IDS = ("a-1", "a-2", "a-3", "b-1", "b-2", "c-1")
+FACTS = st.fixed_dictionaries(
+    {
+        "run": st.sampled_from(RUN_IDS),
+        "is": st.sampled_from(sorted(STATES)),
+        "number": st.integers(1, 4),
+        "series": st.integers(1, 4),
+        "claimed": st.one_of(SECONDS, st.just("lost")),
+        "claimer": st.sampled_from(["alive", "dead"]),
+        "started": SECONDS,
+        "boot": st.sampled_from(["boot", "another"]),
+        "lock": st.sampled_from(["held", "free"]),
+        "worker": st.sampled_from(["alive", "dead"]),
+        "planned": st.booleans(),
+        "corrupt": st.lists(st.sampled_from(["claims/1.json", "plan.json"]), max_size=2, unique=True),
+        "attempts_max": st.integers(1, 3),
+    },
+    optional={
+        "beat": SECONDS,
+        "cancel": st.just("enough"),
+        "end": st.sampled_from([each.value for each in Outcome]),
+    },
+)
+WISHES = st.fixed_dictionaries(
+    {"run": st.sampled_from(RUN_IDS), "plan": st.sampled_from(["sound", "sound", "broken"])},
+    optional={
+        "priority": st.integers(-1, 1),
+        "cancel": st.just("enough"),
+        "suspend": st.sampled_from([{}, {"until": "2026-03-01T11:00:00Z"}, {"until": "2026-03-01T13:00:00Z"}]),
+    },
+)
+WORLDS = st.fixed_dictionaries(
+    {
+        "wishes": st.lists(WISHES, max_size=3, unique_by=lambda each: name_of(each["run"])),
+        "runs": st.lists(FACTS, max_size=6, unique_by=lambda each: each["run"]),
+        "evidence": st.dictionaries(st.sampled_from(RUN_IDS), st.integers(1, 4), max_size=3),
+        "runs_max": st.integers(0, 3),
+        "publish_due": st.booleans(),
+    }
+)
+
+
+def decide(case: dict[str, Any]) -> tuple[Action, ...]:
+    return diff(desired_of(case), actual_of(case), NOW, limits_of(case))
+
+
+def subjects(action: Action) -> list[str]:
+    match action:
+        case Launch(plan=plan):
+            return [plan.run_id]
+        case Wait(subject=subject):
+            return [subject]
+        case Publish():
+            return []
+        case _:
+            return [action.run_id]
+
+
+@settings(max_examples=400)
+@given(WORLDS)
+def test_every_world_has_one_decision(case: dict[str, Any]) -> None:
+    assert decide(case) == decide(case)
+    assert all(phase(run, NOW) in Phase for run in actual_of(case).runs.values())
+
+
+@settings(max_examples=400)
+@given(WORLDS, st.randoms(use_true_random=False))
+def test_the_order_in_which_the_world_was_read_does_not_matter(case: dict[str, Any], random: Any) -> None:
+    shuffled = dict(case)
+    for key in ("wishes", "runs"):
+        shuffled[key] = random.sample(case[key], len(case[key]))
+    assert decide(shuffled) == decide(case)
+
+
+@settings(max_examples=400)
+@given(WORLDS)
+def test_a_run_is_acted_on_once_and_in_one_way(case: dict[str, Any]) -> None:
+    actions = decide(case)
+    concerned = [subject for action in actions for subject in subjects(action)]
+    assert len(concerned) == len(set(concerned))
+    assert sum(isinstance(each, Publish) for each in actions) <= 1
+
+
+@settings(max_examples=400)
+@given(WORLDS)
+def test_only_what_was_never_claimed_is_launched_and_never_more_than_there_is_room_for(case: dict[str, Any]) -> None:
+    runs = actual_of(case).runs
+    launched = [each.plan.run_id for each in decide(case) if isinstance(each, Launch)]
+    at_work = sum(phase(run, NOW) not in ENDED for run in runs.values())
+    assert not set(launched) & set(runs)
+    assert not launched or at_work + len(launched) <= case["runs_max"]
+
+
+@settings(max_examples=400)
+@given(WORLDS)
+def test_no_name_is_launched_while_an_older_run_of_it_has_not_ended(case: dict[str, Any]) -> None:
+    open_names = {name_of(run_id) for run_id, run in actual_of(case).runs.items() if phase(run, NOW) not in ENDED}
+    planned = {name_of(run["run"]) for run in case["runs"] if run["planned"]}
+    launched = {each.plan.name for each in decide(case) if isinstance(each, Launch)}
+    assert not launched & open_names & planned
+
+
+@settings(max_examples=400)
+@given(WORLDS)
+def test_only_a_stale_run_is_resumed_or_given_up(case: dict[str, Any]) -> None:
+    runs = actual_of(case).runs
+    for action in decide(case):
+        if isinstance(action, Resume | Abandon):
+            assert phase(runs[action.run_id], NOW) == Phase.STALE
+        if isinstance(action, Cancel):
+            assert phase(runs[action.run_id], NOW) not in ENDED
+
+
+@settings(max_examples=400)
+@given(WORLDS)
+def test_what_ended_is_published_until_the_tip_proves_it_and_then_put_away(case: dict[str, Any]) -> None:
+    actual, actions = actual_of(case), decide(case)
+    published = {run for each in actions if isinstance(each, Publish) for _, run in each.runs}
+    for run_id in published:
+        run = actual.runs[run_id]
+        assert phase(run, NOW) in ENDED and run.planned and not run.corrupt
+        assert not proven(run, actual.evidence.get(run_id))
+    for action in actions:
+        if isinstance(action, Retire) and not action.reason:
+            assert proven(actual.runs[action.run_id], actual.evidence.get(action.run_id))
