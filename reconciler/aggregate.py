@@ -7,7 +7,12 @@ a commit's aggregates and manifests agree, and publishing costs what is new, not
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+from reconciler import codec
+
+T = TypeVar("T")
 
 SCHEMA_VERSION = 1
 PIPELINES_MAX = 50
@@ -15,37 +20,101 @@ RUNS_SHOWN_MAX = 20
 
 Document = Mapping[str, Any]
 
-EMPTY_METRICS: Document = {
-    "runs": {"total": 0, "succeeded": 0, "failed": 0, "cancelled": 0},
-    "attempts_total": 0,
-    "stages": {"total": 0, "failed": 0},
-    "redactions_total": 0,
-    "duration_s": {"total": 0.0, "mean": 0.0, "max": 0.0},
-    "pipelines": {},
-    "last_run_id": None,
-    "last_status": None,
-}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    total: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    cancelled: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageCounts:
+    total: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Durations:
+    total: float = 0.0
+    mean: float = 0.0
+    max: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineCounts:
+    total: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    duration_s_total: float
+    last_run_id: str
+    last_status: str
+    last_completed_at: str
+
+
 EMPTY_PIPELINE: Document = {"total": 0, "succeeded": 0, "failed": 0, "cancelled": 0, "duration_s_total": 0.0}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metrics:
+    """The sums of `metrics.json` that the next ones are made from."""
+
+    runs: Counts = Counts()
+    attempts_total: int = 0
+    stages: StageCounts = StageCounts()
+    redactions_total: int = 0
+    duration_s: Durations = Durations()
+    pipelines: Mapping[str, PipelineCounts] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """One row of `state.json`."""
+
+    run_id: str
+    name: str
+    pipeline_id: str
+    status: str
+    started_at: str | None
+    completed_at: str
+    duration_s: float
+    attempts: int
+    summary: str
+    manifest_path: str
+    commit: str
+
+
+def _sound(kind: type[T], document: Any) -> T | None:
+    """Return the part of a document at the tip that is ours, None if it is damaged: a person may have edited it."""
+    names = {each.name for each in fields(kind)}  # type: ignore[arg-type]
+    known = {key: value for key, value in document.items() if key in names} if isinstance(document, dict) else None
+    try:
+        return codec.load(kind, known)
+    except codec.CodecError:
+        return None
 
 
 def metrics(
     previous: Document | None, task_id: str, added: Sequence[Document], replaced: Sequence[Document], updated_at: str
 ) -> dict[str, Any]:
     """Return the metrics of a task after the manifests in `replaced` gave way to those in `added`."""
-    found: dict[str, Any] = {**EMPTY_METRICS, **(previous or {})}
+    found: dict[str, Any] = codec.dump(_sound(Metrics, previous or {}) or Metrics())
     for sign, documents in ((-1, replaced), (1, added)):
         for document in documents:
             found = _counted(found, document, sign)
-    newest = max(added, key=_completed_at, default=None)
-    if newest is not None:
-        found |= {"last_run_id": newest["run_id"], "last_status": newest["status"]}
+    newest = max(found["pipelines"].values(), key=lambda each: each["last_completed_at"], default=None)
     total = found["runs"]["total"]
-    found["success_rate"] = round(found["runs"]["succeeded"] / total, 4) if total else 0.0
-    return {"schema_version": SCHEMA_VERSION, "task_id": task_id, "updated_at": updated_at, **_without_head(found)}
-
-
-def _without_head(found: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in found.items() if key not in ("schema_version", "task_id", "updated_at")}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "task_id": task_id,
+        "updated_at": updated_at,
+        **found,
+        "success_rate": round(found["runs"]["succeeded"] / total, 4) if total else 0.0,
+        "last_run_id": newest["last_run_id"] if newest else None,
+        "last_status": newest["last_status"] if newest else None,
+    }
 
 
 def _counted(found: dict[str, Any], document: Document, sign: int) -> dict[str, Any]:
@@ -81,7 +150,7 @@ def _tally(counts: Document, status: str, sign: int) -> dict[str, Any]:
 def _pipelines(pipelines: Document, document: Document, sign: int) -> dict[str, Any]:
     """Return the sums by pipeline; of more than PIPELINES_MAX the ones that ended longest ago are dropped."""
     pipeline_id = document["pipeline_id"]
-    counts = {**EMPTY_PIPELINE, **pipelines.get(pipeline_id, {})}
+    counts: dict[str, Any] = {**EMPTY_PIPELINE, **pipelines.get(pipeline_id, {})}
     duration_s = counts["duration_s_total"] + sign * document["resources"]["duration_s"]
     counts = _tally(counts, document["status"], sign) | {"duration_s_total": round(max(0.0, duration_s), 3)}
     if _completed_at(document) >= counts.get("last_completed_at", ""):
@@ -99,7 +168,9 @@ def state(
     previous: Document | None, metrics_now: Document, added: Sequence[Document], updated_at: str
 ) -> dict[str, Any]:
     """Return `out/<task>/state.json`: where a task stands, and its newest runs, newest first."""
-    rows = {row["run_id"]: row for row in (previous or {}).get("runs", ())}
+    kept = (previous or {}).get("runs")
+    sound = (_sound(Shown, row) for row in kept) if isinstance(kept, list) else ()
+    rows: dict[str, Any] = {row.run_id: codec.dump(row) for row in sound if row is not None}
     rows |= {document["run_id"]: _row(document) for document in added}
     newest = sorted(rows.values(), key=lambda row: (row["completed_at"], row["run_id"]), reverse=True)
     return {
@@ -167,7 +238,7 @@ def _line(row: Document) -> str:
 def _cell(text: str) -> str:
     """Return text that cannot end its table cell or become markup."""
     flat = " ".join(text.split())
-    for each in ("\\", "|", "`", "<", "[", "*", "_"):
+    for each in ("\\", "|", "`", "<", "[", "*", "_", "~", "&"):
         flat = flat.replace(each, f"\\{each}")
     return flat
 

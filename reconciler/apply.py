@@ -306,16 +306,19 @@ def _keeps_workspace(directory: RunDirectory) -> bool:
 
 
 def _fence(world: World, actions: Sequence[Cancel | Abandon | Resume]) -> None:
-    """Make sure that nothing of these runs' attempts lives, all at once; intents to cancel are recorded first."""
+    """Make sure that nothing of these runs' attempts lives, all at once; intents to cancel are recorded first.
+
+    What survives is no reason to stop: its lock is held, so the action that needs the lock says so, and only that one.
+    """
     targets = []
     for action in actions:
-        directory = world.runs.directory(action.task_id, action.run_id)
         if isinstance(action, Cancel):
-            intent = CancelIntent(number=action.number, at=world.now().at, actor=ACTOR, reason=action.reason)
-            rundir.write_new(directory.record("cancels", action.number), codec.compact(intent))
+            with contextlib.suppress(OSError):
+                cancel_run(world, action.task_id, action.run_id, action.number, actor=ACTOR, reason=action.reason)
         number = action.after if isinstance(action, Resume) else action.number
-        targets.append(_target(directory, number))
-    process.fence(targets)
+        targets.append(_target(world.runs.directory(action.task_id, action.run_id), number))
+    with contextlib.suppress(LockHeld):
+        process.fence(targets)
 
 
 def fence_attempt(world: World, task_id: TaskId, run_id: RunId, number: int) -> None:
@@ -339,7 +342,7 @@ def _target(directory: RunDirectory, number: int) -> Target:
 
 
 def cancel_run(world: World, task_id: TaskId, run_id: RunId, number: int, *, actor: str, reason: str) -> None:
-    """Record that a person wants attempt `number` ended (the verb `cancel`); the next pass does it."""
+    """Record that attempt `number` shall end; the worker reads it when it is told to stop."""
     directory = world.runs.directory(task_id, run_id)
     intent = CancelIntent(number=number, at=world.now().at, actor=actor, reason=reason)
     rundir.write_new(directory.record("cancels", number), codec.compact(intent))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -33,7 +34,7 @@ def dump(value: Any) -> Any:
         return {str(key): dump(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         return [dump(item) for item in value]
-    if is_dataclass(value):
+    if is_dataclass(value) and not isinstance(value, type):
         kind: Any = type(value)
         return {name: dump(getattr(value, name)) for name in _field_names(kind)}
     raise CodecError(f"{type(value).__name__} has no JSON form")
@@ -69,7 +70,7 @@ def prepare(*kinds: type) -> None:
 def parse(kind: type[T], data: bytes) -> T:
     """Return the `kind` that `data` spells. Raise CodecError with the reason when it spells none."""
     try:
-        value = json.loads(data)
+        value = json.loads(data, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise CodecError(f"not JSON ({error})") from None
     return load(kind, value)
@@ -106,14 +107,31 @@ def _loader(kind: Any) -> Loader:
         return _dataclass_loader(kind)
     if issubclass(kind, Enum):
         return _enum_loader(kind)
+    if kind is float:
+        return _load_float
     return _scalar_loader(kind)
 
 
-def _scalar_loader(kind: Any) -> Loader:
-    wanted = (int, float) if kind is float else (kind,)
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is no number")
 
+
+def _load_float(value: Any, where: str) -> float:
+    """Return a finite number: JSON has no other, and none of ours may be compared with one that is not."""
+    if type(value) not in (int, float):
+        raise CodecError(f"{where or 'document'} is {type(value).__name__}, expected float")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise CodecError(f"{where or 'document'} is not a finite number")
+    return number
+
+
+def _scalar_loader(kind: Any) -> Loader:
     def load_scalar(value: Any, where: str) -> Any:
-        if type(value) not in wanted:
+        if type(value) is not kind:
             raise CodecError(f"{where or 'document'} is {type(value).__name__}, expected {kind.__name__}")
         return value
 

@@ -57,9 +57,7 @@ def judge(run: Run | None, now: Instant) -> tuple[Phase, str]:
     """Return the phase of a run and, for a stale one, the reason."""
     if run is None:
         return Phase.ABSENT, ""
-    if run.end is not None and run.end.outcome == Outcome.INTERRUPTED:
-        return Phase.STALE, run.end.detail
-    if run.end is not None:
+    if run.end is not None and run.end.outcome != Outcome.INTERRUPTED:
         return Phase(run.end.outcome.value), run.end.detail
     if run.attempt is None:
         return _judge_claimed(run, now)
@@ -73,6 +71,8 @@ def judge(run: Run | None, now: Instant) -> tuple[Phase, str]:
 
 def _judge_claimed(run: Run, now: Instant) -> tuple[Phase, str]:
     """Judge an attempt that is claimed and has no record of its worker."""
+    if run.end is not None:
+        return Phase.STALE, run.end.detail
     if run.lock_held:
         late = run.claim is None or _age_s(run.claim.claimed, now) > run.heartbeat.stale_after_s
         return (Phase.STALE, f"attempt {run.number} holds the lock without a record") if late else (Phase.STARTING, "")
@@ -132,41 +132,48 @@ def _about_run(
         yield Quarantine(run_id=run_id, task_id=task_id, names=names, reason=run.corrupt[0].sentence())
         return
     now_phase, why = judge(run, now)
-    if not run.planned:
-        yield _without_plan(run, wanted.get(run.run_id), now_phase)
-        return
+    wish = wanted.get(run_id)
     if now_phase in ENDED:
-        if proven(run, actual.evidence.get(run.run_id)):
-            yield Retire(run_id=run_id, task_id=task_id)
+        yield from _about_ended(run, wish, proven(run, actual.evidence.get(run_id)))
         return
-    reason = run.cancel.reason if run.cancel else _unwanted(run, wanted.get(run.run_id), desired, now_phase)
+    reason = run.cancel.reason if run.cancel else _unwanted(run, wish, desired, now_phase)
     if reason:
         yield Cancel(run_id=run_id, task_id=task_id, number=number, reason=reason)
+    elif not run.planned:
+        yield from _restore(run, wish)
     elif now_phase == Phase.STALE:
-        yield _repair(run, wanted.get(run.run_id), why, now)
+        yield _repair(run, wish, why, now)
 
 
-def _without_plan(run: Run, wish: Wish | None, now_phase: Phase) -> Action:
-    """Decide about a run whose frozen plan is lost: its request gives another, unless nobody asks for it any more."""
+def _about_ended(run: Run, wish: Wish | None, is_proven: bool) -> Iterable[Action]:
+    """Decide about a run that has ended, but for publishing it."""
+    if is_proven:
+        yield Retire(run_id=run.run_id, task_id=run.task_id)
+    elif not run.planned and wish is None:
+        reason = "its frozen plan is lost and no request asks for it: it is given up without evidence"
+        yield Retire(run_id=run.run_id, task_id=run.task_id, reason=reason)
+    elif not run.planned:
+        yield from _restore(run, wish)
+
+
+def _restore(run: Run, wish: Wish | None) -> Iterable[Action]:
+    """Decide about a run whose frozen plan is lost: its request gives another one, if it can be planned."""
     if wish is not None and not isinstance(wish.plan, Rejection):
         reason = "its frozen plan is lost; it is made anew from the request"
-        return Restore(run_id=run.run_id, task_id=run.task_id, plan=wish.plan, reason=reason)
-    if wish is None and now_phase in (*ENDED, Phase.STALE) and not run.lock_held:
-        reason = "its frozen plan is lost and no request asks for it: it is given up without evidence"
-        return Retire(run_id=run.run_id, task_id=run.task_id, reason=reason)
-    return Wait(subject=run.run_id, reason="its frozen plan is lost and its request cannot be planned", settled=True)
+        yield Restore(run_id=run.run_id, task_id=run.task_id, plan=wish.plan, reason=reason)
+    elif wish is not None:
+        yield Wait(subject=run.run_id, reason="its frozen plan is lost and its request cannot be planned", settled=True)
 
 
 def _unwanted(run: Run, wish: Wish | None, desired: Desired, now_phase: Phase) -> str:
     """Return why a run that has not ended is no longer wanted, "" if it is."""
     if wish is not None:
         return f"the request says: {wish.request.cancel}" if wish.request.cancel else ""
-    successor = desired.names.get(run.name) if run.name else None
+    successor = desired.names.get(run.name)
     if successor is not None and successor != run.run_id:
         return f"superseded by {successor}"
-    gone = run.name is not None and run.name not in desired.names
     # A run that goes on after its request was deleted is left to finish; one that has to be resumed is not.
-    return "its request was deleted" if gone and now_phase == Phase.STALE else ""
+    return "its request was deleted" if run.name not in desired.names and now_phase == Phase.STALE else ""
 
 
 def _repair(run: Run, wish: Wish | None, why: str, now: Instant) -> Action:
@@ -245,7 +252,11 @@ def _busy(repairs: Sequence[Action], launches: Iterable[Action], under_way: int)
 
 def _ordered(actions: Iterable[Action]) -> list[Action]:
     order = (Quarantine, Restore, Retire, Cancel, Abandon, Resume, Wait)
-    return sorted(actions, key=lambda each: order.index(type(each)))
+    return sorted(actions, key=lambda each: (order.index(type(each)), _subject(each)))
+
+
+def _subject(action: Action) -> str:
+    return action.subject if isinstance(action, Wait) else str(getattr(action, "run_id", ""))
 
 
 def status_of_phase(value: Phase) -> Status:

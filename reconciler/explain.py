@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from reconciler.model import (
     RunId,
     StageRecord,
     StageStatus,
+    Status,
     TaskId,
     Wish,
 )
@@ -72,12 +74,17 @@ def _live(
         done=sum(each.status == StageStatus.SUCCEEDED for each in stages),
         total=len(stages),
         attempts=run.number,
-        heartbeat_age_s=None if ended or run.attempt is None else max(0.0, silence(run, now)),
+        heartbeat_age_s=None if ended or run.attempt is None else _age(silence(run, now)),
         duration_s=run.attempt.elapsed_s if run.attempt and ended else None,
         completed_at=run.attempt.ended_at if run.attempt else None,
         evidence=commits.get(run.run_id, "committed") if proven(run, evidence) else "",
         reason=waits.get(run.run_id, "") or why or (run.corrupt[0].sentence() if run.corrupt else ""),
     )
+
+
+def _age(seconds: float) -> float | None:
+    """Return an age that JSON can say: of a heartbeat from before a reboot nothing is known."""
+    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 def _absent(wish: Wish, actions: Sequence[Action], waits: Mapping[str, str]) -> Row:
@@ -140,7 +147,8 @@ def reasons(
     if run is not None:
         said += _of_run(run, now)
     elif evidence is not None:
-        said.append(f"it {evidence.status} in attempt {evidence.attempt}, ended {evidence.completed_at}")
+        was = "was " if evidence.status == Status.CANCELLED else ""
+        said.append(f"it {was}{evidence.status} in attempt {evidence.attempt}, ended {evidence.completed_at}")
     else:
         said.append("nothing of it was ever claimed here")
     said += _next(run_id, run, evidence, actions, blocked)

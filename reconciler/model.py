@@ -531,7 +531,7 @@ class Run:
 
     run_id: RunId
     task_id: TaskId
-    name: Name | None
+    name: Name
     attempts_max: int
     heartbeat: Heartbeat
     number: int

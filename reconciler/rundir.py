@@ -41,6 +41,7 @@ from reconciler.model import (
     End,
     Heartbeat,
     Instant,
+    Name,
     Plan,
     Problem,
     Run,
@@ -315,7 +316,7 @@ def _observe(directory: RunDirectory, task_id: TaskId, run_id: RunId, number: in
     return Run(
         run_id=run_id,
         task_id=task_id,
-        name=plan.name if plan else None,
+        name=name_of_run(run_id),
         attempts_max=plan.attempts_max if plan else 1,
         heartbeat=plan.heartbeat if plan else Heartbeat(),
         number=number,
@@ -330,6 +331,11 @@ def _observe(directory: RunDirectory, task_id: TaskId, run_id: RunId, number: in
         end=read(End, directory.record("ends", number)),
         corrupt=tuple(corrupt),
     )
+
+
+def name_of_run(run_id: str) -> Name:
+    """Return the request's name in `<name>-<8 hex>`: known even where the plan is lost."""
+    return Name(run_id[:-9])
 
 
 def read_beat(directory: RunDirectory) -> Instant | None:

@@ -123,7 +123,7 @@ def run_of(case: dict[str, Any]) -> Run:
     return Run(
         run_id=RunId(given["run"]),
         task_id=TASK,
-        name=name_of(given["run"]) if given.get("planned", True) else None,
+        name=name_of(given["run"]),
         attempts_max=given.get("attempts_max", 3),
         heartbeat=Heartbeat(interval_s=5.0, stale_after_s=30.0),
         number=number,
@@ -348,9 +348,8 @@ def test_only_what_was_never_claimed_is_launched_and_never_more_than_there_is_ro
 @given(WORLDS)
 def test_no_name_is_launched_while_an_older_run_of_it_has_not_ended(case: dict[str, Any]) -> None:
     open_names = {name_of(run_id) for run_id, run in actual_of(case).runs.items() if phase(run, NOW) not in ENDED}
-    planned = {name_of(run["run"]) for run in case["runs"] if run["planned"]}
     launched = {each.plan.name for each in decide(case) if isinstance(each, Launch)}
-    assert not launched & open_names & planned
+    assert not launched & open_names
 
 
 @settings(max_examples=400)
