@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -30,6 +31,7 @@ KILL_PATIENCE_S = 5.0
 RECORD_MARGIN_S = 1.0
 """What a worker gets beyond the grace, which it gives to its stages in turn, to write down how they ended."""
 NO_PIDFD = -1
+HELD = re.compile(rb"lock:\s.*FLOCK\s+ADVISORY\s+WRITE")
 
 
 @cache
@@ -99,29 +101,34 @@ def holders(lock: Path) -> tuple[Process, ...]:
     """Return the processes that hold the flock of `lock`, inherited descriptors included.
 
     `/proc/<pid>/fdinfo/<fd>` lists a `lock:` line for every descriptor of the locked open file, so a process that
-    merely has the file open to look at it is not taken for a holder.
+    has the file open, or locked shared to look at it, is not taken for a holder.
     """
     try:
         wanted = lock.stat()
     except OSError:
         return ()
     found = []
-    for entry in os.scandir(PROC) if PROC.is_dir() else ():
-        if entry.name.isdigit() and int(entry.name) != os.getpid() and _holds(Path(entry.path), wanted):
-            process = identify(int(entry.name))
+    for pid in _pids():
+        if pid != os.getpid() and _holds(PROC / str(pid), wanted):
+            process = identify(pid)
             if process is not None:
                 found.append(process)
     return tuple(found)
 
 
+def _pids() -> tuple[int, ...]:
+    """Return the pids there are, none where there is no `/proc`."""
+    return tuple(int(name) for name in os.listdir(PROC) if name.isdigit()) if PROC.is_dir() else ()
+
+
 def _holds(process: Path, wanted: os.stat_result) -> bool:
     with contextlib.suppress(OSError):
-        for descriptor in os.scandir(process / "fd"):
+        for descriptor in os.listdir(process / "fd"):
             with contextlib.suppress(OSError):
-                seen = os.stat(descriptor.path)
+                seen = os.stat(f"{process}/fd/{descriptor}")
                 if (seen.st_dev, seen.st_ino) != (wanted.st_dev, wanted.st_ino):
                     continue
-                if b"FLOCK" in (process / "fdinfo" / descriptor.name).read_bytes():
+                if HELD.search((process / "fdinfo" / descriptor).read_bytes()):
                     return True
     return False
 
@@ -216,12 +223,12 @@ def _pidfd(process: Process) -> int | None:
 def descendants(ancestor: int) -> tuple[int, ...]:
     """Return the pids of all living descendants of a process (Linux; elsewhere none can be found)."""
     children: dict[int, list[int]] = {}
-    for entry in os.scandir(PROC) if PROC.is_dir() else ():
+    for pid in _pids():
         with contextlib.suppress(OSError, ValueError):
-            stat = (PROC / entry.name / "stat").read_bytes() if entry.name.isdigit() else b") Z"
+            stat = (PROC / str(pid) / "stat").read_bytes()
             state, parent = stat[stat.rindex(b")") + 2 :].split()[:2]
             if state not in (b"Z", b"X"):
-                children.setdefault(int(parent), []).append(int(entry.name))
+                children.setdefault(int(parent), []).append(pid)
     found, ahead = [], list(children.get(ancestor, ()))
     while ahead:
         pid = ahead.pop()

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import shutil
 import time
@@ -82,13 +83,13 @@ def write_new(path: Path, data: bytes, *, mode: int = 0o644) -> bool:
     """Create `path` with `data` and return True; return False, touching nothing, if it exists."""
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    _write_synced(staging, data, True, mode)
     try:
+        _write_synced(staging, data, True, mode)
         os.link(staging, path)
     except FileExistsError:
         return False
     finally:
-        staging.unlink()
+        staging.unlink(missing_ok=True)
     sync_directory(path.parent)
     return True
 
@@ -120,14 +121,23 @@ def read_bounded(path: Path, bytes_max: int = RECORD_BYTES_MAX) -> bytes | None:
         return None
     except OSError as error:
         raise codec.CodecError(str(error.strerror)) from None
-    with open(descriptor, "rb") as file:
-        try:
-            data = file.read(bytes_max + 1)
-        except OSError as error:
-            raise codec.CodecError(str(error.strerror)) from None
+    try:
+        data = _read_up_to(descriptor, bytes_max + 1)
+    except OSError as error:
+        raise codec.CodecError(str(error.strerror)) from None
+    finally:
+        os.close(descriptor)
     if len(data) > bytes_max:
         raise codec.CodecError(f"larger than {bytes_max} bytes")
     return data
+
+
+def _read_up_to(descriptor: int, bytes_max: int) -> bytes:
+    parts, left = [], bytes_max
+    while left and (part := os.read(descriptor, min(left, 1 << 20))):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
 
 
 def read_record(kind: type[T], path: Path) -> T | None:
@@ -167,12 +177,12 @@ class RunDirectory:
     def numbers(self, family: str) -> tuple[int, ...]:
         """Return the numbers of the records in `family`, ascending."""
         names = (name[:-5] for name in _names(self.path / family) if name.endswith(".json"))
-        return tuple(sorted(int(name) for name in names if name.isdigit())[:ATTEMPTS_HELD_MAX])
+        return tuple(sorted(int(name) for name in names if _is_number(name))[:ATTEMPTS_HELD_MAX])
 
     def newest(self) -> int:
         """Return the number of the newest claim, 0 if there is none. A claim in quarantine keeps its number."""
         kept = (name.split(".")[0][7:] for name in _names(self.path / "quarantine") if name.startswith("claims-"))
-        quarantined = max((int(number) for number in kept if number.isdigit()), default=0)
+        quarantined = max((int(number) for number in kept if _is_number(number)), default=0)
         return max(quarantined, *(max(self.numbers(each), default=0) for each in ("claims", "attempts")))
 
     def plan_path(self, claim: Claim | None) -> Path:
@@ -181,6 +191,10 @@ class RunDirectory:
 
     def plan(self, claim: Claim | None) -> Plan | None:
         return read_record(Plan, self.plan_path(claim))
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 9
 
 
 def _names(directory: Path) -> list[str]:
@@ -361,7 +375,7 @@ def quarantine(directory: RunDirectory, name: str) -> Path:
     kept = directory.path / "quarantine"
     kept.mkdir(exist_ok=True)
     flat = name.replace("/", "-")
-    target = kept / f"{flat}.{len(os.listdir(kept)) + 1}"
+    target = next(each for each in (kept / f"{flat}.{number}" for number in itertools.count(1)) if not each.exists())
     os.replace(directory.path / name, target)
     sync_directory(kept)
     return target

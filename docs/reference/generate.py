@@ -1,18 +1,23 @@
-"""Write `docs/reference/formats.md` from the JSON Schemas, so that the page never says something else than they do.
+"""Write the pages of `docs/reference/`: `formats.md` from the JSON Schemas, `cli.md` from the verbs themselves, so that
+no page says something else than they do.
 
-python docs/reference/generate.py            write the page
-python docs/reference/generate.py --check    exit 1 if the page is not what the schemas say
+python docs/reference/generate.py            write the pages
+python docs/reference/generate.py --check    exit 1 if a page is not what it is made from
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import click
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMAS = ROOT / "schemas"
@@ -63,14 +68,15 @@ is a key of your own choice. *required* means that the file, or the map the key 
 
 
 def main(arguments: Sequence[str]) -> int:
-    text = page(read_schemas(SCHEMAS))
+    wanted = {PAGE: page(read_schemas(SCHEMAS)), PAGE.with_name("cli.md"): cli_page()}
     if "--check" not in arguments:
-        PAGE.write_text(text, encoding="utf-8")
+        for path, text in wanted.items():
+            path.write_text(text, encoding="utf-8")
         return 0
-    if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text:
-        return 0
-    print(f"{PAGE.relative_to(ROOT)} is stale; run: python docs/reference/generate.py", file=sys.stderr)
-    return 1
+    stale = [path for path, text in wanted.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+    for path in stale:
+        print(f"{path.relative_to(ROOT)} is stale; run: python docs/reference/generate.py", file=sys.stderr)
+    return 1 if stale else 0
 
 
 def read_schemas(directory: Path) -> dict[str, Schema]:
@@ -288,6 +294,98 @@ def _scalar(value: object) -> str:
     plain = re.fullmatch(r"[A-Za-z0-9./][A-Za-z0-9./_+ -]*", value) and re.search("[A-Za-z]", value)
     ambiguous = re.fullmatch(r"(?i:true|false|null|yes|no|on|off|y|n|[0-9._]+e[0-9+-]+|0[xob].*|\.?(inf|nan))", value)
     return value if plain and not ambiguous and value == value.strip() else json.dumps(value, ensure_ascii=False)
+
+
+# ------------------------------------------------------------------------------------------------ verbs
+
+CLI_INTRODUCTION = """\
+# Command line
+
+<!-- Written by docs/reference/generate.py from the verbs in reconciler/commands/: edit those and run it again. -->
+
+`reconciler VERB ...`, in any directory of a repository. Each verb says the same about itself with `--help`. How the
+verbs work together is told in the [guide](../guide.md), what the files say in [formats](formats.md).
+"""
+
+CLI_EXIT_CODES = """\
+## Exit codes
+
+| code | meaning |
+|---|---|
+| 0 | Done. For verbs that wait: every run they had to do with succeeded, or there was nothing to do. |
+| 1 | A run failed or was cancelled, a file was rejected, or the repository does not say what it must. |
+| 2 | The command line asks for something that cannot be. |
+| 3 | The time of `--timeout` is over and a run is still under way; it goes on. |
+| 4 | A run waits for approval. Approvals are not available yet, so nothing ends like this today. |
+| 70 | A bug in the reconciler. What is printed can be pasted into a report. |
+| 75 | The environment refused: evidence could not be committed, git failed, another reconciler is busy. Try again. |
+| 130 | Interrupted with Ctrl-C; runs under way go on. |
+| 141 | Whoever read the output closed it. |
+"""
+
+
+def cli_page() -> str:
+    """Return the page about the command line."""
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+    import click
+
+    from reconciler.cli import VERBS, cli
+
+    context = click.Context(cli, info_name="reconciler")
+    contents = "\n".join(f"- [`{verb}`](#{verb}): {said}" for verb, said in VERBS.items())
+    everywhere = "\n".join(["## Everywhere", "", *_options(cli, before="before the verb")])
+    verbs = (_verb(verb, cli.get_command(context, verb), context) for verb in VERBS)
+    return "\n".join([CLI_INTRODUCTION, contents, "", everywhere, *verbs, CLI_EXIT_CODES])
+
+
+def _verb(name: str, command: click.Command | None, parent: click.Context) -> str:
+    import click
+
+    assert command is not None, name
+    pieces = command.collect_usage_pieces(click.Context(command, info_name=name, parent=parent))
+    usage = ["```text", f"reconciler {name} {' '.join(pieces)}", "```", ""]
+    return "\n".join([f"## {name}", "", *usage, *_paragraphs(command.help or ""), *_options(command)])
+
+
+def _paragraphs(help_: str) -> Iterator[str]:
+    """Yield what a verb says of itself; what stands behind the mark that click knows, `\\b`, keeps its lines."""
+    for paragraph in inspect.cleandoc(help_).split("\n\n"):
+        plain = paragraph.removeprefix("\b\n")
+        yield from ([" ".join(plain.split())] if plain == paragraph else ["```sh", plain, "```"])
+        yield ""
+
+
+def _options(command: click.Command, *, before: str = "") -> Iterator[str]:
+    import click
+
+    options = [each for each in command.params if isinstance(each, click.Option) and not each.hidden]
+    cells = ((_spelled(each), _meaning(each)) for each in options)
+    if options:
+        yield from _table((f"option, {before}" if before else "option", "meaning"), cells)
+        yield ""
+
+
+def _spelled(option: click.Option) -> str:
+    import click
+
+    words = sorted(option.opts, key=lambda each: not each.startswith("--"))
+    value = ""
+    if isinstance(option.type, click.Choice):
+        value = f" {'|'.join(str(each) for each in option.type.choices)}"
+    elif not option.is_flag:
+        value = f" {option.metavar or 'TEXT'}"
+    return ", ".join(f"`{each}{value if index == 0 else ''}`" for index, each in enumerate(words))
+
+
+def _meaning(option: click.Option) -> str:
+    """Return what an option does, with what click would say in brackets."""
+    names = [option.envvar] if isinstance(option.envvar, str) else list(option.envvar or ())
+    said = [option.help or ""]
+    said += ["Required." if option.required else ""]
+    said += [f"Default: `{option.default}`." if option.show_default and isinstance(option.default, str) else ""]
+    said += [f"Also from the environment: {', '.join(f'`{each}`' for each in names)}." if names else ""]
+    return " ".join(each for each in said if each)
 
 
 if __name__ == "__main__":
