@@ -29,6 +29,9 @@ from reconciler.model import (
 INSTRUCTION_PATHS = ("AGENTS.md", "docs/AGENTS.md", ".agent/AGENTS.md")
 """Where instructions for agents are looked for, in the order in which they apply."""
 
+MATCHED_CHARACTERS_MAX = 256
+"""A pattern that is slow on a long text must not hold up a pass; the parser bounds defaults in the same way."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
@@ -231,6 +234,10 @@ def _parameter_problems(request: Request, pipeline: Pipeline) -> Iterable[Proble
             known = ", ".join(sorted(pipeline.parameters)) or "none"
             cure = _suggestion(name, pipeline.parameters) or f"its parameters: {known}"
             yield _problem(request, pointer, f"pipeline '{pipeline.id}' has no parameter '{name}'", cure, "parameter")
+        elif spec.pattern and len(_text(value)) > MATCHED_CHARACTERS_MAX:
+            reason = f"parameter '{name}' has {len(_text(value))} characters, too many to be matched with a pattern"
+            cure = f"at most {MATCHED_CHARACTERS_MAX} are"
+            yield _problem(request, pointer, reason, cure, "parameter")
         elif spec.pattern and not re.fullmatch(spec.pattern, _text(value)):
             reason = f"parameter '{name}' is {_text(value)!r}, which does not match the pattern {spec.pattern}"
             yield _problem(request, pointer, reason, f"see {pipeline.source.path}", "parameter")
