@@ -42,7 +42,7 @@ def main() -> None:
     heading("The reconciler makes it true (about a minute)")
     ended = show("reconciler", "reconcile", "--wait", check=False)
     heading("The evidence: one commit")
-    show("git", "show", "--stat", "--format=%an: %s%n%n%b", "HEAD")
+    show("git", "log", "-1", "--stat", "--format=%an: %s%n%n%b", "--grep=^Reconciler-Run: 0002-demo")
     heading("The checklist item is ticked in the same commit")
     show("cat", "tasks/0002-demo.md")
     heading("The page people read")

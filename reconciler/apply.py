@@ -95,6 +95,9 @@ def _act(world: World, action: Action) -> str:
 def launch(world: World, plan: Plan) -> str:
     """Freeze the plan, claim attempt 1 and spawn its worker."""
     directory = world.runs.directory(plan.task_id, plan.run_id)
+    if not directory.path.exists() and world.runs.is_marked(plan.run_id):
+        # Somebody removed the records of a run that was under way; its worker must not go on beside the new one.
+        process.kill_holders_of_removed(directory.lock)
     world.runs.mark(plan.task_id, plan.run_id)
     directory.path.mkdir(parents=True, exist_ok=True)
     with rundir.holding(directory):
@@ -314,7 +317,7 @@ def _fence(world: World, actions: Sequence[Cancel | Abandon | Resume]) -> None:
     for action in actions:
         if isinstance(action, Cancel):
             with contextlib.suppress(OSError):
-                cancel_run(world, action.task_id, action.run_id, action.number, actor=ACTOR, reason=action.reason)
+                cancel_run(world, action.task_id, action.run_id, action.number, actor="", reason=action.reason)
         number = action.after if isinstance(action, Resume) else action.number
         targets.append(_target(world.runs.directory(action.task_id, action.run_id), number))
     with contextlib.suppress(LockHeld):

@@ -136,7 +136,7 @@ def _about_run(
     if now_phase in ENDED:
         yield from _about_ended(run, wish, proven(run, actual.evidence.get(run_id)))
         return
-    reason = run.cancel.reason if run.cancel else _unwanted(run, wish, desired, now_phase)
+    reason = run.cancel.sentence() if run.cancel else _unwanted(run, wish, desired, now_phase)
     if reason:
         yield Cancel(run_id=run_id, task_id=task_id, number=number, reason=reason)
     elif not run.planned:

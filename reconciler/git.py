@@ -137,7 +137,7 @@ def _popen(arguments: Sequence[str], directory: Path, feed: int, *, quiet: bool 
     except FileNotFoundError:
         if not directory.is_dir():
             raise UsageError(f"{directory}: no such directory") from None
-        raise UsageError("git is not installed or not on PATH; install git 2.34 or newer") from None
+        raise UsageError("git is not installed or not on PATH; install git 2.36 or newer") from None
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

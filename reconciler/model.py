@@ -490,12 +490,15 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CancelIntent:
-    """`cancels/<n>.json`: attempt n shall be ended, and why."""
+    """`cancels/<n>.json`: attempt n shall be ended, and why. `actor` is empty where a request or an edit says so."""
 
     number: int
     at: str
     actor: str
     reason: str
+
+    def sentence(self) -> str:
+        return f"{self.reason} (asked by {self.actor})" if self.actor else self.reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

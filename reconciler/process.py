@@ -133,6 +133,30 @@ def _holds(process: Path, wanted: os.stat_result) -> bool:
     return False
 
 
+def kill_holders_of_removed(lock: Path) -> None:
+    """KILL the groups of processes that have a lock open whose file was removed, and wait until they are gone."""
+    name = f"{lock} (deleted)"
+
+    def left() -> list[Process]:
+        found = (identify(pid) for pid in _pids() if pid != os.getpid() and _has_open(pid, name))
+        return [each for each in found if each is not None]
+
+    deadline = time.monotonic() + KILL_PATIENCE_S
+    while (processes := left()) and time.monotonic() < deadline:
+        for each in processes:
+            send(each, signal.SIGKILL, group=_leads_group(each))
+        time.sleep(0.01)
+
+
+def _has_open(pid: int, name: str) -> bool:
+    with contextlib.suppress(OSError):
+        for descriptor in os.listdir(PROC / str(pid) / "fd"):
+            with contextlib.suppress(OSError):
+                if os.readlink(f"{PROC}/{pid}/fd/{descriptor}") == name:
+                    return True
+    return False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """What must run no more: a worker, the leaders of its stages' groups, whoever holds its lock."""

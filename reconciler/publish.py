@@ -152,7 +152,7 @@ def _command_files(
 
 
 def full_log(path: Path) -> Path:
-    """Return where the whole of a log is: beside it, once the bounded copy has taken its place."""
+    """Return where the whole of a log is: beside it, once it is evidence."""
     full = path.with_suffix(".full.log")
     return full if full.exists() else path
 
@@ -173,10 +173,11 @@ def bounded(path: Path, bytes_max: int) -> bytes:
 
 
 def _keep_full_logs(world: World, proofs: Iterable[Proof]) -> None:
-    """Give logs that are committed in part a second name: moving the checkout puts the part in their place."""
+    """Give logs a second name that is no tracked path: moving the checkout puts the bounded copy in their place, and
+    a `git reset` behind the evidence takes that copy away."""
     for each in proofs:
         for command in each.document["commands"]:
-            if command["log_path"] and command["log_committed_bytes"] < command["log_bytes"]:
+            if command["log_path"]:
                 path = world.checkout / command["log_path"]
                 with contextlib.suppress(FileExistsError, FileNotFoundError):
                     os.link(path, path.with_suffix(".full.log"))

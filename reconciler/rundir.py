@@ -301,6 +301,9 @@ class Runs:
         (self.state / "live").mkdir(parents=True, exist_ok=True)
         write_atomic(self.state / "live" / run_id, f"{task_id}\n".encode(), sync=False)
 
+    def is_marked(self, run_id: str) -> bool:
+        return (self.state / "live" / run_id).exists()
+
     def unmark(self, run_id: str) -> None:
         (self.state / "live" / run_id).unlink(missing_ok=True)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from reconciler.actions import Wait
+from reconciler.actions import Launch, Wait
 from reconciler.aggregate import duration
 from reconciler.diff import ENDED
 from reconciler.loop import Loop, Pass, unproven
@@ -67,9 +67,10 @@ class Session:
 
     def conclude(self, result: Pass) -> None:
         """Print the last lines: what every concerned run came to, and what is left to do."""
-        for run_id, word in sorted(outcomes(self, result).items()):
+        words = outcomes(self, result)
+        for run_id, word in sorted(words.items()):
             click.echo(f"{coloured(word)}  {run_id}")
-        if not outcomes(self, result) and not result.seen.desired.rejections:
+        if not (words or waits(result) or result.seen.desired.rejections):
             click.echo("nothing to do: every request is proven" if result.seen.desired.names else EMPTY)
         for line in waits(result):
             click.echo(line)
@@ -121,7 +122,7 @@ def _stage_news(result: Pass) -> list[str]:
 
 def outcomes(session: Session, result: Pass) -> dict[RunId, str]:
     """Return the word for every run that this command had to do with."""
-    found: dict[RunId, str] = {}
+    found = {each.action.plan.run_id: "starting" for each in result.done if isinstance(each.action, Launch)}
     phases = result.phases
     for run_id in session.loop.concerned:
         evidence = result.seen.actual.evidence.get(run_id)
@@ -138,7 +139,12 @@ def waits(result: Pass) -> list[str]:
 
 def exit_code(session: Session, result: Pass, *, waited: bool, goal: RunId | None = None) -> int:
     """Return the exit code of a command that waits for runs (for `goal` alone, if given), or of a single pass."""
-    words = {word for run_id, word in outcomes(session, result).items() if goal in (None, run_id)}
+    wanted = set(result.seen.desired.names.values())
+    # That a run was cancelled because another took its place is what its request asks for.
+    told = {
+        run_id: word for run_id, word in outcomes(session, result).items() if run_id in wanted or word != "cancelled"
+    }
+    words = {word for run_id, word in told.items() if goal in (None, run_id)}
     if result.blocked and unproven(result.seen):
         return BLOCKED
     if words & {Phase.FAILED.value, Phase.CANCELLED.value} or (result.seen.desired.rejections and goal is None):
@@ -167,6 +173,7 @@ def result_document(session: Session, result: Pass) -> dict[str, Any]:
 
 def run_document(session: Session, result: Pass, run_id: RunId) -> Mapping[str, Any]:
     """Return the facts about one run that scripts ask for first."""
+    word = outcomes(session, result).get(run_id, Phase.ABSENT.value)
     run, evidence = result.seen.actual.runs.get(run_id), result.seen.actual.evidence.get(run_id)
     task_id = run.task_id if run else evidence.task_id if evidence else ""
     root = artifact_root(task_id, run_id)
@@ -174,8 +181,8 @@ def run_document(session: Session, result: Pass, run_id: RunId) -> Mapping[str, 
     return {
         "run_id": run_id,
         "task_id": task_id,
-        "status": outcomes(session, result)[run_id],
-        "ended": Phase(outcomes(session, result)[run_id]) in ENDED,
+        "status": word,
+        "ended": Phase(word) in ENDED,
         "artifact_root": root,
         "manifest": f"{root}/manifest.json",
         "log_path": _log_path(manifest),

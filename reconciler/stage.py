@@ -135,6 +135,7 @@ class Ongoing:
         self.log.open()
         if self.record.tries > 1:
             self.log.write(f"--- try {self.record.tries} ---\n".encode())
+            self.log.recent = b""
         reading, writing = os.pipe2(os.O_CLOEXEC) if sys.platform == "linux" else os.pipe()
         try:
             popen = subprocess.Popen(

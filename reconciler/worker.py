@@ -290,7 +290,7 @@ class Execution:
         with contextlib.suppress(codec.CodecError, OSError):
             intent = rundir.read_record(CancelIntent, self.directory.record("cancels", self.number))
         self.stopping = outcome or (Outcome.CANCELLED if intent else Outcome.INTERRUPTED)
-        self.detail = detail or (f"cancelled: {intent.reason}" if intent else "the worker was told to stop")
+        self.detail = detail or (f"cancelled: {intent.sentence()}" if intent else "the worker was told to stop")
         for ongoing in self.ongoing.values():
             ongoing.stop(StageStatus.FAILED if outcome == Outcome.FAILED else StageStatus.INTERRUPTED, self.detail)
 
@@ -429,7 +429,7 @@ class Execution:
         with contextlib.suppress(OSError):
             descriptor = os.open(self.directory.path / ".reserve", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
+                os.write(descriptor, bytes(RESERVE_BYTES))
             finally:
                 os.close(descriptor)
 

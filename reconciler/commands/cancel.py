@@ -38,8 +38,7 @@ def command(repo: str, run: str, reason: str, actor: str | None, form: str) -> i
     cancel_run(world, there.task_id, run_id, there.number, actor=actor or world.repository.identity(), reason=reason)
     session = Session(Path(repo), quiet=form == "json")
     session.loop.concerned.add(run_id)
-    result = session.run(wait=False)
-    result = session.run(wait=False) if not result.publication else result
+    result = session.run(wait=True, goal=run_id)
     if form == "json":
         print_json(run_document(session, result, run_id))
     else:

@@ -66,7 +66,7 @@ def command(
     if form == "json":
         print_json(run_document(session, result, run_id))
     else:
-        click.echo(f"{coloured(outcomes(session, result)[run_id])}  {run_id}")
+        click.echo(f"{coloured(outcomes(session, result).get(run_id, 'starting'))}  {run_id}")
     return exit_code(session, result, waited=not no_wait, goal=run_id)
 
 

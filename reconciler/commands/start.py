@@ -65,7 +65,9 @@ def command(repo: str, /, pipeline: str, timeout: str | None, no_wait: bool, for
     if form == "json":
         print_json(run_document(session, result, run_id))
     else:
-        _conclude(session, run_id, outcomes(session, result)[run_id], run_document(session, result, run_id))
+        _conclude(
+            session, run_id, outcomes(session, result).get(run_id, "absent"), run_document(session, result, run_id)
+        )
     return exit_code(session, result, waited=not no_wait, goal=run_id)
 
 

@@ -16,7 +16,7 @@ from reconciler.terminal import age, coloured, format_option, print_json, single
 from reconciler.world import World, open_world
 
 SETTLED_SHOWN = 20
-HEADER = ("PHASE", "RUN", "STAGE", "BEAT", "TRIES", "TOOK", "EVIDENCE")
+HEADER = ("PHASE", "RUN", "STAGE", "BEAT", "ATTEMPTS", "TOOK", "EVIDENCE")
 
 
 @click.command(short_help="show runs: phase, stage, heartbeat, attempts, evidence")

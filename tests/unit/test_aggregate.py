@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -111,6 +111,7 @@ RUNS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(RUNS, st.integers(0, 8))
 def test_it_does_not_matter_how_runs_are_spread_over_commits(runs: list[dict[str, Any]], cut: int) -> None:
     together = summed(*runs)
@@ -120,6 +121,7 @@ def test_it_does_not_matter_how_runs_are_spread_over_commits(runs: list[dict[str
     assert apart == together
 
 
+@settings(deadline=None)
 @given(RUNS)
 def test_what_is_written_can_be_read_and_added_to(runs: list[dict[str, Any]]) -> None:
     read = json.loads(json.dumps(summed(*runs)))
@@ -303,6 +305,7 @@ def test_what_a_run_says_is_shown_and_never_becomes_markup(summary: str) -> None
     assert "".join(content for _, content in said) == " ".join(summary.split())
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(alphabet=st.sampled_from("ab \\|`<>[]()*_~&!#-:\n;\"'"), max_size=30), min_size=2, max_size=2))
 def test_nothing_that_runs_say_breaks_the_table(summaries: list[str]) -> None:
     newest, oldest = (run(2 - index, summary=each) for index, each in enumerate(summaries))

@@ -70,7 +70,7 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
 
 
 @pytest.mark.parametrize("kind", RECORDS, ids=lambda kind: kind.__name__)
-@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.data())
 def test_every_value_survives(kind: type, data: st.DataObject) -> None:
     value = data.draw(values(kind))
@@ -179,7 +179,7 @@ def test_a_word_outside_the_list_is_refused(outcome: object) -> None:
     assert codec.load(End, document | {"outcome": "failed"}).outcome is Outcome.FAILED
 
 
-@settings(max_examples=200)
+@settings(deadline=None, max_examples=200)
 @given(JSON, st.sampled_from(RECORDS))
 def test_reading_any_json_gives_a_record_or_a_reason(document: object, kind: type) -> None:
     try:
@@ -188,7 +188,7 @@ def test_reading_any_json_gives_a_record_or_a_reason(document: object, kind: typ
         assert str(error)
 
 
-@settings(max_examples=200)
+@settings(deadline=None, max_examples=200)
 @given(st.binary(), st.sampled_from(RECORDS))
 def test_reading_any_bytes_gives_a_record_or_a_reason(data: bytes, kind: type) -> None:
     try:
@@ -252,6 +252,7 @@ def _backwards(value: object) -> object:
     return [_backwards(each) for each in value] if isinstance(value, list) else value
 
 
+@settings(deadline=None)
 @given(JSON)
 def test_the_canonical_spelling_does_not_depend_on_the_order_of_keys(value: Any) -> None:
     assert codec.canonical(_backwards(value)) == codec.canonical(value)

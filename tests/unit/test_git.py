@@ -106,7 +106,9 @@ def test_where_no_repository_is_the_cure_is_told(scratch: Scratch) -> None:
         open_repository(scratch.outside / "missing")
 
 
-@pytest.mark.parametrize("name", ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR"])
+@pytest.mark.parametrize(
+    "name", ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR"]
+)
 def test_variables_that_name_another_repository_are_ignored(
     repository: Repository, scratch: Scratch, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -170,10 +172,9 @@ def test_what_is_there_has_an_id_and_what_is_not_has_none(repository: Repository
         "",
         " ",
         "^",
-        "main@{upstream}",
     ]
     found = repository.look_up(names)
-    assert [each is not None for each in found] == [True] * 8 + [False] * 10
+    assert [each is not None for each in found] == [True] * 8 + [False] * 9
     assert found[:2] == (commit, commit)
     assert found[6] == scratch.git("rev-parse", f"{commit}:ü").strip()
     assert repository.look_up([]) == ()
@@ -205,7 +206,7 @@ def test_a_tag_or_another_branch_is_never_taken_for_the_branch(repository: Repos
     first = tip(repository)
     scratch.git("tag", "main")
     scratch.git("tag", "release")
-    scratch.git("branch", "heads/main")
+    scratch.git("update-ref", "refs/heads/heads/main", first)
     scratch.write("a", "1")
     second = scratch.commit()
     assert (tip(repository), tip(repository, "heads/main")) == (second, first)
@@ -236,7 +237,7 @@ def test_blobs_come_in_order_and_what_is_missing_or_too_large_is_none(repository
     found = list(repository.blobs(asked))
     assert [oid for oid, _ in found] == asked
     sizes = [None if data is None else len(data) for _, data in found]
-    assert sizes == [0, None, None, 7, BLOB_BYTES_MAX, 0]
+    assert sizes == [0, None, None, 6, BLOB_BYTES_MAX, 0]
     assert found[3][1] == b"\x00\n\xff 3\n"
 
 
@@ -789,6 +790,13 @@ def test_hooks_never_run(repository: Repository, scratch: Scratch) -> None:
         ("grep.lineNumber", "true"),
         ("grep.fullName", "true"),
         ("grep.column", "true"),
+        ("color.grep", "always"),
+        ("trailer.separators", "="),
+        ("i18n.logOutputEncoding", "latin1"),
+        ("format.pretty", "oneline"),
+        ("log.mailmap", "true"),
+        ("fastimport.unpackLimit", "1"),
+        ("core.logAllRefUpdates", "false"),
         ("status.showUntrackedFiles", "no"),
         ("core.fsmonitor", "false && exit 1"),
         ("merge.autoStash", "true"),
@@ -813,8 +821,7 @@ def test_what_a_repository_configures_changes_nothing(
 @pytest.mark.parametrize("name", ["-x", "--help", "--output=x", "-c", "--exec=touch x", "-u", "--"])
 def test_a_name_that_looks_like_an_option_is_a_name(repository: Repository, scratch: Scratch, name: str) -> None:
     old = tip(repository)
-    files = {name: b"1", f"{name}/below" if name != "--" else "other": b"2", f"d/{name}": b"3"}
-    del files[name]
+    files = {f"{name}/below": b"1", f"d/{name}": b"2"}
     commit = repository.make_commit(draft(old, files))
     advance(repository, commit)
     assert {each.path for each in repository.files_at(commit, list(files))} == set(files)
@@ -823,7 +830,7 @@ def test_a_name_that_looks_like_an_option_is_a_name(repository: Repository, scra
     with pytest.raises((TipMoved, GitFailed)):
         repository.advance(name, commit, published(repository))
     assert tip(repository) == commit
-    assert set(os.listdir(scratch.path)) <= {".git", "README.md", "d", name, "other"}
+    assert set(os.listdir(scratch.path)) == {".git", "README.md", "d", name}
 
 
 def test_replaced_objects_are_not_what_is_read(repository: Repository, scratch: Scratch) -> None:
@@ -836,19 +843,16 @@ def test_replaced_objects_are_not_what_is_read(repository: Repository, scratch: 
 
 
 @pytest.mark.parametrize(
-    "address",
-    [
-        "nowhere://ann:hunter2@example.invalid/repo",
-        "nowhere://hunter2@example.invalid/repo",
-        "nowhere://ann:hun@ter2@example.invalid/repo",
-        "git+nowhere://ann:hunter2@example.invalid:8080/a@b",
-    ],
+    "person", ["ann:hunter2", "hunter2", "ann:hun@ter2", "ann:hun%40ter2", "ann@x.invalid:hunter2"]
 )
-def test_credentials_in_an_address_are_never_repeated(repository: Repository, address: str) -> None:
+def test_credentials_in_an_address_are_never_repeated(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, person: str
+) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    address = f"https://{person}@127.0.0.1:1/repo"
     with pytest.raises(GitFailed) as failed:
-        git.run(("fetch", "--upload-pack=false", "--", address), directory=repository.directory)
-    said = f"{failed.value} {failed.value.stderr}"
-    assert "hunter2" not in said and "hun@ter2" not in said and "ter2" not in said
+        git.run(("fetch", "--", address), directory=repository.directory)
+    assert "ter2" not in f"{failed.value} {failed.value.stderr}"
 
 
 @pytest.mark.parametrize(
@@ -871,7 +875,7 @@ def test_an_error_of_git_is_told_without_credentials(
     scratch: Scratch, monkeypatch: pytest.MonkeyPatch, errors: bytes, said: str | None
 ) -> None:
     fake = scratch.outside / "git"
-    fake.write_text("#!/bin/sh\ncat \"$(dirname \"$0\")/errors\" >&2\nexit 128\n")
+    fake.write_text('#!/bin/sh\ncat "$(dirname "$0")/errors" >&2\nexit 128\n')
     fake.chmod(0o755)
     (scratch.outside / "errors").write_bytes(errors)
     monkeypatch.setenv("PATH", f"{scratch.outside}:{os.environ['PATH']}")

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.diff import START_PATIENCE_S, judge, phase, proven, silence, suspended
@@ -146,6 +146,7 @@ def test_silence_counts_from_what_was_heard_last_in_this_boot(
     assert silence(replace(RUNNING, attempt=attempt, beat=beat), NOW) == seconds
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1e9), st.floats(0, 1e9))
 def test_a_worker_that_was_heard_later_is_never_more_silent(first: float, second: float) -> None:
     earlier, later = sorted([first, second])

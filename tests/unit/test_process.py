@@ -285,6 +285,22 @@ def test_a_bystander_is_left_alone(tmp_path: Path, children: Children) -> None:
     assert [each.poll() for each in (reader, looker, stranger)] == [None] * 3
 
 
+def test_who_holds_a_lock_that_was_removed_is_ended_and_nobody_else(tmp_path: Path, children: Children) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "other").mkdir()
+    lock, other = tmp_path / "run" / "lock", tmp_path / "other" / "lock"
+    child, line = children.hear(LEAVE_AND_STAY, lock)
+    removed = [known(child.pid), known(int(line))]
+    stays = [children.start(HOLD, other), children.start(SLEEP)]
+    process.kill_holders_of_removed(lock)
+    assert all(is_alive(each) for each in removed)
+    lock.unlink()
+    lock.parent.rmdir()
+    process.kill_holders_of_removed(lock)
+    assert not any(is_alive(each) for each in removed)
+    assert [each.poll() for each in stays] == [None, None]
+
+
 def test_where_nothing_lives_nothing_is_waited_for(tmp_path: Path) -> None:
     before = time.monotonic()
     fence([target(tmp_path / "lock", grace_s=60.0)])
@@ -402,8 +418,9 @@ def test_workers_are_started_again_after_their_server_has_died(tmp_path: Path, w
 
 def test_a_server_that_is_let_go_ends(tmp_path: Path, workers: Workers) -> None:
     before = set(process.descendants(os.getpid()))
-    workers.spawn(tmp_path, 1, tmp_path)
-    served = [each for pid in set(process.descendants(os.getpid())) - before if (each := identify(pid)) is not None]
+    worker = workers.spawn(tmp_path, 1, tmp_path)
+    started = {identify(pid) for pid in set(process.descendants(os.getpid())) - before}
+    served = [each for each in started - {worker} if each is not None]
     workers.close()
     workers.close()
     assert served and not any(is_alive(each) for each in served)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.model import (
@@ -132,6 +132,7 @@ def test_every_way_to_change_what_is_executed_makes_a_run_of_its_own() -> None:
     assert len({run_id(request(parameters=each)) for each in values}) == len(values)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(min_size=1), st.integers() | st.text() | st.booleans()))
 def test_a_run_id_is_the_name_and_eight_hex_digits_in_whatever_order_parameters_stand(
     parameters: dict[str, Any],
@@ -434,6 +435,18 @@ def test_a_request_that_does_not_fit_is_told_every_reason(
     has = {"parameters": {"python": Parameter(pattern=r"3\.\d+")}}
     known = [replace(pipeline(**(has if "parameters" in wanted else {})), id=PipelineId(each)) for each in meant]
     assert refused(request(**wanted), *known) == sentences
+
+
+@pytest.mark.parametrize(("length", "fits"), [(256, True), (257, False)])
+def test_a_value_is_matched_only_if_that_cannot_take_long(length: int, fits: bool) -> None:
+    has = pipeline(parameters={"a": Parameter(default="", pattern="x*"), "b": Parameter(default="")})
+    wanted = request(parameters={"a": "x" * length, "b": "y" * 8192})
+    if fits:
+        assert planned(wanted, has).parameters["a"] == "x" * length
+    else:
+        assert refused(wanted, has) == [
+            f"{ASKED}: parameter 'a' has 257 characters, too many to be matched with a pattern; at most 256 are"
+        ]
 
 
 def test_of_very_many_pipelines_only_some_are_named() -> None:

@@ -23,7 +23,6 @@ from reconciler.model import (
     Claim,
     End,
     Host,
-    Instant,
     Name,
     Outcome,
     Pipeline,
@@ -515,6 +514,7 @@ def test_a_marked_run_is_under_way_until_the_mark_is_taken_away(runs: Runs) -> N
         runs.mark(task, run)
         runs.directory(task, run).path.mkdir(parents=True)
     assert runs.marked() == (("t", "a-1a2b3c4d"), ("u", "b-1a2b3c4d"), ("t", "c-1a2b3c4d"))
+    assert [runs.is_marked(run) for run in ("b-1a2b3c4d", "never-marked")] == [True, False]
     runs.unmark("b-1a2b3c4d")
     runs.unmark("never-marked")
     assert runs.marked() == (("t", "a-1a2b3c4d"), ("t", "c-1a2b3c4d"))
