@@ -191,7 +191,8 @@ def _repair(run: Run, wish: Wish | None, why: str, now: Instant) -> Action:
 def _launches(desired: Desired, actual: Actual, now: Instant, room: int) -> Iterable[Action]:
     """Decide about the wishes of which there is no run yet: by priority, then by path."""
     absent = [wish for wish in desired.wishes if wish.run_id not in actual.runs]
-    busy = {run.name: run.run_id for run in actual.runs.values() if phase(run, now) not in ENDED}
+    in_order = sorted(actual.runs.values(), key=lambda run: run.run_id)
+    busy = {run.name: run.run_id for run in in_order if phase(run, now) not in ENDED}
     for wish in sorted(absent, key=lambda each: (-each.request.priority, each.request.source.path)):
         reason = _held_back(wish, now)
         if reason:

@@ -39,6 +39,9 @@ OPTIONS = (
     "-c", "advice.diverging=false",
     "-c", "merge.verifySignatures=false",
     "-c", "core.fsmonitor=false",
+    "-c", "color.ui=false",
+    "-c", "color.grep=false",
+    "-c", "trailer.separators=:",
 )  # fmt: skip
 """Before every command: no hooks, durable objects and refs (git syncs no ref by default), no maintenance in the
 middle of a pass, no transport that runs a command, no watcher that a repository's configuration names."""
@@ -150,7 +153,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _failed(arguments: Sequence[str], status: int, errors: bytes) -> GitFailed:
     words = errors.decode(errors="replace").strip()
     # Addresses of remotes may carry credentials, and this sentence is printed and logged.
-    words = re.sub(r"(\w+://)[^/@\s]+@", r"\1", words)
+    words = re.sub(r"(\w+://)[^/\s]*@", r"\1", words)
     last = next((line for line in words.splitlines() if line.startswith(("fatal:", "error:"))), words[-300:])
     return GitFailed(f"git {arguments[0]}: {last or f'exit status {status}'}", exit_status=status, stderr=words)
 
@@ -289,7 +292,7 @@ class Repository:
     def head_branch(self) -> str:
         """Return the branch HEAD names, also when it has no commit yet. Raise ContentError if HEAD is detached."""
         try:
-            return self.git("symbolic-ref", "--short", "HEAD")
+            return self.git("symbolic-ref", "HEAD").removeprefix("refs/heads/")
         except GitFailed:
             raise ContentError("HEAD is detached; say in reconciler.yaml which 'branch' is meant") from None
 
@@ -358,6 +361,8 @@ class Repository:
 
     def search(self, commit: str, texts: Sequence[str], globs: Sequence[str]) -> tuple[str, ...]:
         """Return the paths matching `globs` at a commit whose text holds one of `texts` literally."""
+        if not texts or not globs:
+            return ()
         patterns = [part for text in texts for part in ("-e", text)]
         limits = [f":(glob,top){glob}" for glob in globs]
         try:
@@ -397,12 +402,12 @@ class Repository:
     def exclude(self, line: str) -> None:
         """Add a line to `info/exclude`, once."""
         path = self.common / "info" / "exclude"
-        text = path.read_text() if path.exists() else ""
-        if line in text.splitlines():
+        known = path.read_bytes() if path.exists() else b""
+        if line.encode() in known.splitlines():
             return
         path.parent.mkdir(exist_ok=True)
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(("" if not text or text.endswith("\n") else "\n") + line + "\n")
+        with open(path, "ab") as file:
+            file.write((b"" if not known or known.endswith(b"\n") else b"\n") + line.encode() + b"\n")
 
     def make_commit(self, draft: Draft) -> str:
         """Write a commit by fast-import onto the publish ref and return its id. No branch moves."""
@@ -439,12 +444,13 @@ class Repository:
             raise
 
     def _checkout_of(self, branch: str) -> Path | None:
-        """Return the worktree that has `branch` checked out."""
+        """Return the worktree that has `branch` checked out, if it is still there."""
         listed = self.git("worktree", "list", "--porcelain", "-z").split("\0\0")
         for block in listed:
             lines = block.split("\0")
             if f"branch refs/heads/{branch}" in lines and "bare" not in lines:
-                return Path(lines[0].removeprefix("worktree "))
+                checkout = Path(lines[0].removeprefix("worktree "))
+                return checkout if checkout.is_dir() else None
         return None
 
     def _refuse_during_rebase(self, branch: str) -> None:
@@ -466,10 +472,15 @@ class Repository:
         run(("checkout", "--detach", "--quiet", "--force", commit, "--"), directory=path, timeout_s=600.0)
 
     def remove_worktree(self, path: Path) -> None:
-        """Remove a worktree and what git remembers of it; nothing happens if there is none."""
+        """Remove a worktree and what git remembers of it; nothing happens if there is none.
+
+        `git worktree prune` would do more: it forgets a person's worktree on a disk that is not plugged in just now.
+        """
         remove_tree(path)
-        if any(_names(self.common / "worktrees")):
-            self.git("worktree", "prune", "--expire=now")
+        for remembered in (self.common / "worktrees").glob("*/gitdir"):
+            with contextlib.suppress(OSError):
+                if remembered.read_bytes().strip() == os.fsencode(f"{path}/.git"):
+                    remove_tree(remembered.parent)
 
 
 def open_repository(directory: Path) -> Repository:
@@ -541,10 +552,3 @@ def _blocked(error: GitFailed) -> str:
         shown = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
         return f"it would overwrite your work in {shown}; commit, stash or remove it"
     return str(error)
-
-
-def _names(directory: Path) -> list[str]:
-    try:
-        return os.listdir(directory)
-    except FileNotFoundError:
-        return []

@@ -410,7 +410,8 @@ def test_a_worker_of_an_attempt_that_was_never_claimed_does_nothing(tmp_path: Pa
 def test_workers_are_started_again_after_their_server_has_died(tmp_path: Path, workers: Workers) -> None:
     workers.spawn(tmp_path, 1, tmp_path)
     for pid in process.descendants(os.getpid()):
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     with contextlib.suppress(SpawnFailed):
         workers.spawn(tmp_path, 1, tmp_path)
     workers.spawn(tmp_path, 1, tmp_path)
