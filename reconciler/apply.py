@@ -98,28 +98,27 @@ def launch(world: World, plan: Plan) -> str:
     if not directory.path.exists() and world.runs.is_marked(plan.run_id):
         # Somebody removed the records of a run that was under way; its worker must not go on beside the new one.
         process.kill_holders_of_removed(directory.lock)
+    if not world.runs.is_ours(plan.run_id) and directory.newest():
+        rundir.set_aside(directory)
     world.runs.mark(plan.task_id, plan.run_id)
     directory.path.mkdir(parents=True, exist_ok=True)
     with rundir.holding(directory):
         if directory.newest():
             return f"{plan.run_id}: already claimed"
-        plan = _freeze(directory, plan)
+        plan = _freeze(world, directory, replace(plan, resume_token_sha256=_make_token(directory)), "plan.json")
         _claim(world, directory, plan, 1, 1, "plan.json", reason="launched", actor=ACTOR)
     _spawn(world, directory, plan, 1)
     return f"{plan.run_id}: launched"
 
 
-def _freeze(directory: RunDirectory, plan: Plan) -> Plan:
-    """Write `plan.json` once and return what it says; one that an interrupted launch left is the plan."""
-    path = directory.path / "plan.json"
-    with contextlib.suppress(codec.CodecError):
-        if (frozen := rundir.read_record(Plan, path)) is not None:
-            return frozen
-        plan = replace(plan, resume_token_sha256=_make_token(directory))
-        rundir.write_new(path, codec.compact(plan))
-        return plan
-    rundir.quarantine(directory, "plan.json")
-    return _freeze(directory, plan)
+def _freeze(world: World, directory: RunDirectory, plan: Plan, file: str) -> Plan:
+    """Write a plan and remember its digest where no branch can put files; what a launch that was interrupted before
+    its claim left is replaced, because nothing was executed on it."""
+    data = codec.compact(plan)
+    (directory.path / file).parent.mkdir(exist_ok=True)
+    rundir.write_atomic(directory.path / file, data)
+    world.runs.mark(plan.task_id, plan.run_id, directory.name_of(file), data)
+    return plan
 
 
 def _make_token(directory: RunDirectory) -> str:
@@ -163,7 +162,9 @@ def _spawn(world: World, directory: RunDirectory, plan: Plan, number: int) -> Pr
     world.workers.prepare()
     try:
         _prepare_workspace(world, directory, plan)
-        return world.workers.spawn(directory.path, number, world.checkout)
+        digests = world.runs.plan_digests(plan.run_id)
+        file = directory.plan_path(_last_claim(directory)).name
+        return world.workers.spawn(directory.path, number, world.checkout, digests.get(file, ""))
     except (TransientError, OSError) as error:
         detail = f"attempt {number} could not be started: {error}"
         _write_end(world, directory, number, Outcome.INTERRUPTED, detail)
@@ -193,14 +194,23 @@ def resume(world: World, action: Resume) -> str:
         if directory.newest() != action.after:
             return f"{action.run_id}: attempt {action.after + 1} is claimed already"
         last = _last_claim(directory)
-        plan = directory.plan(last)
-        if plan is None:
-            raise TransientError(f"{directory.path}: plan.json is gone")
+        plan = _frozen(world, action.task_id, action.run_id, last)
         series, file, keeps = (last.series, last.plan, last.keeps_from) if last else (1, "plan.json", 1)
         number = action.after + 1
         _claim(world, directory, plan, number, series, file, reason=action.reason, actor=ACTOR, keeps_from=keeps)
     _spawn(world, directory, plan, number)
     return f"{action.run_id}: resumed as attempt {number} ({action.reason})"
+
+
+def _frozen(world: World, task_id: TaskId, run_id: RunId, claim: Claim | None) -> Plan:
+    """Return the frozen plan of a claimed attempt. Raise TransientError if it is not there: a pass restores it."""
+    try:
+        plan = world.runs.frozen_plan(task_id, run_id, claim)
+    except codec.CodecError as error:
+        raise TransientError(f"{run_id}: its plan cannot be read: {error}") from None
+    if plan is None:
+        raise TransientError(f"{run_id}: its frozen plan is gone")
+    return plan
 
 
 def _last_claim(directory: RunDirectory) -> Claim | None:
@@ -218,7 +228,7 @@ def restart(world: World, plan: Plan, *, after: int, actor: str, reason: str, af
         if directory.newest() != after:
             raise LockHeld(f"{plan.run_id}: attempt {directory.newest()} was claimed meanwhile")
         file = f"plans/{number}.json"
-        rundir.write_new(directory.path / file, codec.compact(plan))
+        _freeze(world, directory, plan, file)
         first = number if afresh else 1
         _claim(world, directory, plan, number, number, file, reason=reason, actor=actor, keeps_from=first)
     _spawn(world, directory, plan, number)
@@ -276,7 +286,7 @@ def _restore(world: World, action: Restore) -> str:
     path = directory.plan_path(_last_claim(directory))
     if not path.exists():
         plan = replace(action.plan, resume_token_sha256=_make_token(directory))
-        rundir.write_new(path, codec.compact(plan))
+        _freeze(world, directory, plan, path.relative_to(directory.path).as_posix())
     return f"{action.run_id}: {action.reason}"
 
 

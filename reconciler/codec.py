@@ -28,7 +28,9 @@ def dump(value: Any) -> Any:
     """Return `value` as plain JSON values."""
     if isinstance(value, Enum):
         return value.value
-    if value is None or isinstance(value, str | int | float | bool):
+    if isinstance(value, str):
+        return value if value.isascii() else _sayable(value)
+    if value is None or isinstance(value, int | float | bool):
         return value
     if isinstance(value, Mapping):
         return {str(key): dump(item) for key, item in value.items()}
@@ -38,6 +40,11 @@ def dump(value: Any) -> Any:
         kind: Any = type(value)
         return {name: dump(getattr(value, name)) for name in _field_names(kind)}
     raise CodecError(f"{type(value).__name__} has no JSON form")
+
+
+def _sayable(text: str) -> str:
+    """Return text in which what UTF-8 cannot say (half of a name that is no UTF-8) is spelled out."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def render(value: Any) -> bytes:

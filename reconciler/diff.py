@@ -20,7 +20,6 @@ from reconciler.model import (
     Rejection,
     Run,
     RunId,
-    Status,
     Suspend,
     Wish,
 )
@@ -116,10 +115,19 @@ def diff(desired: Desired, actual: Actual, now: Instant, limits: Limits) -> tupl
     """Return the actions that lead from `actual` towards `desired`, in the order in which to do them."""
     wanted = {wish.run_id: wish for wish in desired.wishes}
     repairs = [action for run in actual.runs.values() for action in _about_run(run, wanted, desired, actual, now)]
-    under_way = sum(phase(run, now) in (Phase.STARTING, Phase.RUNNING, Phase.STALE) for run in actual.runs.values())
+    held = {each.subject for each in repairs if isinstance(each, Wait) and each.settled}
+    under_way = sum(_takes_a_slot(run, held, now) for run in actual.runs.values())
     room = max(0, limits.runs_max - under_way)
     launches = list(_launches(desired, actual, now, room))
     return (*_ordered(repairs), *launches, *_publish(actual, now, limits, more=_busy(repairs, launches, under_way)))
+
+
+def _takes_a_slot(run: Run, held: set[str], now: Instant) -> bool:
+    """Return whether a run counts against `runs_max`: one that a person holds back and of which nothing lives does
+    not."""
+    if run.run_id in held and not run.lock_held:
+        return False
+    return phase(run, now) in (Phase.STARTING, Phase.RUNNING, Phase.STALE)
 
 
 def _about_run(
@@ -258,10 +266,3 @@ def _ordered(actions: Iterable[Action]) -> list[Action]:
 
 def _subject(action: Action) -> str:
     return action.subject if isinstance(action, Wait) else str(getattr(action, "run_id", ""))
-
-
-def status_of_phase(value: Phase) -> Status:
-    """Return the word a manifest would use for a phase."""
-    if value in ENDED:
-        return Status(value.value)
-    return Status.QUEUED if value in (Phase.ABSENT, Phase.STARTING) else Status.IN_PROGRESS

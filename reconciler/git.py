@@ -75,7 +75,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """A commit to be made: the files that differ from the parent (None deletes), the message, who and when."""
+    """A commit to be made: the files that differ from the parent, the message, who and when."""
 
     parent: str
     files: Mapping[str, bytes]

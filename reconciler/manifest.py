@@ -78,8 +78,7 @@ class Records:
     @property
     def counting(self) -> list[Attempt]:
         """The attempts whose results count, oldest first: a person may ask for a run afresh."""
-        claim = self.claims.get(self.number)
-        first = claim.keeps_from if claim else 1
+        first = max((claim.keeps_from for claim in self.claims.values()), default=1)
         return [self.attempts[each] for each in sorted(self.attempts) if each >= first]
 
 

@@ -3,7 +3,7 @@
 Frozen dataclasses whose field names are the keys of the JSON or YAML they come from (a duration key `timeout`
 becomes `timeout_s`, a size key becomes `..._bytes`), and enums whose values are the words in the files.
 `schemas/*.json` is the contract outside, these classes are the contract inside;
-`tests/unit/test_contracts.py` fails when a field exists in one only.
+`tests/unit/test_contracts_fields.py` fails when a field exists in one only.
 """
 
 from __future__ import annotations

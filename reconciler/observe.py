@@ -71,7 +71,7 @@ class Observer:
 
     def __init__(self, world: World, branch: str | None = None) -> None:
         self.world, self.branch = world, branch
-        self.root = str(world.runs.root)
+        self.root, self.done = str(world.runs.root), str(world.runs.state / "done")
         self.cache_path = world.repository.state / "cache.json"
         self.cache = read_cache(self.cache_path)
         self.cache_changed = False
@@ -311,7 +311,7 @@ class Observer:
         """Return every run that is under way here, and every wished one that has records although it is not marked."""
         known = {run_id: task_id for task_id, run_id in marked}
         for wish in wishes:
-            if wish.run_id not in known and os.path.isdir(self._place(wish.request.task, wish.run_id)):
+            if wish.run_id not in known and _changed_ns(f"{self.done}/{wish.run_id}"):
                 known[wish.run_id] = wish.request.task
         found = {run_id: self._run(task_id, run_id) for run_id, task_id in known.items()}
         return {run_id: run for run_id, run in found.items() if run is not None}

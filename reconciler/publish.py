@@ -75,11 +75,24 @@ def publish(world: World, seen: Observation, runs: Sequence[tuple[TaskId, RunId]
         identity=IDENTITY,
         epoch_s=int(datetime.fromisoformat(seen.now.at).timestamp()),
     )
+    _spare_ignored_work(world, seen, draft.files)
     commit = world.repository.make_commit(draft)
     _keep_full_logs(world, proofs)
     world.repository.advance(seen.branch, seen.tip, commit)
     proven = tuple(RunId(each.document["run_id"]) for each in proofs)
     return Publication(commit=commit, runs=proven, warnings=warnings)
+
+
+def _spare_ignored_work(world: World, seen: Observation, files: Mapping[str, bytes]) -> None:
+    """Raise PublishBlocked if a person has an untracked file where evidence outside `.runs/` would be new.
+
+    git refuses to overwrite untracked files itself, but not those it was told to ignore.
+    """
+    theirs = [path for path in files if not path.startswith(".runs/") and (world.repository.directory / path).is_file()]
+    tracked = world.repository.look_up([f"{seen.tip}:{path}" for path in theirs])
+    for path, oid in zip(theirs, tracked, strict=True):
+        if oid is None and (world.repository.directory / path).read_bytes() != files[path]:
+            raise PublishBlocked(f"it would overwrite your work in {path}; commit, move or remove it")
 
 
 def _proofs(world: World, runs: Sequence[tuple[TaskId, RunId]], warnings: list[str]) -> Iterable[Proof]:
@@ -103,7 +116,7 @@ def read_records(world: World, task_id: str, run_id: str) -> manifest.Records:
     directory = world.runs.directory(task_id, run_id)
     claims = rundir.read_all(directory, "claims", Claim)
     with contextlib.suppress(codec.CodecError):
-        plan = directory.plan(claims[max(claims)] if claims else None) or directory.plan(None)
+        plan = world.runs.frozen_plan(task_id, run_id, claims[max(claims)] if claims else None)
         if plan is not None:
             return manifest.Records(
                 plan=plan,

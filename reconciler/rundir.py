@@ -17,13 +17,16 @@
 Numbers are attempt numbers from 1. A claim is only ever made while holding the lock, and a worker that gets the
 lock looks for a newer claim before it does anything: so however late a worker starts, one attempt runs at a time.
 A mark `<git directory>/reconciler/live/<run-id>` says that a run is not finished with; it is made before the first
-claim and removed when the tip proves the run, so a pass looks at what is under way and not at all that ever was.
+claim and moved to `done/` when the tip proves the run, so a pass looks at what is under way and not at all that ever
+was. The mark also holds the SHA-256 of every frozen plan: `.runs/` lies in the checkout, where a branch that somebody
+else wrote can put files of its own, and what is executed must be what was frozen here.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import itertools
 import os
 import shutil
@@ -54,6 +57,10 @@ T = TypeVar("T")
 
 RECORD_BYTES_MAX = 8 * 1024 * 1024
 """No record is larger: a plan holds at most 200 stages of 64 KiB command each, in practice a few KiB."""
+
+ID_CHARACTERS_MAX = 100
+MARK_BYTES_MAX = 64 * 1024
+"""A task id and a line for every plan that was frozen for a run."""
 
 CLAIM_PATIENCE_S = 0.2
 """How long a claimer waits for the lock: somebody who merely looks holds it, shared, for microseconds."""
@@ -177,13 +184,18 @@ class RunDirectory:
     def numbers(self, family: str) -> tuple[int, ...]:
         """Return the numbers of the records in `family`, ascending."""
         names = (name[:-5] for name in _names(self.path / family) if name.endswith(".json"))
-        return tuple(sorted(int(name) for name in names if _is_number(name))[:ATTEMPTS_HELD_MAX])
+        return tuple(sorted(int(name) for name in names if _is_number(name))[-ATTEMPTS_HELD_MAX:])
 
     def newest(self) -> int:
         """Return the number of the newest claim, 0 if there is none. A claim in quarantine keeps its number."""
         kept = (name.split(".")[0][7:] for name in _names(self.path / "quarantine") if name.startswith("claims-"))
         quarantined = max((int(number) for number in kept if _is_number(number)), default=0)
         return max(quarantined, *(max(self.numbers(each), default=0) for each in ("claims", "attempts")))
+
+    @staticmethod
+    def name_of(file: str) -> str:
+        """Return the name a plan file goes by in the mark."""
+        return file.rpartition("/")[2]
 
     def plan_path(self, claim: Claim | None) -> Path:
         """Return where the plan of a claimed attempt is frozen."""
@@ -202,6 +214,22 @@ def _names(directory: Path) -> list[str]:
         return os.listdir(directory)
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def read_frozen(directory: RunDirectory, claim: Claim | None, sha256: str) -> Plan | None:
+    """Return the plan of an attempt, None if there is none. Raise CodecError if it is not the one with this digest."""
+    data = read_bounded(directory.plan_path(claim))
+    if data is not None and hashlib.sha256(data).hexdigest() != sha256:
+        raise codec.CodecError("it is not the plan that was frozen here")
+    return None if data is None else codec.parse(Plan, data)
+
+
+def set_aside(directory: RunDirectory) -> None:
+    """Move a run directory that this machine did not make out of the way, keeping it. Raise LockHeld if it lives."""
+    if lock_is_held(directory):
+        raise LockHeld(f"{directory.lock}: held by an attempt that is not known here")
+    names = (directory.path.with_name(f"{directory.path.name}.untrusted-{each}") for each in itertools.count(1))
+    os.replace(directory.path, next(each for each in names if not each.exists()))
 
 
 def read_all(directory: RunDirectory, family: str, kind: type[T]) -> dict[int, T]:
@@ -287,34 +315,56 @@ class Runs:
     def _marked_task(self, entry: os.DirEntry[str]) -> TaskId | None:
         """Return the task a mark names; where the mark is damaged, the task that has a directory for the run."""
         with contextlib.suppress(codec.CodecError, UnicodeDecodeError):
-            text = (read_bounded(Path(entry.path), 200) or b"").decode("ascii").strip()
-            if text and (self.directory(text, entry.name).path).is_dir():
+            text = (read_bounded(Path(entry.path), MARK_BYTES_MAX) or b"").decode("ascii").partition("\n")[0]
+            if 0 < len(text) <= ID_CHARACTERS_MAX and self.directory(text, entry.name).path.is_dir():
                 return TaskId(text)
         candidates = sorted(self.root.glob(f"*/cli/{entry.name}"))
         return TaskId(candidates[0].parent.parent.name) if candidates else None
 
-    def mark(self, task_id: str, run_id: str) -> None:
-        """Remember that a run is under way, before anything of it exists.
-
-        Not synced: a mark that a power failure takes away is missed only if its request is deleted as well.
-        """
+    def mark(self, task_id: str, run_id: str, plan: str = "", data: bytes = b"") -> None:
+        """Remember that a run is under way, before anything of it exists, and the digest of a plan once frozen."""
+        digests = self.plan_digests(run_id) | ({plan: hashlib.sha256(data).hexdigest()} if plan else {})
+        lines = [task_id, *(f"{file} {digest}" for file, digest in digests.items())]
         (self.state / "live").mkdir(parents=True, exist_ok=True)
-        write_atomic(self.state / "live" / run_id, f"{task_id}\n".encode(), sync=False)
+        write_atomic(self.state / "live" / run_id, "".join(f"{line}\n" for line in lines).encode(), sync=not plan)
 
     def is_marked(self, run_id: str) -> bool:
         return (self.state / "live" / run_id).exists()
 
+    def is_ours(self, run_id: str) -> bool:
+        """Return whether this machine ever executed a run: only then are its records to be believed."""
+        return self.is_marked(run_id) or (self.state / "done" / run_id).exists()
+
     def unmark(self, run_id: str) -> None:
-        (self.state / "live" / run_id).unlink(missing_ok=True)
+        """Remember that a run is finished with."""
+        (self.state / "done").mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(self.state / "live" / run_id, self.state / "done" / run_id)
+
+    def plan_digests(self, run_id: str) -> dict[str, str]:
+        """Return plan file -> SHA-256 as it was frozen; none where the mark is lost or damaged."""
+        for family in ("live", "done"):
+            with contextlib.suppress(codec.CodecError, UnicodeDecodeError):
+                data = read_bounded(self.state / family / run_id, MARK_BYTES_MAX)
+                if data is not None:
+                    words = [line.split(" ") for line in data.decode("ascii").splitlines()[1:]]
+                    return {each[0]: each[1] for each in words if len(each) == 2}
+        return {}
+
+    def frozen_plan(self, task_id: str, run_id: str, claim: Claim | None) -> Plan | None:
+        """Return the plan of a claimed attempt, None if there is none. Raise CodecError if it is not the frozen one."""
+        directory = self.directory(task_id, run_id)
+        return read_frozen(directory, claim, self.plan_digests(run_id).get(directory.plan_path(claim).name, ""))
 
     def observe(self, task_id: TaskId, run_id: RunId) -> Run | None:
         """Return the run as it is now, None if nothing of it was ever claimed here."""
         directory = self.directory(task_id, run_id)
         number = directory.newest()
-        return _observe(directory, task_id, run_id, number) if number else None
+        return _observe(self, task_id, run_id, number) if number else None
 
 
-def _observe(directory: RunDirectory, task_id: TaskId, run_id: RunId, number: int) -> Run:
+def _observe(runs: Runs, task_id: TaskId, run_id: RunId, number: int) -> Run:
+    directory = runs.directory(task_id, run_id)
     # The lock is looked at before the records: a worker writes its end first and lets go of the lock after, so a
     # lock seen free means that the record read next is final.
     held = lock_is_held(directory)
@@ -328,7 +378,11 @@ def _observe(directory: RunDirectory, task_id: TaskId, run_id: RunId, number: in
             return None
 
     claim = read(Claim, directory.record("claims", number))
-    plan = read(Plan, directory.plan_path(claim))
+    plan = None
+    try:
+        plan = runs.frozen_plan(task_id, run_id, claim)
+    except codec.CodecError as error:
+        corrupt.append(_corrupt(directory, directory.plan_path(claim), str(error)))
     attempt = read(Attempt, directory.record("attempts", number))
     return Run(
         run_id=run_id,

@@ -79,7 +79,7 @@ def _become_worker(order: Mapping[str, str], secrets: Sequence[bytes]) -> int:
     directory = RunDirectory(Path(order["directory"]))
     try:
         _redirect_standard_streams(directory)
-        run_attempt(directory, int(order["number"]), Path(order["checkout"]), secrets)
+        run_attempt(directory, int(order["number"]), Path(order["checkout"]), order["plan"], secrets)
     except BaseException:
         # Nobody waits for this process: the traceback goes where a person looks after a lost attempt.
         traceback.print_exc()
@@ -96,13 +96,16 @@ def _redirect_standard_streams(directory: RunDirectory) -> None:
     os.close(said)
 
 
-def run_attempt(directory: RunDirectory, number: int, checkout: Path, secrets: Sequence[bytes]) -> None:
-    """Execute attempt `number` of a run, unless it is no longer the newest or was never to start."""
+def run_attempt(
+    directory: RunDirectory, number: int, checkout: Path, plan_sha256: str, secrets: Sequence[bytes]
+) -> None:
+    """Execute attempt `number` of a run on the plan with this digest, unless it is no longer the newest or was never
+    to start."""
     descriptor = _take_lock_patiently(directory)
     if descriptor is None or directory.newest() != number or _over(directory, number):
         return
     claim = rundir.read_record(Claim, directory.record("claims", number))
-    plan = directory.plan(claim)
+    plan = rundir.read_frozen(directory, claim, plan_sha256)
     if claim is None or plan is None:
         return
     _adopt_orphans()

@@ -210,7 +210,7 @@ def test_a_success_that_is_carried_on_is_unchanged_but_no_longer_a_process() -> 
 
 @pytest.mark.parametrize(
     ("keeps_from", "builds"),
-    [((1, 1, 1), "succeeded 1"), ((1, 1, 2), "failed 2"), ((1, 1, 3), "pending None"), ((1, 3, 1), "succeeded 1")],
+    [((1, 1, 1), "succeeded 1"), ((1, 1, 2), "failed 2"), ((1, 1, 3), "pending None"), ((1, 3, 1), "pending None")],
 )
 def test_a_run_that_is_asked_for_afresh_keeps_no_earlier_success(keeps_from: tuple[int, ...], builds: str) -> None:
     claims = [claim(number, keeps_from=first) for number, first in enumerate(keeps_from, 1)]

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -397,6 +398,31 @@ def test_the_lock_is_let_go_when_what_was_done_under_it_fails(directory: RunDire
 # ------------------------------------------------------------------------------------------------ observing
 
 
+def freeze(runs: Runs, directory: RunDirectory, frozen: Plan | None = None, file: str = "plan.json") -> None:
+    data = codec.render(frozen or plan())
+    rundir.write_new(directory.path / file, data)
+    runs.mark(TASK, ID, directory.name_of(file), data)
+
+
+def test_a_plan_that_was_not_frozen_here_is_damage(runs: Runs, directory: RunDirectory) -> None:
+    freeze(runs, directory)
+    put(directory, "claims", 1, claim(1))
+    forged = replace(plan(), title="something else")
+    (directory.path / "plan.json").write_bytes(codec.render(forged))
+    run = observed(runs)
+    assert not run.planned
+    assert [each.reason for each in run.corrupt] == [
+        "this record cannot be read: it is not the plan that was frozen here"
+    ]
+
+
+def test_records_that_this_machine_did_not_make_are_set_aside(directory: RunDirectory) -> None:
+    put(directory, "claims", 1, claim(1))
+    rundir.set_aside(directory)
+    assert not directory.path.exists()
+    assert (directory.path.with_name(f"{ID}.untrusted-1") / "claims" / "1.json").exists()
+
+
 def test_a_run_of_which_nothing_was_claimed_is_none(runs: Runs, directory: RunDirectory) -> None:
     assert runs.observe(TASK, ID) is None
     assert runs.observe(TASK, RunId("other-1a2b3c4d")) is None
@@ -406,7 +432,7 @@ def test_a_run_of_which_nothing_was_claimed_is_none(runs: Runs, directory: RunDi
 
 def test_a_run_is_observed_as_its_records_say(runs: Runs, directory: RunDirectory) -> None:
     frozen, me = plan(), process.myself()
-    rundir.write_new(directory.path / "plan.json", codec.render(frozen))
+    freeze(runs, directory, frozen)
     put(directory, "claims", 1, claim(1))
     put(directory, "claims", 2, claim(2, me))
     put(directory, "attempts", 1, attempt(1))
@@ -427,7 +453,7 @@ def test_a_run_is_observed_as_its_records_say(runs: Runs, directory: RunDirector
 
 def test_a_refreshed_plan_is_the_one_its_claim_names(runs: Runs, directory: RunDirectory) -> None:
     rundir.write_new(directory.path / "plan.json", b"damaged")
-    rundir.write_new(directory.path / "plans" / "2.json", codec.render(plan()))
+    freeze(runs, directory, file="plans/2.json")
     put(directory, "claims", 2, claim(2, file="plans/2.json"))
     assert observed(runs).planned
     assert observed(runs).corrupt == ()
@@ -441,7 +467,7 @@ FAMILIES = ["plan.json", "claims/1.json", "attempts/1.json", "cancels/1.json", "
 def test_a_record_that_cannot_be_read_is_told_and_the_rest_is_read(
     runs: Runs, directory: RunDirectory, name: str, data: bytes
 ) -> None:
-    (directory.path / "plan.json").write_bytes(codec.render(plan()))
+    freeze(runs, directory)
     put(directory, "claims", 1, claim(1))
     put(directory, "attempts", 1, attempt(1))
     (directory.path / name).parent.mkdir(exist_ok=True)
@@ -484,7 +510,7 @@ def test_a_directory_in_the_place_of_the_heartbeat_is_none(runs: Runs, directory
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_damaged_record_is_put_aside_and_its_run_goes_on(runs: Runs, directory: RunDirectory, name: str) -> None:
-    (directory.path / "plan.json").write_bytes(codec.render(plan()))
+    freeze(runs, directory)
     put(directory, "claims", 1, claim(1))
     (directory.path / name).parent.mkdir(exist_ok=True)
     (directory.path / name).write_bytes(b"damaged")
