@@ -398,7 +398,7 @@ def workers() -> Iterator[Workers]:
 def test_a_worker_of_an_attempt_that_was_never_claimed_does_nothing(tmp_path: Path, workers: Workers) -> None:
     directory = tmp_path / "run"
     directory.mkdir()
-    worker = workers.spawn(directory, 1, tmp_path)
+    worker = workers.spawn(directory, 1, tmp_path, "")
     if worker is not None:
         wait_any([worker], 60)
         assert not is_alive(worker)
@@ -408,18 +408,18 @@ def test_a_worker_of_an_attempt_that_was_never_claimed_does_nothing(tmp_path: Pa
 
 
 def test_workers_are_started_again_after_their_server_has_died(tmp_path: Path, workers: Workers) -> None:
-    workers.spawn(tmp_path, 1, tmp_path)
+    workers.spawn(tmp_path, 1, tmp_path, "")
     for pid in process.descendants(os.getpid()):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     with contextlib.suppress(SpawnFailed):
-        workers.spawn(tmp_path, 1, tmp_path)
-    workers.spawn(tmp_path, 1, tmp_path)
+        workers.spawn(tmp_path, 1, tmp_path, "")
+    workers.spawn(tmp_path, 1, tmp_path, "")
 
 
 def test_a_server_that_is_let_go_ends(tmp_path: Path, workers: Workers) -> None:
     before = set(process.descendants(os.getpid()))
-    worker = workers.spawn(tmp_path, 1, tmp_path)
+    worker = workers.spawn(tmp_path, 1, tmp_path, "")
     started = {identify(pid) for pid in set(process.descendants(os.getpid())) - before}
     served = [each for each in started - {worker} if each is not None]
     workers.close()
@@ -432,4 +432,4 @@ def test_where_no_interpreter_is_no_worker_starts(
 ) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "missing"))
     with pytest.raises(SpawnFailed):
-        workers.spawn(tmp_path, 1, tmp_path)
+        workers.spawn(tmp_path, 1, tmp_path, "")
