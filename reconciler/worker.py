@@ -23,6 +23,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from reconciler import codec, manifest, process, rundir
@@ -60,8 +61,12 @@ VIEW_INTERVAL_S = 0.2
 def serve(descriptor: int) -> None:
     """Fork a worker for every order that arrives on the socket; return when the other side closes it."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    # What is made here is made once for all workers: they inherit it.
     codec.prepare(Plan, Claim, Attempt, Instant)
     secrets = secret_values(os.environ)
+    _host()
+    _libc()
+    process.boot_id()
     gc.freeze()
     with socket.socket(fileno=descriptor) as connection, connection.makefile("rwb", buffering=0) as stream:
         while order := stream.readline():
@@ -126,7 +131,24 @@ def _over(directory: RunDirectory, number: int) -> bool:
 def _adopt_orphans() -> None:
     """Become the parent of processes whose own parent dies, so that none of a stage's can slip away (Linux)."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        _libc().prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
+
+
+@cache
+def _host() -> Host:
+    """Return the facts about this machine that a manifest holds."""
+    return Host(
+        name=platform.node(),
+        system=f"{platform.system()} {platform.release()}",
+        machine=platform.machine(),
+        python=platform.python_version(),
+        cpus=os.cpu_count() or 1,
+    )
 
 
 # ------------------------------------------------------------------------------------------------ the attempt
@@ -149,19 +171,13 @@ class Execution:
         self.logs: dict[StageId, Log] = {}
         self.not_before: dict[StageId, float] = {}
         self.told_to_stop = False
+        self.unseen = False
         self.stopping: Outcome | None = None
         self.detail = ""
-        self.last_view = self.last_beat = 0.0
+        self.last_view, self.last_beat = time.monotonic(), 0.0
         self.spent_s = sum(attempt.elapsed_s for attempt in self.attempts.values())
         self.selector = selectors.DefaultSelector()
         self.me = process.myself()
-        self.host = Host(
-            name=platform.node(),
-            system=f"{platform.system()} {platform.release()}",
-            machine=platform.machine(),
-            python=platform.python_version(),
-            cpus=os.cpu_count() or 1,
-        )
 
     def _first_records(self) -> dict[StageId, StageRecord]:
         """Return a record for every selected stage: what earlier attempts finished, and the rest pending."""
@@ -300,6 +316,8 @@ class Execution:
     def _patience_s(self) -> float:
         due = [self.last_beat + self.plan.heartbeat.interval_s, *self.not_before.values()]
         due += [each.due() for each in self.ongoing.values()]
+        if self.unseen:
+            due.append(self.last_view + VIEW_INTERVAL_S)
         if self.plan.timeout_s is not None:
             due.append(self.started.monotonic_s + self.plan.timeout_s - self.spent_s)
         left = min(due) - time.monotonic()
@@ -345,6 +363,8 @@ class Execution:
         if time.monotonic() - self.last_beat >= self.plan.heartbeat.interval_s:
             self._beat()
             self._save_view()
+        elif self.unseen and time.monotonic() - self.last_view >= VIEW_INTERVAL_S:
+            self._save_view()
 
     def _beat(self) -> None:
         """Write the heartbeat. If the run directory was taken away, nobody could ever fence us: stop."""
@@ -367,7 +387,7 @@ class Execution:
         return Attempt(
             number=self.number,
             worker=self.me,
-            host=self.host,
+            host=_host(),
             started=self.started,
             stages=tuple(self.records.values()),
             elapsed_s=round(self._elapsed_s(), 3),
@@ -393,14 +413,15 @@ class Execution:
                     raise
                 time.sleep(0.2)
         self.attempts[self.number] = attempt
+        self.unseen = True
         if outcome is not None or time.monotonic() - self.last_view >= VIEW_INTERVAL_S:
             self._save_view()
 
     def _save_view(self) -> None:
         """Show the run as a manifest, unless the path belongs to committed evidence by now (`series`)."""
+        self.last_view, self.unseen = time.monotonic(), False
         if self.claim.series > 1:
             return
-        self.last_view = time.monotonic()
         ends: dict[int, End] = {}
         records = manifest.Records(plan=self.plan, claims=self.claims, attempts=self.attempts, ends=ends)
         now = process.instant().at
@@ -432,7 +453,10 @@ class Execution:
         with contextlib.suppress(OSError):
             descriptor = os.open(self.directory.path / ".reserve", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                os.write(descriptor, bytes(RESERVE_BYTES))
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(descriptor, 0, RESERVE_BYTES)
+                else:
+                    os.write(descriptor, bytes(RESERVE_BYTES))
             finally:
                 os.close(descriptor)
 
