@@ -2,24 +2,63 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from reconciler import process
 from tests.scratch import ENVIRONMENT, Scratch
 
 
 @pytest.fixture(autouse=True)
 def hermetic(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let git and the reconciler read nothing that the person at this machine has configured."""
+    for name in [each for each in os.environ if each.startswith(("GIT_", "RECONCILER_", "MCP_", "CODEX_"))]:
+        monkeypatch.delenv(name)
     for name, value in ENVIRONMENT.items():
-        if name.startswith("GIT_"):
+        if name.startswith("GIT_") or name == "TZ":
             monkeypatch.setenv(name, value)
 
 
 @pytest.fixture
 def scratch(tmp_path: Path) -> Iterator[Scratch]:
     repository = Scratch(tmp_path)
-    yield repository
-    repository.kill()
+    try:
+        yield repository
+    finally:
+        end_all(tmp_path)
+
+
+def end_all(place: Path) -> None:
+    """SIGKILL every process that belongs to a place, and wait until none is left."""
+    deadline = time.monotonic() + 20
+    while found := living(place):
+        assert time.monotonic() < deadline, f"these processes do not end: {found}"
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def living(place: Path) -> set[int]:
+    """Return the processes that work below a place, have a file of it open, are of a run in it or hold its lock."""
+    held = {each.pid for lock in place.glob("**/.runs/*/cli/*/lock") for each in process.holders(lock)}
+    pids = {int(name) for name in os.listdir("/proc") if name.isdigit()} - {os.getpid()}
+    return held | {pid for pid in pids if process.identify(pid) is not None and _belongs(pid, str(place))}
+
+
+def _belongs(pid: int, place: str) -> bool:
+    with contextlib.suppress(OSError):
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        if any(each.startswith(f"RECONCILER_RUN_DIR={place}/".encode()) for each in variables):
+            return True
+        for link in [f"/proc/{pid}/cwd", *(f"/proc/{pid}/fd/{each}" for each in os.listdir(f"/proc/{pid}/fd"))]:
+            with contextlib.suppress(OSError):
+                if f"{os.readlink(link)}/".startswith(f"{place}/"):
+                    return True
+    return False
