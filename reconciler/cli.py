@@ -78,7 +78,20 @@ def cli(ctx: click.Context, repo: str) -> None:
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
+    _have_standard_streams()
     sys.exit(_run())
+
+
+def _have_standard_streams() -> None:
+    """Put `/dev/null` where a standard stream is closed: else the next file or socket that is opened takes its number,
+    and what a child prints goes there."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8", closefd=False)
 
 
 def _run() -> int:

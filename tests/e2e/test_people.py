@@ -220,9 +220,19 @@ def test_a_checkout_on_another_branch_is_left_alone(scratch: Scratch) -> None:
     scratch.git("switch", "-q", "-c", "feature")
     scratch.write("mine.txt", "mine\n")
     scratch.git("add", "mine.txt")
-    before = staged(scratch), theirs(scratch), scratch.git("rev-parse", "HEAD"), Path(scratch.path / ".git/index").read_bytes()
+    before = (
+        staged(scratch),
+        theirs(scratch),
+        scratch.git("rev-parse", "HEAD"),
+        Path(scratch.path / ".git/index").read_bytes(),
+    )
     assert scratch.run("reconcile", "--wait").returncode == 0
-    after = staged(scratch), theirs(scratch), scratch.git("rev-parse", "HEAD"), Path(scratch.path / ".git/index").read_bytes()
+    after = (
+        staged(scratch),
+        theirs(scratch),
+        scratch.git("rev-parse", "HEAD"),
+        Path(scratch.path / ".git/index").read_bytes(),
+    )
     assert after == before
     assert "evidence: a succeeded" in scratch.git("log", "-1", "--format=%s", "main")
     scratch.git("commit", "-qm", "mine")

@@ -129,7 +129,7 @@ def stages_of_attempt(scratch: Scratch, name: str) -> list[dict[str, str]]:
 def test_a_worker_that_is_told_to_stop_kills_a_stage_that_does_not_listen(scratch: Scratch) -> None:
     scratch.settings()
     deaf = "trap '' TERM; until test -e {0}/go; do sleep 0.05; done"
-    scratch.simple("a", f"touch {scratch.outside}/on; (setsid sh -c \"{deaf}\" &); {deaf}".format(scratch.outside))
+    scratch.simple("a", f'touch {scratch.outside}/on; (setsid sh -c "{deaf}" &); {deaf}'.format(scratch.outside))
     scratch.run("reconcile")
     scratch.wait_for((scratch.outside / "on").exists)
     worker = Process(**scratch.attempt("a")["worker"])

@@ -80,7 +80,9 @@ def test_sums_agree_with_the_manifests_in_the_same_commit(scratch: Scratch) -> N
         if commit.author.name != "Reconciler":
             continue
         files = [str(each.path) for each in commit.tree.traverse() if each.type == "blob"]
-        found = [json.loads(read(commit, each)) for each in files if each.startswith(".runs/t/cli/") and "manifest" in each]
+        found = [
+            json.loads(read(commit, each)) for each in files if each.startswith(".runs/t/cli/") and "manifest" in each
+        ]
         metrics = json.loads(read(commit, ".runs/t/metrics.json"))
         state = json.loads(read(commit, "out/t/state.json"))
         statuses = [each["status"] for each in found]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 
 import pytest
 
 from reconciler.cli import VERBS
-from tests.scratch import Scratch
+from tests.scratch import ENVIRONMENT, RECONCILER, Scratch
 
 
 def ready(scratch: Scratch) -> None:
@@ -170,3 +171,21 @@ def test_broken_settings_stop_a_pass_with_the_place_and_the_cure(scratch: Scratc
     scratch.commit()
     done = scratch.run("reconcile")
     assert (done.returncode, "reconciler.yaml:1:1" in done.stderr) == (1, True)
+
+
+def test_closed_standard_streams_are_no_trouble(scratch: Scratch) -> None:
+    scratch.simple("a", "echo said")
+    words = " ".join([*RECONCILER, "reconcile", "--wait"])
+    done = subprocess.run(
+        ["sh", "-c", f"exec {words} <&- >&- 2>&-"], cwd=scratch.path, env=ENVIRONMENT, check=False, timeout=60
+    )
+    assert done.returncode == 0
+    assert scratch.manifest("a")["status"] == "succeeded"
+
+
+def test_what_a_stage_prints_cannot_command_the_terminal(scratch: Scratch) -> None:
+    scratch.simple("a", r"printf '\033[2Jevil\033]0;title\007\n'; exit 1")
+    done = scratch.run("reconcile", "--wait")
+    shown = done.stdout + done.stderr + scratch.run("status").stdout + scratch.run("why", "a").stdout
+    assert "evil" in shown
+    assert "\033" not in shown and "\007" not in shown
