@@ -177,7 +177,9 @@ def _prepare_workspace(world: World, directory: RunDirectory, plan: Plan) -> Non
     if plan.workspace == Workspace.EMPTY:
         directory.workspace.mkdir(exist_ok=True)
     elif plan.workspace == Workspace.WORKTREE:
-        made_for = rundir.read_bounded(ready)
+        made_for = None
+        with contextlib.suppress(codec.CodecError):
+            made_for = rundir.read_bounded(ready)
         if made_for is None:
             world.repository.add_worktree(directory.workspace, plan.commit)
         elif made_for != codec.render({"commit": plan.commit}):
@@ -297,7 +299,8 @@ def retire(world: World, action: Retire) -> str:
         ready = directory.path / "workspace.json"
         if ready.exists():
             world.repository.remove_worktree(directory.workspace)
-            ready.unlink()
+            rundir.clear_directory(ready)
+            ready.unlink(missing_ok=True)
         else:
             rundir.remove_tree(directory.workspace)
     world.runs.unmark(action.run_id)

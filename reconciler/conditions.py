@@ -16,9 +16,11 @@ Conditions = dict[str, dict[str, str]]
 
 def read_conditions(state: Path) -> Conditions:
     """Return name -> {reason, since} of every condition that holds."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError, AttributeError):
         found = json.loads((state / "conditions.json").read_bytes())
-        return found if isinstance(found, dict) else {}
+        return {
+            name: each for name, each in found.items() if isinstance(each, dict) and {"reason", "since"} <= each.keys()
+        }
     return {}
 
 

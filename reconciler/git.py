@@ -178,13 +178,14 @@ class Objects:
             found += [None if header is None else header[0] for header in (self._header() for _ in chunk)]
         return tuple(found)
 
-    def contents(self, oids: Sequence[str]) -> Iterator[tuple[str, bytes | None]]:
-        """Return (object id, bytes) in order; bytes is None for an object that is missing or too large."""
+    def contents(self, oids: Sequence[str], kind: str = "") -> Iterator[tuple[str, bytes | None]]:
+        """Return (object id, bytes) in order; bytes is None for an object that is missing or too large, and empty for
+        one that is of another kind than asked for."""
         for chunk in _chunked(oids):
             self._ask("contents", chunk)
             # The answers of a chunk are read to the end before the first is handed out: who asks may stop in the
             # middle, and the next question must not be answered with what is left of this one.
-            yield from [(oid, self._content()) for oid in chunk]
+            yield from [(oid, self._content(kind)) for oid in chunk]
 
     def close(self) -> None:
         if self._process is not None:
@@ -205,23 +206,23 @@ class Objects:
         except BrokenPipeError:
             self._broken("has ended")
 
-    def _header(self) -> tuple[str, int] | None:
-        """Return (object id, size) of the next answer, None for `<name> missing` and its like."""
+    def _header(self) -> tuple[str, int, str] | None:
+        """Return (object id, size, kind) of the next answer, None for `<name> missing` and its like."""
         while (end := self._buffer.find(b"\n")) < 0:
             self._receive()
         words = bytes(self._buffer[:end]).split(b" ")
         del self._buffer[: end + 1]
         sound = len(words) == 3 and words[2].isdigit()
-        return (words[0].decode(), int(words[2])) if sound else None
+        return (words[0].decode(), int(words[2]), words[1].decode()) if sound else None
 
-    def _content(self) -> bytes | None:
+    def _content(self, kind: str) -> bytes | None:
         header = self._header()
         if header is None:
             return None
-        size = header[1]
-        if size > BLOB_BYTES_MAX:
+        size, is_other = header[1], kind not in ("", header[2])
+        if size > BLOB_BYTES_MAX or is_other:
             self._skip(size + 1)
-            return None
+            return b"" if is_other else None
         while len(self._buffer) < size + 1:
             self._receive()
         data = bytes(self._buffer[:size])
@@ -309,10 +310,10 @@ class Repository:
         return self.objects.contents(tuple(oids))
 
     def tree(self, oid: str | None) -> dict[str, Entry]:
-        """Return the entries of one tree by name, subtrees included; none for a tree that is not there."""
+        """Return the entries of one tree by name, subtrees included; none where there is nothing, or a file."""
         if oid is None:
             return {}
-        data = next(self.objects.contents((oid,)))[1]
+        data = next(self.objects.contents((oid,), "tree"))[1]
         if data is None:
             raise GitFailed(f"git cat-file: tree {oid} is missing or too large")
         return _tree_entries(data, len(oid) // 2)

@@ -23,11 +23,15 @@ from reconciler.model import Phase, Process, RunId
 from reconciler.observe import Observation, Observer
 from reconciler.process import holders, wait_any
 from reconciler.publish import Publication, publish
+from reconciler.rundir import clear_directory
 from reconciler.world import World
 
 PASS_LOCK_PATIENCE_S = 60.0
 GATHER_S = 1.0
 """While runs are under way, evidence is committed at most this often: many runs that end share a commit."""
+REFUSALS_MAX = 20
+"""After so many passes in a row in which the environment refused something, waiting longer is not the cure."""
+
 SETTLING = (Cancel, Abandon, Quarantine, Restore, Retire)
 """Actions after which another pass finds the world changed at once."""
 POLL_S = 0.25
@@ -89,12 +93,14 @@ class Loop:
     ) -> Pass:
         """Pass until nothing is under way (or `goal` is proven), evidence is blocked, or the deadline (monotonic
         seconds) is reached."""
+        refused = 0
         while True:
             result = self.run_pass()
             watch(result)
+            refused = refused + 1 if any(each.error for each in result.done) else 0
             over = deadline_s is not None and time.monotonic() >= deadline_s
             reached = goal in result.seen.actual.evidence and goal not in result.seen.actual.runs
-            if result.idle or result.blocked or over or reached:
+            if result.idle or result.blocked or over or reached or refused >= REFUSALS_MAX:
                 return result
             self.sleep(result, deadline_s)
 
@@ -161,6 +167,7 @@ def pass_lock(world: World) -> Iterator[None]:
     """Hold the lock under which one reconciler of this machine acts. Raise LockHeld after a minute."""
     state = world.repository.state
     state.mkdir(parents=True, exist_ok=True)
+    clear_directory(state / "pass.lock")
     descriptor = os.open(state / "pass.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         _take(descriptor, state / "pass.lock")

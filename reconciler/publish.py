@@ -88,10 +88,14 @@ def _spare_ignored_work(world: World, seen: Observation, files: Mapping[str, byt
 
     git refuses to overwrite untracked files itself, but not those it was told to ignore.
     """
-    theirs = [path for path in files if not path.startswith(".runs/") and (world.repository.directory / path).is_file()]
+    directory = world.repository.directory
+    for parent in {parent for path in files for parent in Path(path).parents}:
+        if (directory / parent).is_file():
+            raise PublishBlocked(f"'{parent}' is a file, and evidence needs a directory there; move or remove it")
+    theirs = [path for path in files if not path.startswith(".runs/") and (directory / path).is_file()]
     tracked = world.repository.look_up([f"{seen.tip}:{path}" for path in theirs])
     for path, oid in zip(theirs, tracked, strict=True):
-        if oid is None and (world.repository.directory / path).read_bytes() != files[path]:
+        if oid is None and (directory / path).read_bytes() != files[path]:
             raise PublishBlocked(f"it would overwrite your work in {path}; commit, move or remove it")
 
 

@@ -77,6 +77,7 @@ def write_atomic(path: Path, data: bytes, *, sync: bool = True, mode: int = 0o64
     staging = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         _write_synced(staging, data, sync, mode)
+        clear_directory(path)
         os.replace(staging, path)
     except OSError:
         with contextlib.suppress(OSError):
@@ -84,6 +85,13 @@ def write_atomic(path: Path, data: bytes, *, sync: bool = True, mode: int = 0o64
         raise
     if sync:
         sync_directory(path.parent)
+
+
+def clear_directory(path: Path) -> None:
+    """Move a directory that stands where a file belongs out of the way, keeping it."""
+    if path.is_dir() and not path.is_symlink():
+        names = (path.with_name(f"{path.name}.directory-{number}") for number in itertools.count(1))
+        os.replace(path, next(each for each in names if not each.exists()))
 
 
 def write_new(path: Path, data: bytes, *, mode: int = 0o644) -> bool:
@@ -267,6 +275,7 @@ def lock_is_held(directory: RunDirectory) -> bool:
 
 def take_lock(directory: RunDirectory) -> int | None:
     """Take the exclusive lock and return its descriptor, None if somebody has it now."""
+    clear_directory(directory.lock)
     descriptor = os.open(directory.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -362,7 +362,7 @@ class Execution:
     def _beat_if_due(self) -> None:
         if time.monotonic() - self.last_beat >= self.plan.heartbeat.interval_s:
             self._beat()
-            self._save_view()
+            self._save(durable=False)  # so that the time of an attempt that is killed counts
         elif self.unseen and time.monotonic() - self.last_view >= VIEW_INTERVAL_S:
             self._save_view()
 

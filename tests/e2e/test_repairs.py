@@ -183,21 +183,6 @@ def kill_git_at(scratch: Scratch, pattern: str) -> None:
         scratch.git("config", f"filter.deadly.{key}", value)
 
 
-@pytest.mark.parametrize("removed", ["nothing", "index.lock"])
-def test_publishing_goes_on_after_git_was_killed_in_the_middle_of_it(scratch: Scratch, removed: str) -> None:
-    kill_git_at(scratch, "out/t/state.json")
-    scratch.write("tasks/t.md", "- [ ] Green <!-- item: t/green -->\n")
-    scratch.simple("a", "true", proves="[t/green]")
-    first = scratch.run("reconcile", "--wait")
-    assert not (scratch.outside / "armed").exists(), first.stderr
-    (scratch.path / ".git" / removed).unlink(missing_ok=True)
-    done = scratch.run("reconcile", "--wait")
-    assert done.returncode == 0, done.stderr
-    assert scratch.manifest("a")["status"] == "succeeded"
-    assert "- [x] Green" in (scratch.path / "tasks/t.md").read_text()
-    assert scratch.git("status", "--porcelain") == ""
-
-
 def test_a_worktree_is_made_although_git_was_killed_while_it_made_one(scratch: Scratch) -> None:
     scratch.write("file.txt", "x\n")
     scratch.pipeline("p", "workspace: worktree\nstages:\n  - id: s\n    command: cat file.txt\n")
@@ -210,11 +195,3 @@ def test_a_worktree_is_made_although_git_was_killed_while_it_made_one(scratch: S
     assert scratch.manifest("a")["status"] == "succeeded"
     assert scratch.git("worktree", "list").count("\n") == 1
     assert list((scratch.path / ".git").glob("worktrees/*")) == []
-
-
-def test_a_lock_that_a_killed_git_left_on_our_own_ref_is_no_obstacle(scratch: Scratch) -> None:
-    scratch.simple("a", "true")
-    scratch.write(".git/refs/reconciler/publish.lock", "")
-    done = scratch.run("reconcile", "--wait")
-    assert done.returncode == 0, done.stderr
-    assert scratch.manifest("a")["status"] == "succeeded"
