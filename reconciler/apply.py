@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from reconciler import codec, process, rundir
+from reconciler import codec, rundir
 from reconciler.actions import Abandon, Action, Cancel, Launch, Quarantine, Restore, Resume, Retire
 from reconciler.errors import InvariantError, LockHeld, TransientError
 from reconciler.model import (
@@ -95,17 +94,17 @@ def _act(world: World, action: Action) -> str:
 def launch(world: World, plan: Plan) -> str:
     """Freeze the plan, claim attempt 1 and spawn its worker."""
     directory = world.runs.directory(plan.task_id, plan.run_id)
-    if not directory.path.exists() and world.runs.is_marked(plan.run_id):
+    if not world.disk.exists(directory.path) and world.runs.is_marked(plan.run_id):
         # Somebody removed the records of a run that was under way; its worker must not go on beside the new one.
-        process.kill_holders_of_removed(directory.lock)
+        world.processes.kill_holders_of_removed(directory.lock)
     if not world.runs.is_ours(plan.run_id) and directory.newest():
-        rundir.set_aside(directory)
+        rundir.set_aside(directory, "untrusted")
     world.runs.mark(plan.task_id, plan.run_id)
-    directory.path.mkdir(parents=True, exist_ok=True)
+    world.disk.make_directory(directory.path)
     with rundir.holding(directory):
         if directory.newest():
             return f"{plan.run_id}: already claimed"
-        plan = _freeze(world, directory, replace(plan, resume_token_sha256=_make_token(directory)), "plan.json")
+        plan = _freeze(world, directory, replace(plan, resume_token_sha256=_make_token(world, directory)), "plan.json")
         _claim(world, directory, plan, 1, 1, "plan.json", reason="launched", actor=ACTOR)
     _spawn(world, directory, plan, 1)
     return f"{plan.run_id}: launched"
@@ -115,16 +114,16 @@ def _freeze(world: World, directory: RunDirectory, plan: Plan, file: str) -> Pla
     """Write a plan and remember its digest where no branch can put files; what a launch that was interrupted before
     its claim left is replaced, because nothing was executed on it."""
     data = codec.compact(plan)
-    (directory.path / file).parent.mkdir(exist_ok=True)
-    rundir.write_atomic(directory.path / file, data)
+    world.disk.make_directory((directory.path / file).parent)
+    world.disk.write_atomic(directory.path / file, data)
     world.runs.mark(plan.task_id, plan.run_id, directory.name_of(file), data)
     return plan
 
 
-def _make_token(directory: RunDirectory) -> str:
+def _make_token(world: World, directory: RunDirectory) -> str:
     """Write a new resume token for nobody but the owner to read and return its SHA-256."""
-    token = secrets.token_urlsafe(32)
-    rundir.write_atomic(directory.token, f"{token}\n".encode(), sync=False, mode=0o600)
+    token = world.chance.token()
+    world.disk.write_atomic(directory.token, f"{token}\n".encode(), sync=False, mode=0o600)
     return hashlib.sha256(token.encode()).hexdigest()
 
 
@@ -145,7 +144,7 @@ def _claim(
         number=number,
         series=series,
         claimed=world.now(),
-        claimer=process.myself(),
+        claimer=world.processes.myself(),
         reason=reason,
         actor=actor,
         plan=file,
@@ -153,7 +152,7 @@ def _claim(
         commit=plan.commit,
         keeps_from=keeps_from,
     )
-    if not rundir.write_new(directory.record("claims", number), codec.compact(claim)):
+    if not world.disk.write_new(directory.record("claims", number), codec.compact(claim)):
         raise LockHeld(f"{directory.path}: attempt {number} is claimed already")
 
 
@@ -175,18 +174,18 @@ def _prepare_workspace(world: World, directory: RunDirectory, plan: Plan) -> Non
     """Make the place where stages work, once for all attempts of a run; `workspace.json` says that it is whole."""
     ready = directory.path / "workspace.json"
     if plan.workspace == Workspace.EMPTY:
-        directory.workspace.mkdir(exist_ok=True)
+        world.disk.make_directory(directory.workspace)
     elif plan.workspace == Workspace.WORKTREE:
         made_for = None
         with contextlib.suppress(codec.CodecError):
-            made_for = rundir.read_bounded(ready)
+            made_for = world.disk.read_bounded(ready)
         if made_for is None:
             world.repository.add_worktree(directory.workspace, plan.commit)
         elif made_for != codec.render({"commit": plan.commit}):
             world.repository.move_worktree(directory.workspace, plan.commit)
         else:
             return
-        rundir.write_atomic(ready, codec.render({"commit": plan.commit}))
+        world.disk.write_atomic(ready, codec.render({"commit": plan.commit}))
 
 
 def resume(world: World, action: Resume) -> str:
@@ -256,7 +255,7 @@ def abandon(world: World, action: Abandon) -> str:
 
 def _write_end_if_open(world: World, directory: RunDirectory, number: int, outcome: Outcome, detail: str) -> None:
     with rundir.holding(directory):
-        attempt = rundir.read_record(Attempt, directory.record("attempts", number))
+        attempt = directory.read(Attempt, directory.record("attempts", number))
         finished = attempt is not None and attempt.outcome not in (None, Outcome.INTERRUPTED)
         if not finished and directory.newest() == number:
             _write_end(world, directory, number, outcome, detail)
@@ -267,11 +266,11 @@ def _write_end(world: World, directory: RunDirectory, number: int, outcome: Outc
     detail = detail.replace(f"{world.checkout}/", "")
     end = End(number=number, at=world.now().at, outcome=outcome, detail=detail)
     path = directory.record("ends", number)
-    if not rundir.write_new(path, codec.compact(end)):
+    if not world.disk.write_new(path, codec.compact(end)):
         # An attempt that could not be started is open still; the end of the run replaces that note.
-        earlier = rundir.read_record(End, path)
+        earlier = directory.read(End, path)
         if earlier is not None and earlier.outcome == Outcome.INTERRUPTED:
-            rundir.write_atomic(path, codec.compact(end))
+            world.disk.write_atomic(path, codec.compact(end))
 
 
 def _quarantine(world: World, action: Quarantine) -> str:
@@ -286,8 +285,8 @@ def _restore(world: World, action: Restore) -> str:
     """Freeze a plan where the frozen one is lost, with a new resume token."""
     directory = world.runs.directory(action.task_id, action.run_id)
     path = directory.plan_path(_last_claim(directory))
-    if not path.exists():
-        plan = replace(action.plan, resume_token_sha256=_make_token(directory))
+    if not world.disk.exists(path):
+        plan = replace(action.plan, resume_token_sha256=_make_token(world, directory))
         _freeze(world, directory, plan, path.relative_to(directory.path).as_posix())
     return f"{action.run_id}: {action.reason}"
 
@@ -297,12 +296,12 @@ def retire(world: World, action: Retire) -> str:
     directory = world.runs.directory(action.task_id, action.run_id)
     if not _keeps_workspace(directory):
         ready = directory.path / "workspace.json"
-        if ready.exists():
+        if world.disk.exists(ready):
             world.repository.remove_worktree(directory.workspace)
-            rundir.clear_directory(ready)
-            ready.unlink(missing_ok=True)
+            world.disk.clear_directory(ready)
+            world.disk.unlink(ready)
         else:
-            rundir.remove_tree(directory.workspace)
+            world.disk.remove_tree(directory.workspace)
     world.runs.unmark(action.run_id)
     return f"{action.run_id}: {action.reason or 'its evidence is committed'}"
 
@@ -314,7 +313,7 @@ def _keeps_workspace(directory: RunDirectory) -> bool:
         plan = directory.plan(_last_claim(directory))
     if plan is None or plan.keep_workspace != "failed":
         return plan is not None and plan.keep_workspace == "always"
-    attempt = rundir.read_record(Attempt, directory.record("attempts", number))
+    attempt = directory.read(Attempt, directory.record("attempts", number))
     return attempt is None or attempt.outcome != Outcome.SUCCEEDED
 
 
@@ -334,19 +333,19 @@ def _fence(world: World, actions: Sequence[Cancel | Abandon | Resume]) -> None:
         number = action.after if isinstance(action, Resume) else action.number
         targets.append(_target(world.runs.directory(action.task_id, action.run_id), number))
     with contextlib.suppress(LockHeld):
-        process.fence(targets)
+        world.processes.fence(targets)
 
 
 def fence_attempt(world: World, task_id: TaskId, run_id: RunId, number: int) -> None:
     """Make sure that nothing of one attempt lives."""
-    process.fence([_target(world.runs.directory(task_id, run_id), number)])
+    world.processes.fence([_target(world.runs.directory(task_id, run_id), number)])
 
 
 def _target(directory: RunDirectory, number: int) -> Target:
     """Return what of an attempt may live: its worker, its stages' groups, whoever holds the lock."""
     attempt = plan = None
     with contextlib.suppress(codec.CodecError):
-        attempt = rundir.read_record(Attempt, directory.record("attempts", number))
+        attempt = directory.read(Attempt, directory.record("attempts", number))
         plan = directory.plan(_last_claim(directory))
     running = [each for each in attempt.stages if each.status == StageStatus.RUNNING] if attempt else []
     return Target(
@@ -361,4 +360,4 @@ def cancel_run(world: World, task_id: TaskId, run_id: RunId, number: int, *, act
     """Record that attempt `number` shall end; the worker reads it when it is told to stop."""
     directory = world.runs.directory(task_id, run_id)
     intent = CancelIntent(number=number, at=world.now().at, actor=actor, reason=reason)
-    rundir.write_new(directory.record("cancels", number), codec.compact(intent))
+    world.disk.write_new(directory.record("cancels", number), codec.compact(intent))

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from reconciler import __version__
-from reconciler.rundir import write_atomic
+from reconciler.codec import CodecError
+from reconciler.disk import DISK, Disk
 
 FORMAT = f"1-{__version__}"
 BYTES_MAX = 256 * 1024 * 1024
@@ -30,13 +31,12 @@ class Cache:
     evidence: dict[str, list[Any]] = field(default_factory=dict)
 
 
-def read_cache(path: Path) -> Cache:
+def read_cache(path: Path, disk: Disk = DISK) -> Cache:
     """Return what was remembered, or an empty cache."""
-    with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
-        if path.stat().st_size <= BYTES_MAX:
-            data = json.loads(path.read_bytes())
-            if data.pop("format") == FORMAT:
-                return _checked(Cache(**data))
+    with contextlib.suppress(OSError, CodecError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        data = json.loads(disk.read_bounded(path, BYTES_MAX) or b"{}")
+        if data.pop("format", "") == FORMAT:
+            return _checked(Cache(**data))
     return Cache()
 
 
@@ -46,8 +46,8 @@ def _checked(cache: Cache) -> Cache:
     return cache if rows and all(type(row) is list and len(row) == 7 for row in cache.evidence.values()) else Cache()
 
 
-def write_cache(path: Path, cache: Cache) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_cache(path: Path, cache: Cache, disk: Disk = DISK) -> None:
+    disk.make_directory(path.parent)
     document = {
         "format": FORMAT,
         "requests_tree": cache.requests_tree,
@@ -55,4 +55,4 @@ def write_cache(path: Path, cache: Cache) -> None:
         "evidence_tree": cache.evidence_tree,
         "evidence": cache.evidence,
     }
-    write_atomic(path, json.dumps(document, separators=(",", ":")).encode())
+    disk.write_atomic(path, json.dumps(document, separators=(",", ":")).encode())

@@ -9,28 +9,31 @@ import contextlib
 import json
 from pathlib import Path
 
-from reconciler.rundir import write_atomic
+from reconciler.codec import CodecError
+from reconciler.disk import DISK, Disk
+
+BYTES_MAX = 1024 * 1024
 
 Conditions = dict[str, dict[str, str]]
 
 
-def read_conditions(state: Path) -> Conditions:
+def read_conditions(state: Path, disk: Disk = DISK) -> Conditions:
     """Return name -> {reason, since} of every condition that holds."""
-    with contextlib.suppress(OSError, ValueError, RecursionError, AttributeError):
-        found = json.loads((state / "conditions.json").read_bytes())
+    with contextlib.suppress(OSError, CodecError, ValueError, RecursionError, AttributeError):
+        found = json.loads(disk.read_bounded(state / "conditions.json", BYTES_MAX) or b"{}")
         return {
             name: each for name, each in found.items() if isinstance(each, dict) and {"reason", "since"} <= each.keys()
         }
     return {}
 
 
-def set_condition(state: Path, name: str, reason: str, at: str) -> None:
+def set_condition(state: Path, name: str, reason: str, at: str, disk: Disk = DISK) -> None:
     """Remember a condition, or with an empty reason that it is over; nothing is written if that is known."""
-    known = read_conditions(state)
+    known = read_conditions(state, disk)
     if known.get(name, {}).get("reason", "") == reason:
         return
     kept = {each: value for each, value in known.items() if each != name}
     if reason:
         kept[name] = {"reason": reason, "since": at}
-    state.mkdir(parents=True, exist_ok=True)
-    write_atomic(state / "conditions.json", json.dumps(kept, indent=2).encode() + b"\n")
+    disk.make_directory(state)
+    disk.write_atomic(state / "conditions.json", json.dumps(kept, indent=2).encode() + b"\n")

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from reconciler.disk import DISK
 from reconciler.errors import ContentError, GitFailed, PublishBlocked, TipMoved, UsageError
-from reconciler.rundir import remove_tree
 
 TIMEOUT_S = 120.0
 OUTPUT_BYTES_MAX = 512 * 1024 * 1024
@@ -477,11 +477,11 @@ class Repository:
 
         `git worktree prune` would do more: it forgets a person's worktree on a disk that is not plugged in just now.
         """
-        remove_tree(path)
+        DISK.remove_tree(path)
         for remembered in (self.common / "worktrees").glob("*/gitdir"):
             with contextlib.suppress(OSError):
                 if remembered.read_bytes().strip() == os.fsencode(f"{path}/.git"):
-                    remove_tree(remembered.parent)
+                    DISK.remove_tree(remembered.parent)
 
 
 def open_repository(directory: Path) -> Repository:

@@ -7,12 +7,8 @@ keeps `runs_max` exact and commits few; the promise that nothing runs twice rest
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from reconciler.actions import Abandon, Action, Cancel, Publish, Quarantine, Restore, Retire, Wait
 from reconciler.apply import Done, apply
@@ -21,9 +17,7 @@ from reconciler.diff import ENDED, diff, phase, proven
 from reconciler.errors import InvariantError, LockHeld, PublishBlocked, TipMoved, TransientError
 from reconciler.model import Phase, Process, RunId
 from reconciler.observe import Observation, Observer
-from reconciler.process import holders, wait_any
 from reconciler.publish import Publication, publish
-from reconciler.rundir import clear_directory
 from reconciler.world import World
 
 PASS_LOCK_PATIENCE_S = 60.0
@@ -80,7 +74,7 @@ class Loop:
         """Do one pass. Raise LockHeld if another reconciler does not let go of the repository."""
         with pass_lock(self.world):
             seen = self.observer.observe()
-            due = time.monotonic() - self.published_s >= GATHER_S
+            due = self.world.now().monotonic_s - self.published_s >= GATHER_S
             seen = replace(seen, limits=replace(seen.limits, publish_due=due))
             actions = diff(seen.desired, seen.actual, seen.now, seen.limits)
             self._note_concerned(seen)
@@ -98,7 +92,7 @@ class Loop:
             result = self.run_pass()
             watch(result)
             refused = refused + 1 if any(each.error for each in result.done) else 0
-            over = deadline_s is not None and time.monotonic() >= deadline_s
+            over = deadline_s is not None and self.world.now().monotonic_s >= deadline_s
             reached = goal in result.seen.actual.evidence and goal not in result.seen.actual.runs
             if result.idle or result.blocked or over or reached or refused >= REFUSALS_MAX:
                 return result
@@ -109,8 +103,8 @@ class Loop:
         the pass changed something itself, because what that leads to is there already."""
         if result.publication or result.tip_moved or any(isinstance(each, SETTLING) for each in result.actions):
             return
-        patience_s = POLL_S if deadline_s is None else max(0.0, min(POLL_S, deadline_s - time.monotonic()))
-        wait_any(self._workers(result), patience_s)
+        patience_s = POLL_S if deadline_s is None else max(0.0, min(POLL_S, deadline_s - self.world.now().monotonic_s))
+        self.world.processes.wait_any(self._workers(result), patience_s)
 
     def _workers(self, result: Pass) -> set[Process]:
         runs = result.seen.actual.runs.values()
@@ -138,13 +132,13 @@ class Loop:
         except TipMoved:
             return replace(result, tip_moved=True)
         except (PublishBlocked, TransientError) as error:
-            set_condition(self.world.repository.state, "publish", str(error), result.seen.now.at)
+            set_condition(self.world.repository.state, "publish", str(error), result.seen.now.at, self.world.disk)
             return replace(result, blocked=str(error))
-        self.published_s, self.last = time.monotonic(), publication
+        self.published_s, self.last = self.world.now().monotonic_s, publication
         return self._unblocked(replace(result, publication=publication))
 
     def _unblocked(self, result: Pass) -> Pass:
-        set_condition(self.world.repository.state, "publish", "", result.seen.now.at)
+        set_condition(self.world.repository.state, "publish", "", result.seen.now.at, self.world.disk)
         return result
 
 
@@ -165,26 +159,14 @@ def unproven(seen: Observation) -> list[RunId]:
 @contextlib.contextmanager
 def pass_lock(world: World) -> Iterator[None]:
     """Hold the lock under which one reconciler of this machine acts. Raise LockHeld after a minute."""
-    state = world.repository.state
-    state.mkdir(parents=True, exist_ok=True)
-    clear_directory(state / "pass.lock")
-    descriptor = os.open(state / "pass.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    disk, path = world.disk, world.repository.state / "pass.lock"
+    disk.make_directory(path.parent)
+    disk.clear_directory(path)
+    handle = disk.wait_for(lambda: disk.take_lock(path), PASS_LOCK_PATIENCE_S)
+    if handle is None:
+        who = ", ".join(str(each.pid) for each in world.processes.holders(path)) or "unknown"
+        raise LockHeld(f"another reconciler (pid {who}) has been busy here for a minute")
     try:
-        _take(descriptor, state / "pass.lock")
         yield
     finally:
-        os.close(descriptor)
-
-
-def _take(descriptor: int, path: Path) -> None:
-    deadline = time.monotonic() + PASS_LOCK_PATIENCE_S
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                who = ", ".join(str(each.pid) for each in holders(path)) or "unknown"
-                raise LockHeld(f"another reconciler (pid {who}) has been busy here for a minute") from None
-            time.sleep(0.01)
-        else:
-            return
+        disk.let_go(handle)

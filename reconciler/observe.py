@@ -73,7 +73,7 @@ class Observer:
         self.world, self.branch = world, branch
         self.root, self.done = str(world.runs.root), str(world.runs.state / "done")
         self.cache_path = world.repository.state / "cache.json"
-        self.cache = read_cache(self.cache_path)
+        self.cache = read_cache(self.cache_path, world.disk)
         self.cache_changed = False
         self.tip: str | None = None
         self.trees = Trees(None, None, None, None, ())
@@ -106,7 +106,7 @@ class Observer:
     def remember(self) -> None:
         """Write the cache if it has changed since it was read."""
         if self.cache_changed:
-            write_cache(self.cache_path, self.cache)
+            write_cache(self.cache_path, self.cache, self.world.disk)
             self.cache_changed = False
 
     # -------------------------------------------------------------------------------------------- the tip
@@ -311,7 +311,7 @@ class Observer:
         """Return every run that is under way here, and every wished one that has records although it is not marked."""
         known = {run_id: task_id for task_id, run_id in marked}
         for wish in wishes:
-            if wish.run_id not in known and _changed_ns(f"{self.done}/{wish.run_id}"):
+            if wish.run_id not in known and self._changed_ns(f"{self.done}/{wish.run_id}"):
                 known[wish.run_id] = wish.request.task
         found = {run_id: self._run(task_id, run_id) for run_id, task_id in known.items()}
         return {run_id: run for run_id, run in found.items() if run is not None}
@@ -320,9 +320,13 @@ class Observer:
         """Return a run directory as text: this is asked for every unsettled run in every pass, and Paths are slow."""
         return f"{self.root}/{task_id}/cli/{run_id}"
 
+    def _changed_ns(self, path: str) -> int:
+        found = self.world.disk.look(path)
+        return found.changed_ns if found else 0
+
     def _run(self, task_id: TaskId, run_id: RunId) -> Run | None:
         """Return a run as it is. One that has ended is read again only when it has been claimed again."""
-        stamp = _changed_ns(f"{self._place(task_id, run_id)}/claims")
+        stamp = self._changed_ns(f"{self._place(task_id, run_id)}/claims")
         if run_id in self.ended and self.ended[run_id][0] == stamp:
             return self.ended[run_id][1]
         run = self.world.runs.observe(task_id, run_id)
@@ -370,13 +374,6 @@ def evidence_row(run_id: str, oid: str, data: bytes | None) -> list[Any] | None:
         return [str(document["task_id"]), str(document["name"]), status.value, attempt, completed_at, duration_s, oid]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-
-
-def _changed_ns(directory: str) -> int:
-    try:
-        return os.stat(directory).st_mtime_ns
-    except FileNotFoundError:
-        return 0
 
 
 def _leads_to_manifests(path: str) -> bool:

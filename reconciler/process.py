@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import re
+import secrets
 import select
 import signal
 import socket
@@ -259,6 +261,44 @@ def descendants(ancestor: int) -> tuple[int, ...]:
         found.append(pid)
         ahead += children.get(pid, ())
     return tuple(found)
+
+
+class Chance:
+    """What nobody can foresee."""
+
+    def token(self) -> str:
+        """Return a secret of 256 bits, safe in an address."""
+        return secrets.token_urlsafe(32)
+
+    def nonce(self) -> str:
+        """Return 16 hex digits that nobody else has."""
+        return os.urandom(8).hex()
+
+    def fraction(self) -> float:
+        """Return a number from 0 to below 1."""
+        return random.random()  # noqa: S311  spreads retries, keeps no secret
+
+
+class Processes:
+    """The processes of this machine, as a pass sees them."""
+
+    def myself(self) -> Process:
+        return myself()
+
+    def is_alive(self, process: Process) -> bool:
+        return is_alive(process)
+
+    def holders(self, lock: Path) -> tuple[Process, ...]:
+        return holders(lock)
+
+    def fence(self, targets: Sequence[Target]) -> None:
+        fence(targets)
+
+    def kill_holders_of_removed(self, lock: Path) -> None:
+        kill_holders_of_removed(lock)
+
+    def wait_any(self, processes: Iterable[Process], timeout_s: float) -> None:
+        wait_any(processes, timeout_s)
 
 
 # ------------------------------------------------------------------------------------------------ workers

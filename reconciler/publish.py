@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from reconciler import aggregate, codec, manifest, rundir
+from reconciler.disk import Disk
 from reconciler.errors import ContentError, PublishBlocked, TransientError
 from reconciler.git import Draft
 from reconciler.model import Attempt, Claim, End, Link, Refusal, RunId, TaskId
@@ -71,7 +71,7 @@ def publish(world: World, seen: Observation, runs: Sequence[tuple[TaskId, RunId]
         parent=seen.tip,
         files=files | edits,
         modes=modes,
-        message=_message(proofs),
+        message=_message(proofs, world.chance.nonce()),
         identity=IDENTITY,
         epoch_s=int(datetime.fromisoformat(seen.now.at).timestamp()),
     )
@@ -90,13 +90,18 @@ def _spare_ignored_work(world: World, seen: Observation, files: Mapping[str, byt
     """
     directory = world.repository.directory
     for parent in {parent for path in files for parent in Path(path).parents}:
-        if (directory / parent).is_file():
+        if _is_file(world, directory / parent):
             raise PublishBlocked(f"'{parent}' is a file, and evidence needs a directory there; move or remove it")
-    theirs = [path for path in files if not path.startswith(".runs/") and (directory / path).is_file()]
+    theirs = [path for path in files if not path.startswith(".runs/") and _is_file(world, directory / path)]
     tracked = world.repository.look_up([f"{seen.tip}:{path}" for path in theirs])
     for path, oid in zip(theirs, tracked, strict=True):
-        if oid is None and (directory / path).read_bytes() != files[path]:
+        if oid is None and world.disk.read(directory / path, len(files[path]) + 1) != files[path]:
             raise PublishBlocked(f"it would overwrite your work in {path}; commit, move or remove it")
+
+
+def _is_file(world: World, path: Path) -> bool:
+    found = world.disk.look(path)
+    return found is not None and not found.is_directory
 
 
 def _proofs(world: World, runs: Sequence[tuple[TaskId, RunId]], warnings: list[str]) -> Iterable[Proof]:
@@ -159,7 +164,7 @@ def _command_files(
     root = document["artifact_root"]
     log = b""
     if command["log_path"] is not None:
-        log = bounded(full_log(directory.path / command["log_path"].removeprefix(f"{root}/")), bytes_max)
+        log = bounded(directory.disk, directory.path / command["log_path"].removeprefix(f"{root}/"), bytes_max)
         files[command["log_path"]] = log
         command["log_committed_bytes"] = len(log)
     if command["error_file"] is not None:
@@ -168,25 +173,24 @@ def _command_files(
     return files
 
 
-def full_log(path: Path) -> Path:
+def full_log(disk: Disk, path: Path) -> Path:
     """Return where the whole of a log is: beside it, once it is evidence."""
     full = path.with_suffix(".full.log")
-    return full if full.exists() else path
+    return full if disk.exists(full) else path
 
 
-def bounded(path: Path, bytes_max: int) -> bytes:
-    """Return a file whole if it is at most `bytes_max` long, else its head and tail with a line between them."""
-    try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size <= bytes_max:
-                return file.read(bytes_max)
-            marker = f"\n[... {size - bytes_max} of {size} bytes left out ...]\n".encode()
-            head = file.read(bytes_max // 2)
-            file.seek(size - (bytes_max - len(head)) + len(marker))
-            return head + marker + file.read(bytes_max)
-    except FileNotFoundError:
+def bounded(disk: Disk, path: Path, bytes_max: int) -> bytes:
+    """Return the log at `path` whole if it is at most `bytes_max` long, else its head and tail with a line between
+    them."""
+    path = full_log(disk, path)
+    found = disk.look(path)
+    if found is None:
         return b""
+    if found.bytes <= bytes_max:
+        return disk.read(path, bytes_max)
+    marker = f"\n[... {found.bytes - bytes_max} of {found.bytes} bytes left out ...]\n".encode()
+    head = disk.read(path, bytes_max // 2)
+    return head + marker + disk.read(path, bytes_max, at=found.bytes - (bytes_max - len(head)) + len(marker))
 
 
 def _keep_full_logs(world: World, proofs: Iterable[Proof]) -> None:
@@ -197,7 +201,7 @@ def _keep_full_logs(world: World, proofs: Iterable[Proof]) -> None:
             if command["log_path"]:
                 path = world.checkout / command["log_path"]
                 with contextlib.suppress(FileExistsError, FileNotFoundError):
-                    os.link(path, path.with_suffix(".full.log"))
+                    world.disk.link(path, path.with_suffix(".full.log"))
 
 
 # ------------------------------------------------------------------------------------------------ aggregates
@@ -314,7 +318,7 @@ def _gated(data: bytes, proofs: Sequence[Proof]) -> bytes:
 # ------------------------------------------------------------------------------------------------ the message
 
 
-def _message(proofs: Sequence[Proof]) -> str:
+def _message(proofs: Sequence[Proof], nonce: str) -> str:
     """Return a subject people can read and trailers machines can. The nonce makes every commit unmistakable."""
     lines = [_subject(proofs), ""]
     for each in proofs:
@@ -325,7 +329,7 @@ def _message(proofs: Sequence[Proof]) -> str:
             f"Reconciler-Manifest: {each.path} sha256:{each.sha256}",
             f"Reconciler-Request: {request['path']}@{request['blob']}",
         ]
-    return "\n".join([*lines, f"Reconciler-Nonce: {os.urandom(8).hex()}", ""])
+    return "\n".join([*lines, f"Reconciler-Nonce: {nonce}", ""])
 
 
 def _subject(proofs: Sequence[Proof]) -> str:

@@ -27,6 +27,7 @@ from functools import cache
 from pathlib import Path
 
 from reconciler import codec, manifest, process, rundir
+from reconciler.disk import DISK
 from reconciler.model import (
     Attempt,
     CancelIntent,
@@ -109,7 +110,7 @@ def run_attempt(
     descriptor = _take_lock_patiently(directory)
     if descriptor is None or directory.newest() != number or _over(directory, number):
         return
-    claim = rundir.read_record(Claim, directory.record("claims", number))
+    claim = directory.read(Claim, directory.record("claims", number))
     plan = rundir.read_frozen(directory, claim, plan_sha256)
     if claim is None or plan is None:
         return
@@ -307,7 +308,7 @@ class Execution:
             return
         intent = None
         with contextlib.suppress(codec.CodecError, OSError):
-            intent = rundir.read_record(CancelIntent, self.directory.record("cancels", self.number))
+            intent = self.directory.read(CancelIntent, self.directory.record("cancels", self.number))
         self.stopping = outcome or (Outcome.CANCELLED if intent else Outcome.INTERRUPTED)
         self.detail = detail or (f"cancelled: {intent.sentence()}" if intent else "the worker was told to stop")
         for ongoing in self.ongoing.values():
@@ -370,7 +371,7 @@ class Execution:
         """Write the heartbeat. If the run directory was taken away, nobody could ever fence us: stop."""
         self.last_beat = time.monotonic()
         try:
-            rundir.write_atomic(self.directory.heartbeat, codec.compact(process.instant()), sync=False)
+            DISK.write_atomic(self.directory.heartbeat, codec.compact(process.instant()), sync=False)
             if os.stat(self.directory.lock).st_ino != os.fstat(self.lock).st_ino:
                 raise FileNotFoundError
         except FileNotFoundError:
@@ -404,7 +405,7 @@ class Execution:
         path.parent.mkdir(exist_ok=True)
         while True:
             try:
-                rundir.write_atomic(path, codec.compact(attempt), sync=durable)
+                DISK.write_atomic(path, codec.compact(attempt), sync=durable)
                 break
             except OSError as error:
                 if outcome is None or error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -427,7 +428,7 @@ class Execution:
         now = process.instant().at
         with contextlib.suppress(OSError):
             document = manifest.manifest(records, updated_at=now, heartbeat_at=now)
-            rundir.write_atomic(self.directory.path / "manifest.json", codec.render(document), sync=False)
+            DISK.write_atomic(self.directory.path / "manifest.json", codec.render(document), sync=False)
 
     def _end(self) -> None:
         """Leave nothing running, judge the attempt, write it down."""

@@ -11,18 +11,22 @@ from pathlib import Path
 
 from reconciler import process
 from reconciler.contracts import Contracts
+from reconciler.disk import DISK, Disk
 from reconciler.git import Repository, open_repository
 from reconciler.model import Instant
-from reconciler.process import Workers
+from reconciler.process import Chance, Processes, Workers
 from reconciler.rundir import Runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
     repository: Repository
+    disk: Disk
     runs: Runs
+    processes: Processes
     workers: Workers
     contracts: Contracts
+    chance: Chance
     now: Callable[[], Instant]
 
     @property
@@ -36,6 +40,9 @@ def open_world(directory: Path, workers: Workers | None = None) -> World:
     repository = open_repository(directory)
     return World(
         repository=repository,
+        disk=DISK,
+        processes=Processes(),
+        chance=Chance(),
         runs=Runs(_root(repository) / ".runs", repository.state),
         workers=workers or Workers(),
         contracts=Contracts(),

@@ -13,9 +13,9 @@ from typing import Any
 import click
 
 from reconciler import scaffold
+from reconciler.disk import DISK
 from reconciler.errors import GitFailed, TransientError, UsageError
 from reconciler.git import Repository, open_repository
-from reconciler.rundir import write_new
 from reconciler.terminal import format_option, print_json, table
 
 
@@ -97,7 +97,7 @@ def _agreed(count: int, *, yes: bool, can_ask: bool) -> bool:
 def _written(root: Path, file: File) -> File:
     """Write a file, unless somebody has put one there meanwhile."""
     try:
-        created = write_new(root / file.path, file.data)
+        created = DISK.write_new(root / file.path, file.data)
     except OSError as error:
         raise TransientError(f"{root / file.path}: cannot be written: {error.strerror}") from None
     return File(path=file.path, data=file.data, action="written" if created else "kept")

@@ -83,7 +83,7 @@ class Source:
             return document
 
     def file(self, log_path: str) -> Path:
-        return full_log(self.world.checkout / log_path)
+        return full_log(self.world.disk, self.world.checkout / log_path)
 
     def committed(self, log_path: str) -> bytes:
         """Return the bounded copy of a log at the tip."""

@@ -130,5 +130,5 @@ def _refuse(world: World, there: Run, actor: str, reason: str, objection: str) -
     directory = world.runs.directory(there.task_id, there.run_id)
     number = rundir.next_number(directory, "refusals")
     refusal = Refusal(number=number, at=world.now().at, actor=actor, reason=reason, detail=objection)
-    rundir.write_new(directory.record("refusals", number), codec.render(refusal))
+    world.disk.write_new(directory.record("refusals", number), codec.render(refusal))
     raise UsageError(f"{there.run_id} is not resumed: {objection}")

@@ -26,10 +26,10 @@ from reconciler.check import (
     settings_of,
 )
 from reconciler.contracts import Contracts
+from reconciler.disk import DISK
 from reconciler.errors import TransientError, UsageError
 from reconciler.git import BLOB_BYTES_MAX, Entry, Repository, open_repository
 from reconciler.model import Problem, Severity
-from reconciler.rundir import read_bounded
 from reconciler.terminal import print_json, single_line, use_colour
 
 FILES_MAX = 100_000
@@ -148,7 +148,7 @@ def _read(file: Path, path: str) -> Content:
         mode = os.lstat(file).st_mode
         if not stat.S_ISREG(mode):
             return _not_a_file(path, "a symbolic link" if stat.S_ISLNK(mode) else "a pipe, socket or device")
-        data = read_bounded(file, BLOB_BYTES_MAX)
+        data = DISK.read_bounded(file, BLOB_BYTES_MAX)
     except OSError as error:
         return Problem(path=path, reason=f"the file cannot be read: {error.strerror}", rule="unreadable")
     except codec.CodecError as error:

@@ -17,6 +17,7 @@ import pytest
 
 from reconciler import codec, process, rundir
 from reconciler.codec import CodecError
+from reconciler.disk import DISK
 from reconciler.errors import LockHeld
 from reconciler.model import (
     Attempt,
@@ -113,7 +114,7 @@ def observed(runs: Runs) -> Run:
 def test_a_file_is_replaced_as_a_whole_and_nothing_else_is_left(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(b"the old content")
-    rundir.write_atomic(path, data)
+    DISK.write_atomic(path, data)
     assert (path.read_bytes(), names(tmp_path)) == (data, ["a.json"])
 
 
@@ -121,28 +122,28 @@ def test_who_reads_while_a_file_is_replaced_sees_the_old_content_whole(tmp_path:
     path = tmp_path / "a.json"
     path.write_bytes(b"old")
     with open(path, "rb") as reader:
-        rundir.write_atomic(path, b"newer")
+        DISK.write_atomic(path, b"newer")
         assert reader.read() == b"old"
 
 
 def test_a_new_file_is_made_with_the_directories_above_it(tmp_path: Path) -> None:
     path = tmp_path / "claims" / "1.json"
-    assert rundir.write_new(path, b"first")
+    assert DISK.write_new(path, b"first")
     assert (path.read_bytes(), names(path.parent)) == (b"first", ["1.json"])
 
 
 def test_a_new_file_never_takes_the_place_of_another(tmp_path: Path) -> None:
     path = tmp_path / "1.json"
-    assert rundir.write_new(path, b"first")
-    assert not rundir.write_new(path, b"second")
+    assert DISK.write_new(path, b"first")
+    assert not DISK.write_new(path, b"second")
     assert (path.read_bytes(), names(tmp_path)) == (b"first", ["1.json"])
 
 
 def test_of_many_that_make_the_same_file_at_once_one_succeeds(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from reconciler import rundir;"
+        "import sys; from pathlib import Path; from reconciler import rundir; from reconciler.disk import DISK;"
         "print('ready', flush=True); sys.stdin.readline();"
-        "print(rundir.write_new(Path(sys.argv[1]), sys.argv[2].encode()))"
+        "print(DISK.write_new(Path(sys.argv[1]), sys.argv[2].encode()))"
     )
     words = [sys.executable, "-c", program, str(tmp_path / "1.json")]
     children = [
@@ -172,9 +173,9 @@ def test_what_could_not_be_made_durable_is_not_there(
     old.write_bytes(b"old")
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(OSError, match=os.strerror(number)):
-        rundir.write_atomic(old, b"new")
+        DISK.write_atomic(old, b"new")
     with pytest.raises(OSError, match=os.strerror(number)):
-        rundir.write_new(tmp_path / "new.json", b"new")
+        DISK.write_new(tmp_path / "new.json", b"new")
     assert (old.read_bytes(), names(tmp_path)) == (b"old", ["old.json"])
 
 
@@ -182,8 +183,8 @@ def test_what_could_not_be_made_durable_is_not_there(
 def test_a_secret_is_for_nobody_but_its_owner(tmp_path: Path, mask: int) -> None:
     before = os.umask(mask)
     try:
-        rundir.write_atomic(tmp_path / "token", b"x", mode=0o600)
-        rundir.write_new(tmp_path / "new", b"x", mode=0o600)
+        DISK.write_atomic(tmp_path / "token", b"x", mode=0o600)
+        DISK.write_new(tmp_path / "new", b"x", mode=0o600)
     finally:
         os.umask(before)
     assert [stat.S_IMODE((tmp_path / each).stat().st_mode) for each in ("token", "new")] == [0o600, 0o600]
@@ -193,14 +194,14 @@ def test_a_secret_does_not_inherit_the_mode_of_what_was_there(tmp_path: Path) ->
     path = tmp_path / "token"
     path.write_bytes(b"old")
     path.chmod(0o644)
-    rundir.write_atomic(path, b"new", mode=0o600)
+    DISK.write_atomic(path, b"new", mode=0o600)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_a_link_is_replaced_and_what_it_leads_to_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "outside").write_bytes(b"outside")
     (tmp_path / "a.json").symlink_to(tmp_path / "outside")
-    rundir.write_atomic(tmp_path / "a.json", b"new")
+    DISK.write_atomic(tmp_path / "a.json", b"new")
     assert (tmp_path / "outside").read_bytes() == b"outside"
     assert not (tmp_path / "a.json").is_symlink()
 
@@ -210,9 +211,9 @@ def test_a_link_is_replaced_and_what_it_leads_to_is_left_alone(tmp_path: Path) -
 
 def test_what_is_not_there_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    assert rundir.read_bounded(tmp_path / "missing") is None
-    assert rundir.read_bounded(tmp_path / "file" / "below") is None
-    assert rundir.read_record(Process, tmp_path / "missing") is None
+    assert DISK.read_bounded(tmp_path / "missing") is None
+    assert DISK.read_bounded(tmp_path / "file" / "below") is None
+    assert rundir.RunDirectory(tmp_path).read(Process, tmp_path / "missing") is None
 
 
 @pytest.mark.parametrize(("size", "fits"), [(0, True), (10, True), (11, False), (1000, False)])
@@ -220,10 +221,10 @@ def test_no_more_is_read_than_a_record_may_be_long(tmp_path: Path, size: int, fi
     path = tmp_path / "a"
     path.write_bytes(b"x" * size)
     if fits:
-        assert rundir.read_bounded(path, 10) == b"x" * size
+        assert DISK.read_bounded(path, 10) == b"x" * size
     else:
         with pytest.raises(CodecError, match="larger than 10 bytes"):
-            rundir.read_bounded(path, 10)
+            DISK.read_bounded(path, 10)
 
 
 def _make(path: Path, kind: str) -> None:
@@ -246,7 +247,7 @@ def test_what_is_no_file_is_no_record(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     _make(tmp_path / "a", kind)
     with pytest.raises(CodecError):
-        rundir.read_record(Process, tmp_path / "a")
+        rundir.RunDirectory(tmp_path).read(Process, tmp_path / "a")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -255,7 +256,7 @@ def test_a_record_that_may_not_be_read_is_damage(tmp_path: Path) -> None:
     path.write_bytes(b"x")
     path.chmod(0)
     with pytest.raises(CodecError):
-        rundir.read_record(Process, path)
+        directory.read(Process, path)
 
 
 # ------------------------------------------------------------------------------------------------ numbers
@@ -314,12 +315,12 @@ def test_records_that_can_be_read_are_read_and_others_left_out(directory: RunDir
 # ------------------------------------------------------------------------------------------------ the lock
 
 HOLD = (
-    "import sys; from pathlib import Path; from reconciler import rundir;"
+    "import sys; from pathlib import Path; from reconciler import rundir; from reconciler.disk import DISK;"
     "held = rundir.take_lock(rundir.RunDirectory(Path(sys.argv[1])));"
     "print(held is not None, flush=True); sys.stdin.readline()"
 )
 HOLD_AND_LEAVE = (
-    "import subprocess, sys; from pathlib import Path; from reconciler import rundir;"
+    "import subprocess, sys; from pathlib import Path; from reconciler import rundir; from reconciler.disk import DISK;"
     "held = rundir.take_lock(rundir.RunDirectory(Path(sys.argv[1])));"
     "subprocess.Popen(['sh', '-c', 'echo True; read line'], pass_fds=[held], start_new_session=True)"
 )
@@ -349,7 +350,7 @@ def let_go(child: subprocess.Popen[str]) -> None:
 
 
 def test_a_lock_nobody_ever_took_is_free(directory: RunDirectory) -> None:
-    assert not rundir.lock_is_held(directory)
+    assert not DISK.lock_is_held(directory.lock)
     assert names(directory.path) == []
 
 
@@ -357,17 +358,17 @@ def test_a_lock_is_held_by_one_process_at_a_time(
     directory: RunDirectory, children: list[subprocess.Popen[str]]
 ) -> None:
     child = holder(children, directory, HOLD)
-    assert rundir.lock_is_held(directory)
+    assert DISK.lock_is_held(directory.lock)
     assert rundir.take_lock(directory) is None
     with pytest.raises(LockHeld), rundir.holding(directory):
         pass
     child.kill()
     child.wait()
-    assert not rundir.lock_is_held(directory)
+    assert not DISK.lock_is_held(directory.lock)
     with rundir.holding(directory):
-        assert rundir.lock_is_held(directory)
+        assert DISK.lock_is_held(directory.lock)
         assert rundir.take_lock(directory) is None
-    assert not rundir.lock_is_held(directory)
+    assert not DISK.lock_is_held(directory.lock)
 
 
 def test_a_lock_is_held_as_long_as_anybody_lives_who_inherited_it(
@@ -375,16 +376,16 @@ def test_a_lock_is_held_as_long_as_anybody_lives_who_inherited_it(
 ) -> None:
     child = holder(children, directory, HOLD_AND_LEAVE)
     child.wait()
-    assert rundir.lock_is_held(directory)
+    assert DISK.lock_is_held(directory.lock)
     let_go(child)
-    assert not rundir.lock_is_held(directory)
+    assert not DISK.lock_is_held(directory.lock)
 
 
 def test_looking_at_a_lock_does_not_take_it(directory: RunDirectory) -> None:
     descriptor = rundir.take_lock(directory)
     assert descriptor is not None
     os.close(descriptor)
-    assert [rundir.lock_is_held(directory) for _ in range(3)] == [False] * 3
+    assert [DISK.lock_is_held(directory.lock) for _ in range(3)] == [False] * 3
     with rundir.holding(directory):
         pass
 
@@ -392,7 +393,7 @@ def test_looking_at_a_lock_does_not_take_it(directory: RunDirectory) -> None:
 def test_the_lock_is_let_go_when_what_was_done_under_it_fails(directory: RunDirectory) -> None:
     with pytest.raises(ZeroDivisionError), rundir.holding(directory):
         raise ZeroDivisionError
-    assert not rundir.lock_is_held(directory)
+    assert not DISK.lock_is_held(directory.lock)
 
 
 # ------------------------------------------------------------------------------------------------ observing
@@ -400,7 +401,7 @@ def test_the_lock_is_let_go_when_what_was_done_under_it_fails(directory: RunDire
 
 def freeze(runs: Runs, directory: RunDirectory, frozen: Plan | None = None, file: str = "plan.json") -> None:
     data = codec.render(frozen or plan())
-    rundir.write_new(directory.path / file, data)
+    DISK.write_new(directory.path / file, data)
     runs.mark(TASK, ID, directory.name_of(file), data)
 
 
@@ -418,7 +419,7 @@ def test_a_plan_that_was_not_frozen_here_is_damage(runs: Runs, directory: RunDir
 
 def test_records_that_this_machine_did_not_make_are_set_aside(directory: RunDirectory) -> None:
     put(directory, "claims", 1, claim(1))
-    rundir.set_aside(directory)
+    rundir.set_aside(directory, "untrusted")
     assert not directory.path.exists()
     assert (directory.path.with_name(f"{ID}.untrusted-1") / "claims" / "1.json").exists()
 
@@ -440,7 +441,7 @@ def test_a_run_is_observed_as_its_records_say(runs: Runs, directory: RunDirector
     put(directory, "cancels", 1, CancelIntent(number=1, at=AT, actor="ann", reason="x"))
     put(directory, "ends", 2, End(number=2, at=AT, outcome=Outcome.FAILED, detail="x"))
     beat = process.instant()
-    rundir.write_atomic(directory.heartbeat, codec.compact(beat))
+    DISK.write_atomic(directory.heartbeat, codec.compact(beat))
     with rundir.holding(directory):
         run = observed(runs)
     assert (run.run_id, run.task_id, run.name, run.number) == (ID, TASK, "0001-a", 2)
@@ -452,7 +453,7 @@ def test_a_run_is_observed_as_its_records_say(runs: Runs, directory: RunDirector
 
 
 def test_a_refreshed_plan_is_the_one_its_claim_names(runs: Runs, directory: RunDirectory) -> None:
-    rundir.write_new(directory.path / "plan.json", b"damaged")
+    DISK.write_new(directory.path / "plan.json", b"damaged")
     freeze(runs, directory, file="plans/2.json")
     put(directory, "claims", 2, claim(2, file="plans/2.json"))
     assert observed(runs).planned
@@ -580,6 +581,6 @@ def test_a_workspace_is_removed_also_where_the_right_to_was_taken_away(tmp_path:
     (inner / "file").chmod(0)
     inner.chmod(0)
     (workspace / "a").chmod(0o500)
-    rundir.remove_tree(workspace)
-    rundir.remove_tree(workspace)
+    DISK.remove_tree(workspace)
+    DISK.remove_tree(workspace)
     assert names(tmp_path) == []
