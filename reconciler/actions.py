@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reconciler.model import Plan, RunId, TaskId
+from reconciler.model import Held, Outcome, Plan, RunId, TaskId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +65,51 @@ class Restore:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TakeOver:
+    """Move the shared claim of a run here, with all that it says of earlier attempts, and execute the next one; with
+    `outcome`, end the run instead. `number` is that of the newest attempt so far."""
+
+    run_id: RunId
+    task_id: TaskId
+    number: int
+    plan: Plan
+    held: Held
+    reason: str
+    outcome: Outcome | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reclaim:
+    """Make the shared claim of a run that is executed here and has none, or `held`, an older one of ours."""
+
+    run_id: RunId
+    task_id: TaskId
+    number: int
+    held: Held | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Yield:
+    """Fence attempt `number` and set its records aside: the run is somebody else's now."""
+
+    run_id: RunId
+    task_id: TaskId
+    number: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """Delete a ref at the remote that has done its duty; `gives_up` where a run is lost with it."""
+
+    ref: str
+    oid: str
+    reason: str
+    gives_up: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Publish:
     """Commit the evidence of these runs, all in one commit."""
 
@@ -89,4 +134,7 @@ class Wait:
     settled: bool = False
 
 
-Action = Launch | Resume | Cancel | Abandon | Quarantine | Restore | Publish | Retire | Wait
+Action = (
+    Launch | Resume | Cancel | Abandon | Quarantine | Restore | TakeOver | Reclaim | Yield | Release
+    | Publish | Retire | Wait
+)  # fmt: skip

@@ -8,21 +8,36 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from reconciler import codec, rundir
-from reconciler.actions import Abandon, Action, Cancel, Launch, Quarantine, Restore, Resume, Retire
+from reconciler.actions import (
+    Abandon,
+    Action,
+    Cancel,
+    Launch,
+    Quarantine,
+    Reclaim,
+    Release,
+    Restore,
+    Resume,
+    Retire,
+    TakeOver,
+    Yield,
+)
 from reconciler.errors import InvariantError, LockHeld, TransientError
 from reconciler.model import (
     Attempt,
     CancelIntent,
     Claim,
     End,
+    Held,
     Outcome,
     Plan,
     Process,
     RunId,
+    SharedClaim,
     StageStatus,
     TaskId,
     Workspace,
@@ -32,6 +47,9 @@ from reconciler.rundir import RunDirectory
 from reconciler.world import World
 
 ACTOR = "reconciler"
+
+
+Granted = Mapping[RunId, SharedClaim] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,22 +63,32 @@ class Done:
     @property
     def quiet(self) -> bool:
         """Whether a person need not be told: that a proven run is put away is no news."""
-        return isinstance(self.action, Retire) and not self.action.reason and self.error is None
+        tidy = isinstance(self.action, Retire) and not self.action.reason
+        tidy = tidy or (isinstance(self.action, Release) and not self.action.gives_up)
+        return tidy and self.error is None
 
 
-def apply(world: World, actions: Sequence[Action]) -> list[Done]:
-    """Apply everything that concerns single runs, in order. Publishing is `publish.publish`."""
-    _fence(world, [each for each in actions if isinstance(each, Cancel | Abandon | Resume)])
-    return [_apply_one(world, each) for each in actions if isinstance(each, DOABLE)]
+FENCED = (Cancel, Abandon, Resume, TakeOver, Yield)
+DOABLE = (Launch, Resume, Cancel, Abandon, Quarantine, Restore, TakeOver, Reclaim, Release, Yield, Retire)
+CLAIMING = (Launch, Resume, TakeOver, Reclaim)
+"""Actions that need a claim at the remote, where there is one."""
 
 
-DOABLE = (Launch, Resume, Cancel, Abandon, Quarantine, Restore, Retire)
+def apply(world: World, actions: Sequence[Action], granted: Granted = None) -> list[Done]:
+    """Apply everything that concerns single runs, in order. Publishing is `publish.publish`.
+
+    `granted` holds the claims at the remote that stand, None where there is no remote; what needs one and has none is
+    left to whoever has it.
+    """
+    return [_apply_one(world, each, granted) for each in actions if isinstance(each, DOABLE)]
 
 
-def _apply_one(world: World, action: Action) -> Done:
+def _apply_one(world: World, action: Action, granted: Granted) -> Done:
     """Apply one action; that the environment refuses it stops nobody else."""
     try:
-        return Done(action=action, sentence=_act(world, action))
+        if granted is not None and isinstance(action, CLAIMING) and subject_of(action) not in granted:
+            return Done(action=action, sentence=f"{subject_of(action)}: not claimed; another host was first, or asked")
+        return Done(action=action, sentence=_act(world, action, (granted or {}).get(subject_of(action))))
     except TransientError as error:
         return Done(action=action, sentence=str(error), error=error)
     except OSError as error:
@@ -68,12 +96,25 @@ def _apply_one(world: World, action: Action) -> Done:
         return Done(action=action, sentence=str(refused), error=refused)
 
 
-def _act(world: World, action: Action) -> str:
+def subject_of(action: Action) -> RunId:
+    """Return the run an action is about."""
+    return action.plan.run_id if isinstance(action, Launch) else RunId(str(getattr(action, "run_id", "")))
+
+
+def _act(world: World, action: Action, shared: SharedClaim | None) -> str:
     match action:
         case Launch():
-            return launch(world, action.plan)
+            return launch(world, action.plan, shared)
         case Resume():
-            return resume(world, action)
+            return resume(world, action, shared)
+        case TakeOver():
+            return take_over(world, action, shared)
+        case Release():
+            return f"{action.ref}: removed at the remote ({action.reason})"
+        case Reclaim():
+            return f"{action.run_id}: claimed again at the remote ({action.reason})"
+        case Yield():
+            return yield_to_others(world, action)
         case Cancel():
             return cancel(world, action)
         case Abandon():
@@ -91,8 +132,21 @@ def _act(world: World, action: Action) -> str:
 # ------------------------------------------------------------------------------------------------ starting
 
 
-def launch(world: World, plan: Plan) -> str:
+def launch(world: World, plan: Plan, shared: SharedClaim | None = None) -> str:
     """Freeze the plan, claim attempt 1 and spawn its worker."""
+    directory = _settle(world, plan)
+    with rundir.holding(directory):
+        if directory.newest():
+            return f"{plan.run_id}: already claimed"
+        plan = _freeze(world, directory, replace(plan, resume_token_sha256=_make_token(world, directory)), "plan.json")
+        claim = shared.claims[-1] if shared else launching_claim(world, plan)
+        _record_claim(world, directory, claim)
+    _spawn(world, directory, plan, 1)
+    return f"{plan.run_id}: launched"
+
+
+def _settle(world: World, plan: Plan) -> RunDirectory:
+    """Return the directory of a run that begins on this machine, marked and empty of what is not ours."""
     directory = world.runs.directory(plan.task_id, plan.run_id)
     if not world.disk.exists(directory.path) and world.runs.is_marked(plan.run_id):
         # Somebody removed the records of a run that was under way; its worker must not go on beside the new one.
@@ -101,13 +155,7 @@ def launch(world: World, plan: Plan) -> str:
         rundir.set_aside(directory, "untrusted")
     world.runs.mark(plan.task_id, plan.run_id)
     world.disk.make_directory(directory.path)
-    with rundir.holding(directory):
-        if directory.newest():
-            return f"{plan.run_id}: already claimed"
-        plan = _freeze(world, directory, replace(plan, resume_token_sha256=_make_token(world, directory)), "plan.json")
-        _claim(world, directory, plan, 1, 1, "plan.json", reason="launched", actor=ACTOR)
-    _spawn(world, directory, plan, 1)
-    return f"{plan.run_id}: launched"
+    return directory
 
 
 def _freeze(world: World, directory: RunDirectory, plan: Plan, file: str) -> Plan:
@@ -127,20 +175,11 @@ def _make_token(world: World, directory: RunDirectory) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def _claim(
-    world: World,
-    directory: RunDirectory,
-    plan: Plan,
-    number: int,
-    series: int,
-    file: str,
-    *,
-    reason: str,
-    actor: str,
-    keeps_from: int = 1,
-) -> None:
-    """Record the intent to execute attempt `number`. The caller holds the run's lock."""
-    claim = Claim(
+def make_claim(
+    world: World, plan: Plan, number: int, series: int, file: str, *, reason: str, actor: str, keeps_from: int = 1
+) -> Claim:
+    """Return the intent to execute attempt `number` of a plan."""
+    return Claim(
         number=number,
         series=series,
         claimed=world.now(),
@@ -151,9 +190,75 @@ def _claim(
         plan_digest=plan.digest,
         commit=plan.commit,
         keeps_from=keeps_from,
+        host=world.host() or "",
     )
-    if not world.disk.write_new(directory.record("claims", number), codec.compact(claim)):
-        raise LockHeld(f"{directory.path}: attempt {number} is claimed already")
+
+
+def launching_claim(world: World, plan: Plan) -> Claim:
+    """Return the claim of the first attempt of a run."""
+    return make_claim(world, plan, 1, 1, "plan.json", reason="launched", actor=ACTOR)
+
+
+def resuming_claim(world: World, action: Resume) -> Claim:
+    """Return the claim of the attempt behind `after`, on the frozen plan. Raise TransientError if that is lost."""
+    directory = world.runs.directory(action.task_id, action.run_id)
+    last = _last_claim(directory)
+    plan = _frozen(world, action.task_id, action.run_id, last)
+    series, file, keeps = (last.series, last.plan, last.keeps_from) if last else (1, "plan.json", 1)
+    return make_claim(world, plan, action.after + 1, series, file, reason=action.reason, actor=ACTOR, keeps_from=keeps)
+
+
+def taking_claims(world: World, action: TakeOver) -> tuple[Claim, ...]:
+    """Return all claims of a run that is taken over, the newest on a plan that is frozen here."""
+    claims, number = action.held.claim.claims, action.number
+    if action.outcome is not None:
+        return (*claims[:-1], replace(claims[-1], plan=_plan_file(number)))
+    last = claims[-1] if claims else None
+    series, keeps = (last.series, last.keeps_from) if last else (1, 1)
+    file = _plan_file(number + 1)
+    return (
+        *claims,
+        make_claim(world, action.plan, number + 1, series, file, reason=action.reason, actor=ACTOR, keeps_from=keeps),
+    )
+
+
+def claims_here(world: World, action: Reclaim) -> tuple[Claim, ...]:
+    """Return the claims of a run as they are recorded here; one that was lost to damage is told of all the same."""
+    directory = world.runs.directory(action.task_id, action.run_id)
+    claims = tuple(claim for _, claim in sorted(rundir.read_all(directory, "claims", Claim).items()))
+    if claims and claims[-1].number == action.number:
+        return claims
+    plan = _frozen(world, action.task_id, action.run_id, claims[-1] if claims else None)
+    lost = make_claim(world, plan, action.number, 1, "plan.json", reason="its claim was damaged", actor=ACTOR)
+    return (*claims, lost)
+
+
+def claims_for(world: World, action: Action, held: Held | None) -> tuple[Claim, ...]:
+    """Return what the claim at the remote must say before an action is applied, none if it needs none. Raise
+    TransientError if it cannot be said, or if something of the run still lives."""
+    match action:
+        case Launch():
+            return (launching_claim(world, action.plan),)
+        case Resume() | TakeOver():
+            if world.disk.lock_is_held(world.runs.directory(action.task_id, action.run_id).lock):
+                raise LockHeld(f"{action.run_id}: an attempt of this run is alive")
+            if isinstance(action, TakeOver):
+                return taking_claims(world, action)
+            return (*(held.claim.claims if held else ()), resuming_claim(world, action))
+        case Reclaim():
+            return claims_here(world, action)
+        case _:
+            return ()
+
+
+def _plan_file(number: int) -> str:
+    return f"plans/{number}.json" if number > 1 else "plan.json"
+
+
+def _record_claim(world: World, directory: RunDirectory, claim: Claim) -> None:
+    """Record the intent to execute an attempt. The caller holds the run's lock."""
+    if not world.disk.write_new(directory.record("claims", claim.number), codec.compact(claim)):
+        raise LockHeld(f"{directory.path}: attempt {claim.number} is claimed already")
 
 
 def _spawn(world: World, directory: RunDirectory, plan: Plan, number: int) -> Process | None:
@@ -163,7 +268,8 @@ def _spawn(world: World, directory: RunDirectory, plan: Plan, number: int) -> Pr
         _prepare_workspace(world, directory, plan)
         digests = world.runs.plan_digests(plan.run_id)
         file = directory.plan_path(_last_claim(directory)).name
-        return world.workers.spawn(directory.path, number, world.checkout, digests.get(file, ""))
+        lease = world.repository.state / "lease.json" if world.remote is not None else None
+        return world.workers.spawn(directory.path, number, world.checkout, digests.get(file, ""), lease)
     except (TransientError, OSError) as error:
         detail = f"attempt {number} could not be started: {error}"
         _write_end(world, directory, number, Outcome.INTERRUPTED, detail)
@@ -188,19 +294,45 @@ def _prepare_workspace(world: World, directory: RunDirectory, plan: Plan) -> Non
         world.disk.write_atomic(ready, codec.render({"commit": plan.commit}))
 
 
-def resume(world: World, action: Resume) -> str:
+def resume(world: World, action: Resume, shared: SharedClaim | None = None) -> str:
     """Claim the attempt behind `after` on the frozen plan and spawn its worker."""
     directory = world.runs.directory(action.task_id, action.run_id)
+    number = action.after + 1
     with rundir.holding(directory):
         if directory.newest() != action.after:
-            return f"{action.run_id}: attempt {action.after + 1} is claimed already"
-        last = _last_claim(directory)
-        plan = _frozen(world, action.task_id, action.run_id, last)
-        series, file, keeps = (last.series, last.plan, last.keeps_from) if last else (1, "plan.json", 1)
-        number = action.after + 1
-        _claim(world, directory, plan, number, series, file, reason=action.reason, actor=ACTOR, keeps_from=keeps)
+            return f"{action.run_id}: attempt {number} is claimed already"
+        claim = shared.claims[-1] if shared else resuming_claim(world, action)
+        plan = _frozen(world, action.task_id, action.run_id, claim)
+        _record_claim(world, directory, claim)
     _spawn(world, directory, plan, number)
     return f"{action.run_id}: resumed as attempt {number} ({action.reason})"
+
+
+def take_over(world: World, action: TakeOver, shared: SharedClaim | None) -> str:
+    """Record what is known of a run's earlier attempts, and execute the next one, or end the run."""
+    assert shared is not None
+    directory = _settle(world, action.plan)
+    newest = shared.claims[-1]
+    with rundir.holding(directory):
+        plan = replace(action.plan, resume_token_sha256=_make_token(world, directory))
+        plan = _freeze(world, directory, plan, newest.plan)
+        for claim in shared.claims:
+            world.disk.write_new(directory.record("claims", claim.number), codec.compact(claim))
+        if action.outcome is not None:
+            _write_end(world, directory, newest.number, action.outcome, action.reason)
+            return f"{action.run_id}: taken over to end it ({action.reason})"
+    _spawn(world, directory, plan, newest.number)
+    return f"{action.run_id}: taken over as attempt {newest.number} ({action.reason})"
+
+
+def yield_to_others(world: World, action: Yield) -> str:
+    """Set the records of a fenced run aside, and forget that it was ours."""
+    directory = world.runs.directory(action.task_id, action.run_id)
+    if world.disk.exists(directory.path / "workspace.json"):
+        world.repository.remove_worktree(directory.workspace)
+    rundir.set_aside(directory, "yielded")
+    world.runs.forget(action.run_id)
+    return f"{action.run_id}: left to others ({action.reason})"
 
 
 def _frozen(world: World, task_id: TaskId, run_id: RunId, claim: Claim | None) -> Plan:
@@ -220,20 +352,24 @@ def _last_claim(directory: RunDirectory) -> Claim | None:
     return claims[max(claims)] if claims else None
 
 
-def restart(world: World, plan: Plan, *, after: int, actor: str, reason: str, afresh: bool = False) -> str:
-    """Claim an attempt on a refreshed plan because a person asked (the verb `resume`), and spawn its worker."""
+def restarting_claim(world: World, plan: Plan, *, after: int, actor: str, reason: str, afresh: bool = False) -> Claim:
+    """Return the claim of an attempt on a refreshed plan, because a person asked (the verb `resume`)."""
+    number = after + 1
+    first = number if afresh else 1
+    return make_claim(world, plan, number, number, f"plans/{number}.json", reason=reason, actor=actor, keeps_from=first)
+
+
+def restart(world: World, plan: Plan, claim: Claim) -> str:
+    """Record a claim that a person asked for, freeze its plan and spawn its worker."""
     directory = world.runs.directory(plan.task_id, plan.run_id)
     world.runs.mark(plan.task_id, plan.run_id)
-    number = after + 1
     with rundir.holding(directory):
-        if directory.newest() != after:
+        if directory.newest() != claim.number - 1:
             raise LockHeld(f"{plan.run_id}: attempt {directory.newest()} was claimed meanwhile")
-        file = f"plans/{number}.json"
-        _freeze(world, directory, plan, file)
-        first = number if afresh else 1
-        _claim(world, directory, plan, number, number, file, reason=reason, actor=actor, keeps_from=first)
-    _spawn(world, directory, plan, number)
-    return f"{plan.run_id}: resumed as attempt {number} ({reason})"
+        _freeze(world, directory, plan, claim.plan)
+        _record_claim(world, directory, claim)
+    _spawn(world, directory, plan, claim.number)
+    return f"{plan.run_id}: resumed as attempt {claim.number} ({claim.reason})"
 
 
 # ------------------------------------------------------------------------------------------------ ending
@@ -320,18 +456,21 @@ def _keeps_workspace(directory: RunDirectory) -> bool:
 # ------------------------------------------------------------------------------------------------ fencing
 
 
-def _fence(world: World, actions: Sequence[Cancel | Abandon | Resume]) -> None:
+def fence(world: World, actions: Sequence[Action]) -> None:
     """Make sure that nothing of these runs' attempts lives, all at once; intents to cancel are recorded first.
 
     What survives is no reason to stop: its lock is held, so the action that needs the lock says so, and only that one.
     """
     targets = []
     for action in actions:
+        if not isinstance(action, FENCED):
+            continue
+        directory = world.runs.directory(action.task_id, action.run_id)
+        number = action.after if isinstance(action, Resume) else action.number
         if isinstance(action, Cancel):
             with contextlib.suppress(OSError):
-                cancel_run(world, action.task_id, action.run_id, action.number, actor="", reason=action.reason)
-        number = action.after if isinstance(action, Resume) else action.number
-        targets.append(_target(world.runs.directory(action.task_id, action.run_id), number))
+                cancel_run(world, action.task_id, action.run_id, number, actor="", reason=action.reason)
+        targets.append(_target(directory, min(number, directory.newest())))
     with contextlib.suppress(LockHeld):
         world.processes.fence(targets)
 

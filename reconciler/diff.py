@@ -7,21 +7,44 @@ before what starts something new. Deciding twice about the same world gives the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from reconciler.actions import Abandon, Action, Cancel, Launch, Publish, Quarantine, Restore, Resume, Retire, Wait
+from reconciler import codec
+from reconciler.actions import (
+    Abandon,
+    Action,
+    Cancel,
+    Launch,
+    Publish,
+    Quarantine,
+    Reclaim,
+    Release,
+    Restore,
+    Resume,
+    Retire,
+    TakeOver,
+    Wait,
+    Yield,
+)
 from reconciler.model import (
     Evidence,
+    Held,
+    HostId,
     Instant,
     Limits,
     Name,
+    Neighbour,
     Outcome,
     Phase,
+    Plan,
     Rejection,
     Run,
     RunId,
     Suspend,
     Wish,
+    claim_ref,
+    host_ref,
+    name_of_run,
 )
 
 START_PATIENCE_S = 30.0
@@ -41,10 +64,22 @@ class Desired:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Actual:
-    """Runs that are under way or not yet proven on this machine, and what the tip proves of them."""
+    """Runs that are under way or not yet proven on this machine, and what the tip proves of them.
+
+    `held` and `neighbours` are the refs at the remote by which machines agree who executes what, `held` None where
+    there is no remote; `lost` says of runs that were proven once in which commit, where history was rewritten.
+    """
 
     runs: Mapping[RunId, Run]
     evidence: Mapping[RunId, Evidence]
+    held: Mapping[RunId, Held] | None = None
+    neighbours: Mapping[HostId, Neighbour] = field(default_factory=dict)
+    lost: Mapping[RunId, str] = field(default_factory=dict)
+
+    def proves(self, run_id: RunId, number: int) -> bool:
+        """Return whether the tip holds evidence of attempt `number` of a run, or of a later one."""
+        found = self.evidence.get(run_id)
+        return found is not None and found.attempt >= number
 
 
 def phase(run: Run | None, now: Instant) -> Phase:
@@ -114,24 +149,43 @@ def _age_s(then: Instant, now: Instant) -> float:
 def diff(desired: Desired, actual: Actual, now: Instant, limits: Limits) -> tuple[Action, ...]:
     """Return the actions that lead from `actual` towards `desired`, in the order in which to do them."""
     wanted = {wish.run_id: wish for wish in desired.wishes}
-    repairs = [action for run in actual.runs.values() for action in _about_run(run, wanted, desired, actual, now)]
-    held = {each.subject for each in repairs if isinstance(each, Wait) and each.settled}
-    under_way = sum(_takes_a_slot(run, held, now) for run in actual.runs.values())
-    room = max(0, limits.runs_max - under_way)
-    launches = list(_launches(desired, actual, now, room))
+    repairs = [
+        action for run in actual.runs.values() for action in _about_run(run, wanted, desired, actual, now, limits)
+    ]
+    under_way = _under_way(actual, repairs, now)
+    room = Room(limits.runs_max - under_way)
+    repairs += _elsewhere(wanted, desired, actual, now, limits, room)
+    launches = list(_launches(desired, actual, now, limits, room))
     return (*_ordered(repairs), *launches, *_publish(actual, now, limits, more=_busy(repairs, launches, under_way)))
 
 
-def _takes_a_slot(run: Run, held: set[str], now: Instant) -> bool:
+@dataclass(slots=True)
+class Room:
+    """How many runs may still be started."""
+
+    left: int
+
+    def take(self) -> bool:
+        """Return whether there is room for one more, and take it."""
+        self.left -= 1
+        return self.left >= 0
+
+
+def _under_way(actual: Actual, repairs: Sequence[Action], now: Instant) -> int:
+    held_back = {each.subject for each in repairs if isinstance(each, Wait) and each.settled}
+    return sum(_takes_a_slot(run, held_back, now) for run in actual.runs.values())
+
+
+def _takes_a_slot(run: Run, held_back: set[str], now: Instant) -> bool:
     """Return whether a run counts against `runs_max`: one that a person holds back and of which nothing lives does
     not."""
-    if run.run_id in held and not run.lock_held:
+    if run.run_id in held_back and not run.lock_held:
         return False
     return phase(run, now) in (Phase.STARTING, Phase.RUNNING, Phase.STALE)
 
 
 def _about_run(
-    run: Run, wanted: Mapping[RunId, Wish], desired: Desired, actual: Actual, now: Instant
+    run: Run, wanted: Mapping[RunId, Wish], desired: Desired, actual: Actual, now: Instant, limits: Limits
 ) -> Iterable[Action]:
     """Decide about one run that is there."""
     run_id, task_id, number = run.run_id, run.task_id, run.number
@@ -141,8 +195,14 @@ def _about_run(
         return
     now_phase, why = judge(run, now)
     wish = wanted.get(run_id)
+    is_proven = actual.proves(run_id, number)
+    if not (is_proven and now_phase in ENDED) and actual.held is not None:
+        unshared = _unshared(run, wish, is_proven, desired, actual, limits)
+        if unshared is not None:
+            yield unshared
+            return
     if now_phase in ENDED:
-        yield from _about_ended(run, wish, proven(run, actual.evidence.get(run_id)))
+        yield from _about_ended(run, wish, is_proven)
         return
     reason = run.cancel.sentence() if run.cancel else _unwanted(run, wish, desired, now_phase)
     if reason:
@@ -150,7 +210,34 @@ def _about_run(
     elif not run.planned:
         yield from _restore(run, wish)
     elif now_phase == Phase.STALE:
-        yield _repair(run, wish, why, now)
+        yield _repair(run, wish, why, now, limits)
+
+
+def _unshared(
+    run: Run, wish: Wish | None, is_proven: bool, desired: Desired, actual: Actual, limits: Limits
+) -> Action | None:
+    """Decide about a run here whose shared claim is not the one this machine executes it by; None if it is."""
+    run_id, task_id, number = run.run_id, run.task_id, run.number
+    held = actual.held.get(run_id) if actual.held is not None else None
+    if held is not None and not held.ours:
+        reason = f"attempt {held.claim.number} of it is executed by {held.host_name}"
+        return Yield(run_id=run_id, task_id=task_id, number=number, reason=reason)
+    if is_proven:
+        reason = f"the tip proves attempt {actual.evidence[run_id].attempt}, so attempt {number} here is over"
+        return Yield(run_id=run_id, task_id=task_id, number=number, reason=reason)
+    if held is not None and held.claim.number == number:
+        return None
+    if not limits.online:
+        return Wait(subject=run_id, reason="waits for the remote, where its claim must be made again")
+    if not run.planned:
+        return None
+    if held is None or held.claim.number < number:
+        reason = "its claim at the remote is gone" if held is None else "its claim at the remote is an older one"
+        return Reclaim(run_id=run_id, task_id=task_id, number=number, held=held, reason=reason)
+    if isinstance(held.plan, Plan):
+        reason = f"attempt {held.claim.number} was claimed here and never begun"
+        return _take_over(held, held.plan, desired, reason, wish)
+    return Wait(subject=run_id, reason="it was claimed here and cannot be planned any more", settled=True)
 
 
 def _about_ended(run: Run, wish: Wish | None, is_proven: bool) -> Iterable[Action]:
@@ -184,7 +271,7 @@ def _unwanted(run: Run, wish: Wish | None, desired: Desired, now_phase: Phase) -
     return "its request was deleted" if run.name not in desired.names and now_phase == Phase.STALE else ""
 
 
-def _repair(run: Run, wish: Wish | None, why: str, now: Instant) -> Action:
+def _repair(run: Run, wish: Wish | None, why: str, now: Instant, limits: Limits) -> Action:
     """Decide about a stale run: resume it, or give it up when its attempts are used."""
     used = run.number - (run.claim.series if run.claim else 1) + 1
     run_id, task_id, number = run.run_id, run.task_id, run.number
@@ -193,31 +280,127 @@ def _repair(run: Run, wish: Wish | None, why: str, now: Instant) -> Action:
         return Abandon(run_id=run_id, task_id=task_id, number=number, reason=reason)
     if wish is not None and (held := suspended(wish.request.suspend, now)):
         return Wait(subject=run.run_id, reason=f"{why}; not resumed: {held}", settled=True)
+    if not limits.online:
+        return Wait(subject=run_id, reason=f"{why}; waits for the remote to resume it")
     return Resume(run_id=run_id, task_id=task_id, after=number, reason=why)
 
 
-def _launches(desired: Desired, actual: Actual, now: Instant, room: int) -> Iterable[Action]:
+# ------------------------------------------------------------------------------------------------ other machines
+
+
+def _elsewhere(
+    wanted: Mapping[RunId, Wish], desired: Desired, actual: Actual, now: Instant, limits: Limits, room: Room
+) -> Iterable[Action]:
+    """Decide about shared claims of runs of which nothing is here, and about hosts that fell silent."""
+    for run_id in sorted(actual.held or {}):
+        if actual.held is not None and run_id not in actual.runs:
+            yield _about_held(run_id, actual.held[run_id], wanted.get(run_id), desired, actual, now, limits, room)
+    with_claims = {each.claim.host for each in (actual.held or {}).values()}
+    for host, seen in sorted(actual.neighbours.items()):
+        if limits.online and host not in with_claims and seen.silent_s > seen.lease_s:
+            yield Release(ref=host_ref(host), oid=seen.oid, reason=f"{host} holds no run and fell silent")
+
+
+def _about_held(
+    run_id: RunId,
+    held: Held,
+    wish: Wish | None,
+    desired: Desired,
+    actual: Actual,
+    now: Instant,
+    limits: Limits,
+    room: Room,
+) -> Action:
+    """Decide about one shared claim of a run of which nothing is here."""
+    number, where = held.claim.number, f"attempt {held.claim.number} is executed by {held.host_name}"
+    if limits.online and actual.proves(run_id, max(1, number)):
+        return Release(ref=claim_ref(run_id), oid=held.oid, reason=f"the tip proves {run_id}")
+    if not limits.online or not (held.ours or held.silent):
+        return Wait(subject=run_id, reason=where)
+    why = f"{held.host_name} fell silent" if not held.ours else f"attempt {number} was claimed here and never begun"
+    if not isinstance(held.plan, Plan):
+        reason = f"{why}, and {run_id} cannot be planned any more: it is given up without evidence"
+        return Release(ref=claim_ref(run_id), oid=held.oid, reason=reason, gives_up=True)
+    if wish is not None and not wish.request.cancel and (suspend := suspended(wish.request.suspend, now)):
+        return Wait(subject=run_id, reason=f"{why}; not resumed: {suspend}", settled=True)
+    action = _take_over(held, held.plan, desired, why, wish)
+    if action.outcome is None and not room.take():
+        return Wait(subject=run_id, reason=f"{why}; waits for a free slot (runs_max)")
+    return action
+
+
+def _take_over(held: Held, plan: Plan, desired: Desired, why: str, wish: Wish | None) -> TakeOver:
+    """Return how a run goes on here: as its next attempt, or by its end if it is not wanted or its attempts are
+    used."""
+    number, claims = held.claim.number, held.claim.claims
+    used = number - (claims[-1].series if claims else 1) + 1
+    successor = desired.names.get(plan.name)
+    outcome = None
+    if wish is not None and wish.request.cancel:
+        why, outcome = f"{why}, and the request says: {wish.request.cancel}", Outcome.CANCELLED
+    elif successor is not None and successor != plan.run_id:
+        why, outcome = f"{why}, and it is superseded by {successor}", Outcome.CANCELLED
+    elif plan.name not in desired.names:
+        why, outcome = f"{why}, and its request was deleted", Outcome.CANCELLED
+    elif used >= plan.attempts_max:
+        why, outcome = f"{why}; all {plan.attempts_max} attempts are used", Outcome.FAILED
+    return TakeOver(
+        run_id=plan.run_id,
+        task_id=plan.task_id,
+        number=number,
+        plan=plan,
+        held=held,
+        reason=why,
+        outcome=outcome if number else None,
+    )
+
+
+# ------------------------------------------------------------------------------------------------ starting
+
+
+def _launches(desired: Desired, actual: Actual, now: Instant, limits: Limits, room: Room) -> Iterable[Action]:
     """Decide about the wishes of which there is no run yet: by priority, then by path."""
-    absent = [wish for wish in desired.wishes if wish.run_id not in actual.runs]
-    in_order = sorted(actual.runs.values(), key=lambda run: run.run_id)
-    busy = {run.name: run.run_id for run in in_order if phase(run, now) not in ENDED}
-    for wish in sorted(absent, key=lambda each: (-each.request.priority, each.request.source.path)):
-        reason = _held_back(wish, now)
+    held = actual.held or {}
+    absent = [wish for wish in desired.wishes if wish.run_id not in actual.runs and wish.run_id not in held]
+    busy = _busy_names(actual, now)
+    for wish in sorted(absent, key=lambda each: (-each.request.priority, *_turn(each, actual, limits))):
+        reason = _held_back(wish, actual, now)
         if reason:
             yield Wait(subject=wish.run_id, reason=reason, settled=True)
         elif isinstance(wish.plan, Rejection):
             continue
         elif older := busy.get(wish.request.name):
             yield Wait(subject=wish.run_id, reason=f"waits for {older}, which it supersedes, to end")
-        elif room > 0:
-            room -= 1
+        elif not limits.online:
+            yield Wait(subject=wish.run_id, reason="waits for the remote, where it must be claimed")
+        elif room.take():
             yield Launch(plan=wish.plan)
         else:
             yield Wait(subject=wish.run_id, reason="waits for a free slot (runs_max)")
 
 
-def _held_back(wish: Wish, now: Instant) -> str:
+def _busy_names(actual: Actual, now: Instant) -> dict[Name, RunId]:
+    """Return by name the runs that have not ended, here or elsewhere."""
+    here = [run for _, run in sorted(actual.runs.items()) if phase(run, now) not in ENDED]
+    there = [run_id for run_id in sorted(actual.held or {}) if run_id not in actual.runs]
+    return {name_of_run(run_id): run_id for run_id in there} | {run.name: run.run_id for run in here}
+
+
+def _turn(wish: Wish, actual: Actual, limits: Limits) -> tuple[str, str]:
+    """Return what orders wishes of one priority: their path; where several hosts share the work, each begins
+    somewhere else, so that they do not all reach for the same run."""
+    path = wish.request.source.path
+    shared = limits.host is not None and bool(actual.neighbours)
+    return (codec.digest([limits.host, path]) if shared else "", path)
+
+
+def _held_back(wish: Wish, actual: Actual, now: Instant) -> str:
     """Return why a person does not want this run now, "" if nobody says so."""
+    if wish.run_id in actual.lost:
+        return (
+            f"its evidence was in {actual.lost[wish.run_id][:12]}, which the branch does not hold any more;"
+            " bring that commit back, let the machine that ran it publish again, or raise 'rerun'"
+        )
     if wish.request.cancel:
         return f"cancelled before it started: {wish.request.cancel}"
     return suspended(wish.request.suspend, now)
@@ -235,11 +418,6 @@ def suspended(suspend: Suspend | None, now: Instant) -> str:
     return f"suspended{until}" + (f": {suspend.reason}" if suspend.reason else "")
 
 
-def proven(run: Run, evidence: Evidence | None) -> bool:
-    """Return whether the tip holds the evidence of this run's newest attempt."""
-    return evidence is not None and evidence.attempt >= run.number
-
-
 def _publish(actual: Actual, now: Instant, limits: Limits, *, more: bool) -> Sequence[Action]:
     """Decide whether to commit evidence now: always, unless more is about to end and it is not due yet."""
     ended = [
@@ -248,21 +426,32 @@ def _publish(actual: Actual, now: Instant, limits: Limits, *, more: bool) -> Seq
         if run.planned
         and not run.corrupt
         and phase(run, now) in ENDED
-        and not proven(run, actual.evidence.get(run.run_id))
+        and not actual.proves(run.run_id, run.number)
+        and _is_ours(run, actual)
     ]
-    if not ended or (more and not limits.publish_due):
+    if not ended or not limits.online or (more and not limits.publish_due):
         return ()
     return (Publish(runs=tuple(sorted(ended))),)
 
 
+def _is_ours(run: Run, actual: Actual) -> bool:
+    """Return whether this machine may publish a run: with a remote, who holds its claim by this very attempt."""
+    if actual.held is None:
+        return True
+    held = actual.held.get(run.run_id)
+    return held is not None and held.ours and held.claim.number == run.number
+
+
 def _busy(repairs: Sequence[Action], launches: Iterable[Action], under_way: int) -> bool:
-    return under_way > 0 or any(not isinstance(each, Retire | Wait) for each in (*repairs, *launches))
+    return under_way > 0 or any(not isinstance(each, Retire | Release | Wait) for each in (*repairs, *launches))
 
 
 def _ordered(actions: Iterable[Action]) -> list[Action]:
-    order = (Quarantine, Restore, Retire, Cancel, Abandon, Resume, Wait)
+    order = (Quarantine, Restore, Yield, Retire, Release, Reclaim, Cancel, Abandon, TakeOver, Resume, Wait)
     return sorted(actions, key=lambda each: (order.index(type(each)), _subject(each)))
 
 
 def _subject(action: Action) -> str:
+    if isinstance(action, Release):
+        return action.ref
     return action.subject if isinstance(action, Wait) else str(getattr(action, "run_id", ""))

@@ -35,14 +35,35 @@ class TransientError(ReconcilerError):
 class GitFailed(TransientError):
     """A git command failed, timed out or said more than it may."""
 
-    def __init__(self, message: str, *, exit_status: int | None = None, stderr: str = "") -> None:
+    def __init__(self, message: str, *, exit_status: int | None = None, stderr: str = "", stdout: str = "") -> None:
         super().__init__(message)
         self.exit_status = exit_status
         self.stderr = stderr
+        self.stdout = stdout
 
 
 class TipMoved(TransientError):
     """A branch is not where it was when a commit was made for it; observe again and recompute."""
+
+
+class PushRefused(TransientError):
+    """The remote refuses by policy or because of its state; nothing of `refused` was applied, nor of `rejected`,
+    whose place had moved. In an atomic push they are all there is."""
+
+    def __init__(
+        self, message: str, *, refused: frozenset[str] = frozenset(), rejected: frozenset[str] = frozenset()
+    ) -> None:
+        super().__init__(message)
+        self.refused = refused
+        self.rejected = rejected
+
+
+class PushUnclear(TransientError):
+    """A push ended without an answer for every ref; only the remote knows what was applied: look."""
+
+
+class NoAtomicPush(TransientError):
+    """The remote cannot move several refs as one; nothing was sent."""
 
 
 class PublishBlocked(TransientError):

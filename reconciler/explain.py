@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from reconciler.actions import Action, Launch, Publish, Wait
-from reconciler.diff import ENDED, Actual, Desired, judge, proven, silence
+from reconciler.diff import ENDED, Actual, Desired, judge, silence
 from reconciler.model import (
     Evidence,
+    Held,
     Instant,
     Name,
     Phase,
@@ -24,6 +25,7 @@ from reconciler.model import (
     Status,
     TaskId,
     Wish,
+    name_of_run,
 )
 
 
@@ -52,16 +54,20 @@ def rows(
 ) -> list[Row]:
     """Return every run that is wanted or under way, and every one the tip proves: what is under way first."""
     waits = {each.subject: each.reason for each in actions if isinstance(each, Wait)}
-    live = [_live(run, actual.evidence.get(run.run_id), waits, commits, now) for run in actual.runs.values()]
-    absent = [_absent(wish, actions, waits) for wish in desired.wishes if wish.run_id not in actual.runs]
-    proved = [each for each in actual.evidence.values() if each.run_id not in actual.runs]
+    live = [_live(run, actual.proves(run.run_id, run.number), waits, commits, now) for run in actual.runs.values()]
+    held = {run_id: each for run_id, each in (actual.held or {}).items() if run_id not in actual.runs}
+    elsewhere = [
+        _elsewhere(each, waits) for run_id, each in held.items() if not actual.proves(run_id, each.claim.number)
+    ]
+    there = {*actual.runs, *held}
+    absent = [_absent(wish, actions, waits) for wish in desired.wishes if wish.run_id not in there]
+    shown = {each.run_id for each in elsewhere}
+    proved = [each for each in actual.evidence.values() if each.run_id not in actual.runs and each.run_id not in shown]
     newest = sorted(proved, key=lambda each: (each.completed_at, each.run_id), reverse=True)
-    return [*live, *absent, *(_proved(each, commits) for each in newest)]
+    return [*live, *elsewhere, *absent, *(_proved(each, commits) for each in newest)]
 
 
-def _live(
-    run: Run, evidence: Evidence | None, waits: Mapping[str, str], commits: Mapping[str, str], now: Instant
-) -> Row:
+def _live(run: Run, is_proven: bool, waits: Mapping[str, str], commits: Mapping[str, str], now: Instant) -> Row:
     run_phase, why = judge(run, now)
     stages = run.attempt.stages if run.attempt else ()
     ended = run_phase in ENDED
@@ -77,8 +83,28 @@ def _live(
         heartbeat_age_s=None if ended or run.attempt is None else _age(silence(run, now)),
         duration_s=run.attempt.elapsed_s if run.attempt and ended else None,
         completed_at=run.attempt.ended_at if run.attempt else None,
-        evidence=commits.get(run.run_id, "committed") if proven(run, evidence) else "",
+        evidence=commits.get(run.run_id, "committed") if is_proven else "",
         reason=waits.get(run.run_id, "") or why or (run.corrupt[0].sentence() if run.corrupt else ""),
+    )
+
+
+def _elsewhere(held: Held, waits: Mapping[str, str]) -> Row:
+    """Return the row of a run that another host executes: of its stages nothing is known here."""
+    claim = held.claim
+    return Row(
+        run_id=claim.run_id,
+        task_id=claim.task_id,
+        name=name_of_run(claim.run_id),
+        phase=Phase.STALE if held.silent else Phase.RUNNING,
+        stage=f"at {held.host_name}",
+        done=0,
+        total=0,
+        attempts=claim.number,
+        heartbeat_age_s=_age(held.silent_s),
+        duration_s=None,
+        completed_at=None,
+        evidence="",
+        reason=waits.get(claim.run_id, ""),
     )
 
 
@@ -146,6 +172,9 @@ def reasons(
     said += [f"a resume was refused: {each['detail']}" for each in resumes if not _accepted(each)]
     if run is not None:
         said += _of_run(run, now)
+    elif (held := (actual.held or {}).get(run_id)) is not None and not actual.proves(run_id, held.claim.number):
+        heard = f"heard of {held.silent_s:.0f} s ago; after {held.lease_s:g} s of silence others take it over"
+        said.append(f"attempt {held.claim.number} of it is executed by {held.host_name}, {heard}")
     elif evidence is not None:
         was = "was " if evidence.status == Status.CANCELLED else ""
         said.append(f"it {was}{evidence.status} in attempt {evidence.attempt}, ended {evidence.completed_at}")

@@ -20,13 +20,17 @@ from pathlib import Path
 
 from reconciler.disk import DISK
 from reconciler.errors import ContentError, GitFailed, PublishBlocked, TipMoved, UsageError
+from reconciler.locks import remove_stale_locks
 
 TIMEOUT_S = 120.0
+END_PATIENCE_S = 2.0
+"""How long git that is told to end may take to remove its lock files, here and in a repository it serves."""
 OUTPUT_BYTES_MAX = 512 * 1024 * 1024
 BLOB_BYTES_MAX = 8 * 1024 * 1024
 """A blob larger than this is not read; no format of ours may be as large."""
 
 PUBLISH_REF = "refs/reconciler/publish"
+OWN_REFS = "refs/reconciler/"
 
 OPTIONS = (
     "-c", "core.hooksPath=/dev/null",
@@ -75,7 +79,11 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """A commit to be made: the files that differ from the parent, the message, who and when."""
+    """A commit to be made: the files that differ from the parent, the message, who and when.
+
+    `merges` are further parents. With `base_tree` (a tree, or a commit for its tree) the commit starts from that
+    instead of the parent's tree; then `removals` go, `copies` (mode and blob id by path) come, and `files` last.
+    """
 
     parent: str
     files: Mapping[str, bytes]
@@ -83,6 +91,10 @@ class Draft:
     identity: str
     epoch_s: int
     modes: Mapping[str, str] = field(default_factory=dict)
+    merges: tuple[str, ...] = ()
+    base_tree: str | None = None
+    removals: tuple[str, ...] = ()
+    copies: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 # ------------------------------------------------------------------------------------------------ running git
@@ -106,30 +118,41 @@ def environment() -> dict[str, str]:
 
 
 def run(
-    arguments: Sequence[str], *, directory: Path, standard_input: bytes = b"", timeout_s: float = TIMEOUT_S
+    arguments: Sequence[str],
+    *,
+    directory: Path,
+    standard_input: bytes = b"",
+    timeout_s: float = TIMEOUT_S,
+    config: Sequence[str] = (),
 ) -> bytes:
-    """Run git in `directory` and return what it prints. Raise GitFailed with its exit status and last words."""
+    """Run git in `directory` and return what it prints. Raise GitFailed with its exit status and last words.
+
+    `config` holds settings, `<key>=<value>`, for this command only.
+    """
     with tempfile.TemporaryFile() as feed:
         feed.write(standard_input)
         feed.seek(0)
-        process = _popen(arguments, directory, feed.fileno())
+        process = _popen(arguments, directory, feed.fileno(), config=config)
         try:
             output, errors = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
-            _end(process)
+            _stop(process)
             raise GitFailed(f"git {arguments[0]}: no answer within {timeout_s:g} s") from None
         except BaseException:
-            _end(process)
+            _stop(process)
             raise
     if process.returncode != 0:
-        raise _failed(arguments, process.returncode, errors)
+        raise _failed(arguments, process.returncode, errors, output)
     return output
 
 
-def _popen(arguments: Sequence[str], directory: Path, feed: int, *, quiet: bool = False) -> subprocess.Popen[bytes]:
+def _popen(
+    arguments: Sequence[str], directory: Path, feed: int, *, quiet: bool = False, config: Sequence[str] = ()
+) -> subprocess.Popen[bytes]:
+    settings = [word for each in config for word in ("-c", each)]
     try:
         return subprocess.Popen(
-            ["git", *OPTIONS, *arguments],
+            ["git", *OPTIONS, *settings, *arguments],
             cwd=directory,
             env=environment(),
             stdin=feed,
@@ -143,6 +166,16 @@ def _popen(arguments: Sequence[str], directory: Path, feed: int, *, quiet: bool 
         raise UsageError("git is not installed or not on PATH; install git 2.36 or newer") from None
 
 
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """TERM git and what it started, so that they remove their lock files, and KILL what does not end by that."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.communicate(timeout=END_PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        _end(process)
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
     """KILL git and what it started, and wait for it."""
     with contextlib.suppress(ProcessLookupError):
@@ -150,12 +183,18 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.communicate()
 
 
-def _failed(arguments: Sequence[str], status: int, errors: bytes) -> GitFailed:
-    words = errors.decode(errors="replace").strip()
-    # Addresses of remotes may carry credentials, and this sentence is printed and logged.
-    words = re.sub(r"(\w+://)[^/\s]*@", r"\1", words)
+def without_credentials(text: str) -> str:
+    """Return a text for people: addresses of remotes may carry credentials."""
+    return re.sub(r"(\w+://)[^/\s]*@", r"\1", text)
+
+
+def _failed(arguments: Sequence[str], status: int, errors: bytes, output: bytes) -> GitFailed:
+    words = without_credentials(errors.decode(errors="replace").strip())
     last = next((line for line in words.splitlines() if line.startswith(("fatal:", "error:"))), words[-300:])
-    return GitFailed(f"git {arguments[0]}: {last or f'exit status {status}'}", exit_status=status, stderr=words)
+    said = output.decode(errors="replace")
+    return GitFailed(
+        f"git {arguments[0]}: {last or f'exit status {status}'}", exit_status=status, stderr=words, stdout=said
+    )
 
 
 class Objects:
@@ -278,9 +317,21 @@ class Repository:
     bare: bool
     objects: Objects
 
-    def git(self, *arguments: str, standard_input: bytes = b"", timeout_s: float = TIMEOUT_S) -> str:
+    def git(
+        self,
+        *arguments: str,
+        standard_input: bytes = b"",
+        timeout_s: float = TIMEOUT_S,
+        config: Sequence[str] = (),
+    ) -> str:
         """Return the text git prints, without the final newline."""
-        output = run(arguments, directory=self.directory, standard_input=standard_input, timeout_s=timeout_s)
+        output = run(
+            arguments,
+            directory=self.directory,
+            standard_input=standard_input,
+            timeout_s=timeout_s,
+            config=config,
+        )
         return output.decode(errors="surrogateescape").removesuffix("\n")
 
     @property
@@ -329,7 +380,7 @@ class Repository:
         while ahead:
             prefix, old, new = ahead.pop()
             before, after = self.tree(old), self.tree(new)
-            for name in before.keys() | after.keys():
+            for name in sorted(before.keys() | after.keys()):
                 was, now = before.get(name), after.get(name)
                 path = f"{prefix}{name}"
                 if was == now or not within(path):
@@ -374,12 +425,12 @@ class Repository:
             raise
         return tuple(line.partition(":")[2] for line in found.split("\0") if line)
 
-    def evidence_commits(self, branch: str, commits_max: int = 500) -> Mapping[str, str]:
+    def evidence_commits(self, tip: str, commits_max: int = 500) -> Mapping[str, str]:
         """Return run id -> the newest commit that published it, looking at `commits_max` commits of evidence."""
         trailers = "%(trailers:key=Reconciler-Run,valueonly,separator=%x2C)"
         log = self.git(
             "log", f"-{commits_max}", "--grep=^Reconciler-Run: ", f"--format=%H {trailers}",
-            "--end-of-options", f"refs/heads/{branch}",
+            "--end-of-options", tip,
         )  # fmt: skip
         found: dict[str, str] = {}
         for line in log.splitlines():
@@ -388,6 +439,17 @@ class Repository:
                 if run_status:
                     found.setdefault(run_status.split(" ")[0], commit)
         return found
+
+    def is_ancestor(self, old: str, new: str) -> bool:
+        """Return whether `old` is `new` or in its history, as far as that is here: what a shallow clone cut off is
+        not, nor is an object that is missing."""
+        try:
+            self.git("merge-base", "--is-ancestor", "--end-of-options", old, new)
+        except GitFailed as error:
+            if error.exit_status in (1, 128):
+                return False
+            raise
+        return True
 
     def identity(self) -> str:
         """Return `Name <email>` of the person at this machine. Raise UsageError with the cure if git knows none."""
@@ -412,8 +474,41 @@ class Repository:
 
     def make_commit(self, draft: Draft) -> str:
         """Write a commit by fast-import onto the publish ref and return its id. No branch moves."""
+        if draft.base_tree is not None:
+            draft = replace(draft, base_tree=self._tree_of(draft.base_tree))
         answer = self.git("fast-import", "--quiet", "--force", "--done", standard_input=_stream(draft))
         return answer.strip()
+
+    def _tree_of(self, oid: str) -> str:
+        """Return the tree of a commit, or a tree itself."""
+        [tree] = self.look_up([f"{oid}^{{tree}}"])
+        if tree is None:
+            raise GitFailed(f"git cat-file: {oid} is missing or has no tree")
+        return tree
+
+    def update_ref(self, ref: str, new: str) -> None:
+        """Set a ref of ours."""
+        self.git("update-ref", "--no-deref", "--end-of-options", _own(ref), new)
+
+    def delete_ref(self, ref: str) -> None:
+        """Delete a ref of ours; nothing happens if there is none."""
+        self.git("update-ref", "--no-deref", "-d", "--end-of-options", _own(ref))
+
+    def clear_stale_locks(self) -> list[str]:
+        """Remove lock files that git left when it was KILLed or the machine lost power, and return their names.
+
+        Every command that meets one fails, until somebody removes it. Nothing is removed without proof that its
+        maker is dead.
+        """
+        return remove_stale_locks(self.common, [self.common, self.directory, *self._worktrees()])
+
+    def _worktrees(self) -> list[Path]:
+        """Return the checkouts beside the first: where they are, or were."""
+        found = [self.common.parent] if self.common.name == ".git" else []
+        for remembered in (self.common / "worktrees").glob("*/gitdir"):
+            with contextlib.suppress(OSError):
+                found.append(Path(os.fsdecode(remembered.read_bytes().strip())).parent)
+        return found
 
     def advance(self, branch: str, old: str, new: str) -> None:
         """Move a branch from `old` to `new`, and its checkout with it, keeping a person's work.
@@ -532,12 +627,24 @@ def _stream(draft: Draft) -> bytes:
         b"feature done\n",
         f"commit {PUBLISH_REF}\nmark :1\ncommitter {draft.identity} {draft.epoch_s} +0000\n".encode(),
         b"data %d\n%s\nfrom %s\n" % (len(message), message, draft.parent.encode()),
+        *(f"merge {each}\n".encode() for each in draft.merges),
     ]
+    if draft.base_tree is not None:
+        parts.append(b'M %s %s ""\n' % (TREE_MODE.encode(), draft.base_tree.encode()))
+    parts += [b"D %s\n" % _quoted(path) for path in sorted(draft.removals)]
+    for path, (mode, oid) in sorted(draft.copies.items()):
+        parts.append(b"M %s %s %s\n" % (mode.encode(), oid.encode(), _quoted(path)))
     for path in sorted(draft.files):
         data, mode = draft.files[path], draft.modes.get(path, "100644")
         parts.append(b"M %s inline %s\ndata %d\n%s\n" % (mode.encode(), _quoted(path), len(data), data))
     parts.append(b"get-mark :1\ndone\n")
     return b"".join(parts)
+
+
+def _own(ref: str) -> str:
+    if not ref.startswith(OWN_REFS):
+        raise ValueError(f"{ref}: not a ref of the reconciler")
+    return ref
 
 
 def _quoted(path: str) -> bytes:

@@ -7,17 +7,34 @@ keeps `runs_max` exact and commits few; the promise that nothing runs twice rest
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from reconciler.actions import Abandon, Action, Cancel, Publish, Quarantine, Restore, Retire, Wait
-from reconciler.apply import Done, apply
+from reconciler.actions import (
+    Abandon,
+    Action,
+    Cancel,
+    Launch,
+    Publish,
+    Quarantine,
+    Release,
+    Restore,
+    Retire,
+    TakeOver,
+    Wait,
+    Yield,
+)
+from reconciler.apply import Done, apply, claims_for, fence, subject_of
+from reconciler.claims import Claims, Wanted
 from reconciler.conditions import set_condition
-from reconciler.diff import ENDED, diff, phase, proven
-from reconciler.errors import InvariantError, LockHeld, PublishBlocked, TipMoved, TransientError
-from reconciler.model import Phase, Process, RunId
+from reconciler.diff import ENDED, diff, phase
+from reconciler.errors import GitFailed, InvariantError, LockHeld, PublishBlocked, PushUnclear, TipMoved, TransientError
+from reconciler.git import Draft
+from reconciler.host import name_host
+from reconciler.model import Claim, Phase, Plan, Process, RunId, SharedClaim
 from reconciler.observe import Observation, Observer
-from reconciler.publish import Publication, publish
+from reconciler.publish import Publication, publish, push_branch, refresh
+from reconciler.remote import RefUpdate
 from reconciler.world import World
 
 PASS_LOCK_PATIENCE_S = 60.0
@@ -26,7 +43,18 @@ GATHER_S = 1.0
 REFUSALS_MAX = 20
 """After so many passes in a row in which the environment refused something, waiting longer is not the cure."""
 
-SETTLING = (Cancel, Abandon, Quarantine, Restore, Retire)
+PUBLISHED_MAX = 2000
+"""So many runs share a commit at most: the same push deletes a ref for each, and a command line is finite."""
+BACKOFF_S, BACKOFF_MAX_S = 0.5, 60.0
+"""How long the remote is left alone when it does not answer: about 1, 2, 4 ... 60 seconds."""
+LOCKED_MAX = 20
+"""So often publishing is tried again while git finds a lock file: half a minute, in which a dead git's is removed."""
+SPREAD_S, SPREAD_MAX_S = 0.05, 2.0
+"""How long at most to wait after another host was faster: 0.1, 0.2 ... 2 seconds, times a random fraction."""
+FAILURES_MAX = 5
+"""After so many failures in a row a command that has nothing of its own to bring home stops waiting for the remote."""
+
+SETTLING = (Cancel, Abandon, Quarantine, Restore, Retire, TakeOver, Yield, Release)
 """Actions after which another pass finds the world changed at once."""
 POLL_S = 0.25
 """How often the loop looks whether the tip has moved while it waits for workers."""
@@ -42,6 +70,7 @@ class Pass:
     publication: Publication | None = None
     blocked: str = ""
     tip_moved: bool = False
+    online: bool = True
 
     @property
     def phases(self) -> dict[RunId, Phase]:
@@ -69,10 +98,19 @@ class Loop:
     published_s: float = -GATHER_S
     last: Publication | None = None
     concerned: set[RunId] = field(default_factory=set)
+    contact: Contact = field(init=False)
+    claims: Claims = field(init=False)
+    brought_up: tuple[str, str] = ("", "")
+    locked: int = 0
+
+    def __post_init__(self) -> None:
+        self.contact = Contact(self.world, self.observer)
+        self.claims = Claims(self.world, self.observer)
 
     def run_pass(self) -> Pass:
         """Do one pass. Raise LockHeld if another reconciler does not let go of the repository."""
         with pass_lock(self.world):
+            self.contact.ask_if_due()
             seen = self.observer.observe()
             due = self.world.now().monotonic_s - self.published_s >= GATHER_S
             seen = replace(seen, limits=replace(seen.limits, publish_due=due))
@@ -94,17 +132,22 @@ class Loop:
             refused = refused + 1 if any(each.error for each in result.done) else 0
             over = deadline_s is not None and self.world.now().monotonic_s >= deadline_s
             reached = goal in result.seen.actual.evidence and goal not in result.seen.actual.runs
-            if result.idle or result.blocked or over or reached or refused >= REFUSALS_MAX:
+            hopeless = refused >= REFUSALS_MAX or self.contact.hopeless(result)
+            if (result.idle and result.online) or result.blocked or over or reached or hopeless:
                 return result
             self.sleep(result, deadline_s)
 
     def sleep(self, result: Pass, deadline_s: float | None = None) -> None:
         """Sleep until a worker ends, but not longer than until the tip should be looked at again; not at all when
         the pass changed something itself, because what that leads to is there already."""
+        if result.tip_moved:
+            self.contact.spread()
         if result.publication or result.tip_moved or any(isinstance(each, SETTLING) for each in result.actions):
             return
-        patience_s = POLL_S if deadline_s is None else max(0.0, min(POLL_S, deadline_s - self.world.now().monotonic_s))
-        self.world.processes.wait_any(self._workers(result), patience_s)
+        patience_s = min(POLL_S, self.contact.patience_s(), self.claims.next_announcement_s())
+        if deadline_s is not None:
+            patience_s = min(patience_s, deadline_s - self.world.now().monotonic_s)
+        self.world.processes.wait_any(self._workers(result), max(0.0, patience_s))
 
     def _workers(self, result: Pass) -> set[Process]:
         runs = result.seen.actual.runs.values()
@@ -118,28 +161,216 @@ class Loop:
     def _act(self, seen: Observation, actions: tuple[Action, ...]) -> Pass:
         if any(not isinstance(each, Wait) for each in actions):
             self.world.repository.exclude("/.runs/")
-        done = tuple(apply(self.world, actions))
+        fence(self.world, actions)
+        granted = None if self.world.remote is None else self._agree(seen, actions)
+        done = tuple(apply(self.world, actions, granted))
+        result = Pass(seen=seen, actions=actions, done=done, online=self.world.remote is None or self.observer.online)
+        if self.world.remote is not None and granted and self.observer.tip != seen.tip:
+            return replace(result, tip_moved=True)
         wanted = next((each for each in actions if isinstance(each, Publish)), None)
-        result = Pass(seen=seen, actions=actions, done=done)
-        return self._publish(result, wanted) if wanted else self._unblocked(result)
+        return self._publish(result, wanted) if wanted else self._bring_up(self._unblocked(result))
+
+    # -------------------------------------------------------------------------------------------- other machines
+
+    def _agree(self, seen: Observation, actions: Sequence[Action]) -> dict[RunId, SharedClaim]:
+        """Make the claims that the actions need, release what has done its duty, announce what lives here; return
+        the claims that are granted."""
+        wanted = [each for each in (self._wanted(seen, action) for action in actions) if each is not None]
+        released = [RefUpdate(ref=each.ref, old=each.oid, new=None) for each in actions if isinstance(each, Release)]
+        if not self.observer.online:
+            return {}
+        try:
+            granted = self.claims.keep(wanted, released, living(seen))
+        except TransientError as error:
+            self.contact.lost(error)
+            return {}
+        return {each.run_id: each.claim for each in wanted if each.run_id in granted}
+
+    def _wanted(self, seen: Observation, action: Action) -> Wanted | None:
+        """Return the claim that an action needs, None if it needs none or it cannot be made."""
+        held = (seen.actual.held or {}).get(subject_of(action))
+        try:
+            claims = claims_for(self.world, action, held)
+        except (TransientError, OSError):
+            return None
+        if not claims:
+            return None
+        run_id = subject_of(action)
+        task_id = action.plan.task_id if isinstance(action, Launch) else action.task_id  # type: ignore[union-attr]
+        shared = self.claims.shared(run_id, task_id, claims)
+        return Wanted(run_id=run_id, old=held.oid if held is not None else None, claim=shared)
+
+    def commit(self, seen: Observation, draft: Draft) -> None:
+        """Put a person's commit onto the branch. Raise TipMoved if that is elsewhere by now."""
+        commit = self.world.repository.make_commit(draft)
+        if self.world.remote is None:
+            self.world.repository.advance(seen.branch, seen.tip, commit)
+            return
+        pushed = push_branch(self.world.remote, seen.branch, seen.tip, commit)
+        if self.observer.hearing is not None:
+            self.observer.hearing.note(pushed)
+
+    def claim_for_person(self, plan: Plan, claim: Claim) -> Claim:
+        """Make the claim at the remote of an attempt that a person asks for (the verb `resume`) and return it. Raise
+        LockHeld if another host has the run, TransientError if the remote cannot be asked. The pass lock is held."""
+        self.contact.ask_if_due()
+        seen = self.observer.observe()
+        held = (seen.actual.held or {}).get(plan.run_id)
+        if not self.observer.online:
+            raise TransientError("the remote does not answer, and the attempt must be claimed there; try again later")
+        if held is not None and not held.ours:
+            raise LockHeld(f"{plan.run_id}: it is executed by {held.host_name}")
+        claims = (*(held.claim.claims if held is not None else ()), claim)
+        shared = self.claims.shared(plan.run_id, plan.task_id, claims)
+        wanted = Wanted(run_id=plan.run_id, old=held.oid if held is not None else None, claim=shared)
+        if plan.run_id not in self.claims.keep([wanted], [], living(seen)):
+            raise LockHeld(f"{plan.run_id}: another host claimed it first")
+        return claim
+
+    # -------------------------------------------------------------------------------------------- publishing
 
     def _publish(self, result: Pass, wanted: Publish) -> Pass:
         """Publish, and turn what can stand in the way of it into something `status` can say."""
-        if self.last is not None and self.last.commit == result.seen.tip and set(self.last.runs) & set(_ids(wanted)):
+        seen, runs = result.seen, wanted.runs[:PUBLISHED_MAX]
+        if self.last is not None and self.last.commit == seen.evidence_tip and set(self.last.runs) & set(_ids(wanted)):
             raise InvariantError(f"evidence committed in {self.last.commit} is not recognised: {_ids(wanted)[:3]}")
-        try:
-            publication = publish(self.world, result.seen, wanted.runs)
-        except TipMoved:
+        if self.world.remote is not None and not self.observer.online:
             return replace(result, tip_moved=True)
+        farewell = self.claims.farewell(_ids(wanted), living(seen)) if self.world.remote is not None else []
+        try:
+            publication = publish(self.world, seen, runs, farewell)
+        except TipMoved:
+            self.observer.online = False
+            return replace(result, tip_moved=True)
+        except PushUnclear as error:
+            self.contact.lost(error)
+            return replace(result, online=False)
         except (PublishBlocked, TransientError) as error:
-            set_condition(self.world.repository.state, "publish", str(error), result.seen.now.at, self.world.disk)
+            if self._is_locked(error):
+                return replace(result, tip_moved=True)
+            set_condition(self.world.repository.state, "publish", str(error), seen.now.at, self.world.disk)
             return replace(result, blocked=str(error))
-        self.published_s, self.last = self.world.now().monotonic_s, publication
+        self._note(publication)
         return self._unblocked(replace(result, publication=publication))
+
+    def _is_locked(self, error: TransientError) -> bool:
+        """Return whether a lock file of git is in the way that may be gone soon: one whose maker is dead is removed."""
+        if not isinstance(error, GitFailed) or ".lock" not in error.stderr or self.locked >= LOCKED_MAX:
+            return False
+        self.locked += 1
+        self.world.repository.clear_stale_locks()
+        return True
+
+    def _note(self, publication: Publication) -> None:
+        self.published_s, self.last, self.locked = self.world.now().monotonic_s, publication, 0
+        self.contact.landed()
+        if self.observer.hearing is not None:
+            self.observer.hearing.note(publication.pushed)
+
+    def _bring_up(self, result: Pass) -> Pass:
+        """Keep evidence that waits on a branch of its own mergeable when the other branch has moved on."""
+        seen = result.seen
+        now = (seen.tip, seen.evidence_tip)
+        if seen.settings.publish.mode != "branch" or now == self.brought_up or not result.online:
+            return result
+        try:
+            publication = refresh(self.world, seen)
+        except (TipMoved, PushUnclear):
+            self.observer.online = False
+            return replace(result, tip_moved=True)
+        except TransientError as error:
+            set_condition(self.world.repository.state, "publish", str(error), seen.now.at, self.world.disk)
+            return result
+        self.brought_up = now
+        if publication is not None:
+            self._note(publication)
+        return result
 
     def _unblocked(self, result: Pass) -> Pass:
         set_condition(self.world.repository.state, "publish", "", result.seen.now.at, self.world.disk)
         return result
+
+
+# ------------------------------------------------------------------------------------------------ contact
+
+
+@dataclass(slots=True)
+class Contact:
+    """When to ask the remote, and how long to leave it alone after it did not answer.
+
+    Evidence is retried without a limit; what grows is the pause, with jitter, so that many hosts do not come back at
+    one instant.
+    """
+
+    world: World
+    observer: Observer
+    failures: int = 0
+    rejections: int = 0
+    not_before_s: float = float("-inf")
+
+    def ask_if_due(self) -> None:
+        """Ask the remote if there is one, and if what is known of it is old or no longer true."""
+        hearing = self.observer.hearing
+        if hearing is None:
+            return
+        name_host(self.world.disk, self.world.repository.state, self.world.machine, self.world.chance)
+        now_s = self.world.now().monotonic_s
+        asked_s = hearing.asked.monotonic_s if hearing.asked else float("-inf")
+        fresh = self.observer.online and now_s - asked_s < self.observer.settings.poll_interval_s
+        if fresh or now_s < self.not_before_s:
+            return
+        try:
+            self.observer.ask()
+        except TransientError as error:
+            self.lost(error)
+            return
+        self.failures, self.not_before_s = 0, float("-inf")
+        self._say("")
+
+    def lost(self, error: TransientError) -> None:
+        """Note that the remote did not answer, or not clearly: it is left alone for a while."""
+        self.observer.online = False
+        self.failures += 1
+        if isinstance(error, GitFailed) and ".lock" in error.stderr:
+            self.world.repository.clear_stale_locks()
+        pause_s = min(BACKOFF_MAX_S, BACKOFF_S * 2 ** min(self.failures, 16)) * (0.5 + self.world.chance.fraction())
+        self.not_before_s = self.world.now().monotonic_s + pause_s
+        tries = f"{self.failures} tries" if self.failures > 1 else "1 try"
+        self._say(f"the remote cannot be used ({tries}, the next one after {pause_s:.1f} s): {error}")
+
+    def landed(self) -> None:
+        self.rejections = 0
+
+    def spread(self) -> None:
+        """Sleep a moment after somebody else was faster: twice as long at most as the last time, at random."""
+        self.rejections += 1
+        self.world.sleep(self.world.chance.fraction() * min(SPREAD_MAX_S, SPREAD_S * 2 ** min(self.rejections, 16)))
+
+    def patience_s(self) -> float:
+        """Return in how many seconds the remote has to be asked."""
+        hearing = self.observer.hearing
+        if hearing is None:
+            return float("inf")
+        now_s = self.world.now().monotonic_s
+        if not self.observer.online:
+            return max(0.0, self.not_before_s - now_s)
+        asked_s = hearing.asked.monotonic_s if hearing.asked else float("-inf")
+        return max(0.0, asked_s + self.observer.settings.poll_interval_s - now_s)
+
+    def hopeless(self, result: Pass) -> bool:
+        """Return whether it is of no use to wait for the remote: nothing lives here that it is needed for."""
+        return self.failures >= FAILURES_MAX and not result.seen.actual.runs
+
+    def _say(self, reason: str) -> None:
+        state, at = self.world.repository.state, self.world.now().at
+        set_condition(state, "remote", reason, at, self.world.disk)
+
+
+def living(seen: Observation) -> dict[RunId, int]:
+    """Return the runs this host has at the remote, by number of attempt."""
+    held = {run_id: each.claim.number for run_id, each in (seen.actual.held or {}).items() if each.ours}
+    here = {run_id: run.number for run_id, run in seen.actual.runs.items() if run_id in held}
+    return {**held, **here}
 
 
 def _ids(wanted: Publish) -> list[RunId]:
@@ -150,7 +381,7 @@ def unproven(seen: Observation) -> list[RunId]:
     """Return the runs that have ended and whose evidence the tip does not hold."""
     runs = seen.actual.runs
     ended = [run_id for run_id, run in runs.items() if phase(run, seen.now) in ENDED]
-    return [run_id for run_id in ended if not proven(runs[run_id], seen.actual.evidence.get(run_id))]
+    return [run_id for run_id in ended if not seen.actual.proves(run_id, runs[run_id].number)]
 
 
 # ------------------------------------------------------------------------------------------------ the pass lock

@@ -289,7 +289,7 @@ def _attempt(records: Records, number: int) -> dict[str, object]:
         "plan_digest": claim.plan_digest if claim else records.plan.digest,
         "commit": claim.commit if claim else records.plan.commit,
         "elapsed_s": attempt.elapsed_s if attempt else 0.0,
-        "host": attempt.host.name if attempt else None,
+        "host": attempt.host.name if attempt else (claim.host or None) if claim else None,
     }
 
 

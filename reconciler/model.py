@@ -18,6 +18,7 @@ RunId = NewType("RunId", str)
 TaskId = NewType("TaskId", str)
 PipelineId = NewType("PipelineId", str)
 StageId = NewType("StageId", str)
+HostId = NewType("HostId", str)
 
 Scalar = str | int | float | bool
 
@@ -292,16 +293,21 @@ class Redact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishSettings:
+    """`branch` is where `mode: branch` puts evidence; with `direct` it goes onto the branch that is reconciled."""
+
     mode: str = "direct"
+    branch: str = "reconciler/evidence"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """`reconciler.yaml`. `branch` None means the branch HEAD names; `runs_max` None twice the cores."""
+    """`reconciler.yaml`. `branch` None means the branch HEAD names; `runs_max` None twice the cores; `remote` None
+    that there is none, whatever is configured."""
 
     branch: str | None = None
-    remote: str | None = None
+    remote: str | None = "origin"
     poll_interval_s: float = 30.0
+    lease_s: float = 300.0
     runs_max: int | None = None
     stages_max: int = 4
     attempts_max: int = 3
@@ -428,7 +434,7 @@ class Claim:
 
     `series` is the number of the first attempt since a person last asked (launch or `resume`); the bound
     `attempts_max` counts from there. `plan` is the file of the frozen plan this attempt executes. Successes of
-    attempts before `keeps_from` do not count.
+    attempts before `keeps_from` do not count. `host` is who executes it, "" where no remote is shared.
     """
 
     number: int
@@ -441,6 +447,7 @@ class Claim:
     plan_digest: str
     commit: str
     keeps_from: int = 1
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -565,6 +572,72 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SharedClaim:
+    """What the ref of a run at the remote says: which host executes it, and the claims of its attempts so far.
+
+    It names a commit and never says what to execute: whoever takes over makes the plan anew from that commit, so
+    that a right to write refs is no right to run commands. `nonce` makes every one unmistakable.
+    """
+
+    run_id: RunId
+    task_id: TaskId
+    host: HostId
+    claims: tuple[Claim, ...]
+    nonce: str
+
+    @property
+    def number(self) -> int:
+        """The number of the newest attempt, 0 if the ref could not be read."""
+        return self.claims[-1].number if self.claims else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announcement:
+    """What the ref of a host at the remote says: I live, and these runs are mine, by number of attempt.
+
+    A host that announces nothing new for `lease_s` has lost its runs; it ends them itself before that.
+    """
+
+    host: HostId
+    name: str
+    at: str
+    lease_s: float
+    runs: Mapping[RunId, int]
+    nonce: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A shared claim as this machine sees it.
+
+    `silent_s` is for how long nothing new was heard of its host about it, by this machine's monotonic clock between
+    answers of the remote; timestamps of other machines are never compared. `plan` is what a takeover would execute,
+    None where that was not asked or cannot be known any more.
+    """
+
+    claim: SharedClaim
+    oid: str
+    ours: bool
+    host_name: str
+    silent_s: float
+    lease_s: float
+    plan: Plan | Rejection | None = None
+
+    @property
+    def silent(self) -> bool:
+        return not self.ours and self.silent_s > self.lease_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbour:
+    """Another host's announcement as this machine sees it."""
+
+    oid: str
+    silent_s: float
+    lease_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
     """What proves a checklist item: a run, and the repo-relative path of its manifest."""
 
@@ -587,10 +660,32 @@ class Wish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Bounds a pass obeys. `publish_due` is False while ended runs may still be gathered into one commit."""
+    """Bounds a pass obeys. `publish_due` is False while ended runs may still be gathered into one commit; `online`
+    is False while the remote cannot be asked; `host` is this one where several share the work."""
 
     runs_max: int
     publish_due: bool = True
+    online: bool = True
+    host: HostId | None = None
+
+
+def name_of_run(run_id: str) -> Name:
+    """Return the request's name in `<name>-<8 hex>`: known even where the plan is lost."""
+    return Name(run_id[:-9])
+
+
+CLAIMS = "refs/reconciler/claims/"
+HOSTS = "refs/reconciler/hosts/"
+
+
+def claim_ref(run_id: str) -> str:
+    """Return the ref at the remote that says who executes a run."""
+    return f"{CLAIMS}{run_id}"
+
+
+def host_ref(host: str) -> str:
+    """Return the ref at the remote by which a host says that it lives."""
+    return f"{HOSTS}{host}"
 
 
 # ---------------------------------------------------------------------------------------------- contracts

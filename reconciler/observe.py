@@ -6,8 +6,10 @@ parser is loaded only when there is something to parse: in a settled repository 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,8 +19,11 @@ from reconciler.cache import read_cache, write_cache
 from reconciler.diff import ENDED, Actual, Desired, phase
 from reconciler.errors import ContentError
 from reconciler.git import Entry
+from reconciler.hearing import Hearing
 from reconciler.model import (
     Evidence,
+    Held,
+    HostId,
     Instant,
     Instructions,
     Limits,
@@ -40,14 +45,20 @@ from reconciler.model import (
 from reconciler.world import World
 
 SETTINGS_PATH = "reconciler.yaml"
+OBJECT_ID = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """The world at one instant, as far as a decision needs it."""
+    """The world at one instant, as far as a decision needs it.
+
+    `tip` is the commit that everything is wanted by; `evidence_tip` the one that holds the evidence, the same unless
+    evidence has a branch of its own ("" if that branch does not exist yet).
+    """
 
     branch: str
     tip: str
+    evidence_tip: str
     settings: Settings
     desired: Desired
     actual: Actual
@@ -69,8 +80,10 @@ class Trees:
 class Observer:
     """Looks at one repository again and again, remembering what it has read."""
 
-    def __init__(self, world: World, branch: str | None = None) -> None:
-        self.world, self.branch = world, branch
+    def __init__(self, world: World, branch: str | None = None, pinned: str | None = None) -> None:
+        self.world, self.branch, self.pinned = world, branch, pinned
+        self.hearing = Hearing(world) if world.remote is not None and pinned is None else None
+        self.online = False
         self.root, self.done = str(world.runs.root), str(world.runs.state / "done")
         self.cache_path = world.repository.state / "cache.json"
         self.cache = read_cache(self.cache_path, world.disk)
@@ -83,7 +96,23 @@ class Observer:
         self.requests: dict[str, Request] = {}
         self.wishes: dict[str, tuple[tuple[object, object], Wish]] = {}
         self.ended: dict[RunId, tuple[int, Run]] = {}
+        self.evidence: Mapping[str, list[Any]] = self.cache.evidence
+        self.evidence_tip = ""
+        self.plans: dict[str, Plan | Rejection | None] = {}
         self._index_requests()
+
+    def ask(self) -> None:
+        """Ask the remote what is new. Raise GitFailed if it does not answer: then what is known stays."""
+        assert self.hearing is not None
+        self.online = False
+        self.hearing.ask(self._branches())
+        self.online = True
+
+    def recall(self) -> None:
+        """Take what the remote said last for what it would say now: for those who look and do not act."""
+        if self.hearing is not None:
+            self.hearing.recall(self._branches())
+            self.online = True
 
     def observe(self) -> Observation:
         """Return the world as it is now. Raise ContentError if there is no commit or the settings are broken."""
@@ -93,18 +122,32 @@ class Observer:
         self._read_requests(paths)
         wishes = [self._wish(path) for path in paths if path in self.requests]
         runs = self._runs(marked, wishes)
+        me = self.world.host()
         return Observation(
             branch=branch,
             tip=tip,
+            evidence_tip=self.evidence_tip,
             settings=self.settings,
             desired=Desired(wishes=tuple(wishes), rejections=self._rejections(wishes, runs), names=self.names),
-            actual=Actual(runs=runs, evidence=Proven(self.cache.evidence)),
-            limits=Limits(runs_max=self.settings.runs_max or 2 * (os.cpu_count() or 1)),
+            actual=Actual(
+                runs=runs,
+                evidence=Proven(self.evidence),
+                held=self._held(me, runs),
+                neighbours=self.hearing.neighbours(me) if self.hearing else {},
+                lost=self._lost(),
+            ),
+            limits=Limits(
+                runs_max=self.settings.runs_max or 2 * (os.cpu_count() or 1),
+                online=self.hearing is None or self.online,
+                host=me if self.hearing else None,
+            ),
             now=self.world.now(),
         )
 
     def remember(self) -> None:
-        """Write the cache if it has changed since it was read."""
+        """Write down what has changed since it was read: the cache, and what was heard of other machines."""
+        if self.hearing is not None:
+            self.hearing.remember()
         if self.cache_changed:
             write_cache(self.cache_path, self.cache, self.world.disk)
             self.cache_changed = False
@@ -113,22 +156,53 @@ class Observer:
 
     def _look_at_tip(self) -> tuple[str, str]:
         """Bring everything that is read from git to the tip of the branch, and return branch and tip."""
-        repository = self.world.repository
-        if self.branch is None:
-            self.branch = self._chosen_branch()
-        tip = repository.commit_of(self.branch)
-        if tip is None:
-            raise ContentError(f"branch '{self.branch}' has no commit; commit something first")
+        tip = self._current_tip()
         if tip != self.tip:
             trees = self._trees_at(tip)
             self._read_settings(trees)
             self._read_request_tree(trees)
-            self._read_evidence_tree(trees)
+            self._read_evidence_tree(trees, tip)
             self._read_instructions(trees)
             if trees.pipelines != self.trees.pipelines:
                 self.pipelines = None
             self.tip, self.trees = tip, trees
-        return self.branch, tip
+        self._read_evidence_branch(tip)
+        return self.branch or "", tip
+
+    def _current_tip(self) -> str:
+        """Return the commit to read from. Raise ContentError if the branch has none."""
+        if self.pinned is not None:
+            return self.pinned
+        if self.branch is None:
+            self.branch = self._chosen_branch()
+        if self.hearing is not None:
+            if not self.hearing.refs:
+                self.hearing.recall(self._branches())
+            return self._tip_at_remote(self.hearing)
+        tip = self.world.repository.commit_of(self.branch)
+        if tip is None:
+            raise ContentError(f"branch '{self.branch}' has no commit; commit something first")
+        return tip
+
+    def _tip_at_remote(self, hearing: Hearing) -> str:
+        assert self.world.remote is not None and self.branch is not None
+        tip = hearing.refs.get(f"refs/heads/{self.branch}")
+        if tip is None:
+            name = self.world.remote.name
+            if hearing.asked is None:
+                raise ContentError(
+                    f"nothing is known of branch '{self.branch}' at {name} yet; run: reconciler reconcile"
+                )
+            cure = f"git push {name} {self.branch}, or name another branch in reconciler.yaml"
+            raise ContentError(f"there is no branch '{self.branch}' at {name}; {cure}")
+        return tip
+
+    def _branches(self) -> list[str]:
+        """Return the branches that are read from the remote."""
+        if self.branch is None:
+            self.branch = self._chosen_branch()
+        own = self.settings.publish
+        return [self.branch, *([own.branch] if own.mode == "branch" else [])]
 
     def _chosen_branch(self) -> str:
         """Return the branch that `reconciler.yaml` at HEAD names, else the one HEAD names."""
@@ -144,7 +218,7 @@ class Observer:
         if trees.settings == self.trees.settings and self.tip is not None:
             return
         if trees.settings is None:
-            self.settings = Settings()
+            self._take_settings(Settings())
             return
         from reconciler.settings import parse_settings
 
@@ -153,7 +227,12 @@ class Observer:
         settings = parse_settings(data, source, self.world.contracts)
         if isinstance(settings, Rejection):
             raise ContentError("\n".join(problem.sentence() for problem in settings.problems))
+        self._take_settings(settings)
+
+    def _take_settings(self, settings: Settings) -> None:
         self.settings = settings
+        if self.hearing is not None:
+            self.hearing.lease_unknown_s = settings.lease_s
 
     def _read_instructions(self, trees: Trees) -> None:
         if trees.instructions != self.trees.instructions:
@@ -221,7 +300,7 @@ class Observer:
 
     def _unsettled(self, marked: Sequence[tuple[TaskId, RunId]]) -> list[str]:
         """Return the paths of requests that the tip does not prove, and of those that are under way again."""
-        evidence = self.cache.evidence
+        evidence = self.evidence
         found = [path for run_id, path in self.paths.items() if run_id not in evidence]
         again = [self.paths[run_id] for _, run_id in marked if run_id in evidence and run_id in self.paths]
         return found + again
@@ -289,23 +368,88 @@ class Observer:
 
     # -------------------------------------------------------------------------------------------- evidence, runs
 
-    def _read_evidence_tree(self, trees: Trees) -> None:
+    def _read_evidence_tree(self, trees: Trees, tip: str) -> None:
         """Bring the rows of evidence to a tree, reading the manifests that differ."""
-        repository, cache = self.world.repository, self.cache
-        if trees.evidence == cache.evidence_tree:
-            return
+        cache, gone = self.cache, {}
+        if trees.evidence != cache.evidence_tree:
+            rows = self._changed_rows(cache.evidence_tree, trees.evidence)
+            gone = {run_id: cache.evidence.pop(run_id) for run_id in rows if run_id in cache.evidence}
+            cache.evidence.update({run_id: row for run_id, row in rows.items() if row is not None})
+            gone = {run_id: row for run_id, row in gone.items() if run_id not in cache.evidence}
+            cache.evidence_tree, self.cache_changed = trees.evidence, True
+        self.evidence = cache.evidence
+        if self.hearing is not None:
+            self.hearing.missing(gone, self.paths, tip)
+
+    def _changed_rows(self, old: str | None, new: str | None) -> dict[str, list[Any] | None]:
+        """Return the rows of the manifests that differ between two trees, None for those that prove nothing (now)."""
+        repository = self.world.repository
+        rows: dict[str, list[Any] | None] = {}
         wanted = []
-        for path, entry in repository.changes(cache.evidence_tree, trees.evidence, _leads_to_manifests):
+        for path, entry in repository.changes(old, new, _leads_to_manifests):
             if path.endswith("/manifest.json"):
                 run_id = path.split("/")[2]
-                cache.evidence.pop(run_id, None)
+                rows[run_id] = None
                 if entry is not None and entry.is_file:
                     wanted.append((run_id, entry.oid))
         read = repository.blobs([oid for _, oid in wanted])
         for (run_id, oid), (_, data) in zip(wanted, read, strict=True):
-            if (row := evidence_row(run_id, oid, data)) is not None:
-                cache.evidence[run_id] = row
-        cache.evidence_tree, self.cache_changed = trees.evidence, True
+            rows[run_id] = evidence_row(run_id, oid, data)
+        return rows
+
+    def _read_evidence_branch(self, tip: str) -> None:
+        """Add the rows of the branch that evidence has of its own: what it proves and the tip does not yet."""
+        branch = self.settings.publish.branch if self.settings.publish.mode == "branch" else None
+        if branch is None or self.pinned is not None:
+            self.evidence_tip = tip
+            return
+        found = self.hearing.refs.get(f"refs/heads/{branch}") if self.hearing else None
+        evidence_tip = found or (self.world.repository.commit_of(branch) if self.hearing is None else None) or ""
+        if evidence_tip == self.evidence_tip and self.evidence is not self.cache.evidence:
+            return
+        self.evidence_tip = evidence_tip
+        tree = self.world.repository.look_up([f"{evidence_tip}:.runs"])[0] if evidence_tip else None
+        rows = self._changed_rows(self.trees.evidence, tree) if tree else {}
+        self.evidence = {**self.cache.evidence, **{run_id: row for run_id, row in rows.items() if row is not None}}
+
+    def _lost(self) -> dict[RunId, str]:
+        """Return the runs whose evidence was seen once and is gone, unless this machine can publish it again."""
+        if self.hearing is None:
+            return {}
+        for run_id in [each for each in self.hearing.memory.lost if each in self.evidence]:
+            self.hearing.found(run_id)
+        lost = self.hearing.memory.lost
+        return {RunId(run_id): commit for run_id, commit in lost.items() if not self.world.runs.is_ours(run_id)}
+
+    def _held(self, me: HostId | None, runs: Mapping[RunId, Run]) -> dict[RunId, Held] | None:
+        """Return the claims at the remote, with a plan where this machine may have to go on with a run."""
+        if self.hearing is None:
+            return None
+        held = self.hearing.held(me)
+        for run_id, each in held.items():
+            run = runs.get(run_id)
+            behind = run is None or run.number < each.claim.number
+            if self.online and (each.silent or (each.ours and behind)):
+                held[run_id] = replace(each, plan=self._plan_of(run_id, each))
+        return held
+
+    def _plan_of(self, run_id: RunId, held: Held) -> Plan | Rejection | None:
+        """Return the plan of a run that was claimed elsewhere: made from the commit it was frozen from if the branch
+        still holds that, else from its request at the tip."""
+        key = f"{held.oid} {self.tip}"
+        if key not in self.plans:
+            self.plans[key] = self._make_plan(run_id, held)
+        return self.plans[key]
+
+    def _make_plan(self, run_id: RunId, held: Held) -> Plan | Rejection | None:
+        commit = held.claim.claims[-1].commit if held.claim.claims else ""
+        found = None
+        if OBJECT_ID.fullmatch(commit) and self.world.repository.is_ancestor(commit, self.tip or ""):
+            with contextlib.suppress(ContentError):
+                found = Observer(self.world, self.branch, pinned=commit).wish_of(run_id)
+        if found is None or isinstance(found.plan, Rejection):
+            found = self.wish_of(run_id) or found
+        return found.plan if found is not None else None
 
     def _runs(self, marked: Sequence[tuple[TaskId, RunId]], wishes: Sequence[Wish]) -> dict[RunId, Run]:
         """Return every run that is under way here, and every wished one that has records although it is not marked."""
@@ -330,7 +474,7 @@ class Observer:
         if run_id in self.ended and self.ended[run_id][0] == stamp:
             return self.ended[run_id][1]
         run = self.world.runs.observe(task_id, run_id)
-        if run is not None and not run.corrupt and phase(run, self.world.now()) in ENDED:
+        if run is not None and run.planned and not run.corrupt and phase(run, self.world.now()) in ENDED:
             self.ended[run_id] = (stamp, run)
         return run
 

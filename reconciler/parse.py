@@ -69,10 +69,8 @@ _NOT_AVAILABLE: tuple[tuple[str, str, object], ...] = (
     ("pipeline", "stages.[].when", _ANY),
     ("pipeline", "stages.[].requires_cloud", True),
     ("approval", "", _ANY),
-    ("settings", "remote", _ANY),
     ("settings", "redact.mode", "off"),
     ("settings", "redact.mode", "shadow"),
-    ("settings", "publish.mode", "branch"),
 )
 
 Check = Callable[[Document], Iterable[Violation]]

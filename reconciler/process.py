@@ -344,12 +344,15 @@ class Workers:
         ours.settimeout(ANSWER_PATIENCE_S)
         self._connection = ours
 
-    def spawn(self, directory: Path, number: int, checkout: Path, plan_sha256: str) -> Process | None:
-        """Start the worker of attempt `number` on the plan with this digest; return who it is, None if it is gone
-        already. Raise SpawnFailed."""
+    def spawn(
+        self, directory: Path, number: int, checkout: Path, plan_sha256: str, lease: Path | None = None
+    ) -> Process | None:
+        """Start the worker of attempt `number` on the plan with this digest, under the lease in a file if there is
+        one; return who it is, None if it is gone already. Raise SpawnFailed."""
         self.prepare()
         assert self._connection is not None
         order = {"directory": str(directory), "number": str(number), "checkout": str(checkout), "plan": plan_sha256}
+        order["lease"] = str(lease) if lease else ""
         try:
             self._connection.sendall(json.dumps(order).encode() + b"\n")
             answer = b""

@@ -9,17 +9,18 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from reconciler import aggregate, codec, manifest, rundir
 from reconciler.disk import Disk
-from reconciler.errors import ContentError, PublishBlocked, TransientError
+from reconciler.errors import ContentError, NoAtomicPush, PublishBlocked, PushUnclear, TipMoved, TransientError
 from reconciler.git import Draft
-from reconciler.model import Attempt, Claim, End, Link, Refusal, RunId, TaskId
+from reconciler.model import Attempt, Claim, End, Link, Refusal, RunId, TaskId, claim_ref
 from reconciler.observe import Observation
+from reconciler.remote import RefUpdate, Remote
 from reconciler.rundir import RunDirectory
 from reconciler.world import World
 
@@ -52,35 +53,192 @@ class Publication:
     commit: str
     runs: tuple[RunId, ...]
     warnings: list[str] = field(default_factory=list)
+    pushed: tuple[RefUpdate, ...] = ()
 
 
-def publish(world: World, seen: Observation, runs: Sequence[tuple[TaskId, RunId]]) -> Publication:
-    """Commit the evidence of `runs` and move the branch to it.
+def publish(
+    world: World, seen: Observation, runs: Sequence[tuple[TaskId, RunId]], farewell: Sequence[RefUpdate] = ()
+) -> Publication:
+    """Commit the evidence of `runs` and move the branch to it; with a remote, end their claims in the same push.
 
-    Raise TipMoved if the branch is elsewhere by now, PublishBlocked if a person's work is in the way; then the
-    records are still there, and the next pass tries again.
+    `farewell` is what else that push takes away. Raise TipMoved if the branch is elsewhere by now, PublishBlocked if
+    a person's work is in the way; then the records are still there, and the next pass tries again.
     """
     warnings: list[str] = []
     proofs = list(_proofs(world, runs, warnings))
+    ground = ground_of(world, seen)
+    documents = [each.document for each in proofs]
     files: dict[str, bytes] = {}
     for each in proofs:
         files |= each.files
-    files |= _aggregates(world, seen, proofs)
-    edits, modes = _edits(world, seen, proofs, warnings)
+    ground = replace(ground, pending=_without(ground.pending, documents))
+    files |= _aggregates(world, seen, ground, documents)
+    edits, modes = _edits(world, seen, [*ground.pending, *documents], warnings)
     draft = Draft(
-        parent=seen.tip,
+        parent=ground.parent,
+        merges=ground.merges,
+        base_tree=seen.tip if ground.merges else None,
+        copies=ground.copies,
         files=files | edits,
         modes=modes,
         message=_message(proofs, world.chance.nonce()),
         identity=IDENTITY,
         epoch_s=int(datetime.fromisoformat(seen.now.at).timestamp()),
     )
-    _spare_ignored_work(world, seen, draft.files)
+    if world.remote is None:
+        _spare_ignored_work(world, seen, draft.files)
     commit = world.repository.make_commit(draft)
     _keep_full_logs(world, proofs)
-    world.repository.advance(seen.branch, seen.tip, commit)
     proven = tuple(RunId(each.document["run_id"]) for each in proofs)
-    return Publication(commit=commit, runs=proven, warnings=warnings)
+    pushed: tuple[RefUpdate, ...] = ()
+    if world.remote is None:
+        world.repository.advance(ground.branch, ground.old, commit)
+    else:
+        pushed = _push(world, world.remote, seen, ground, commit, proven, farewell)
+    return Publication(commit=commit, runs=proven, warnings=warnings, pushed=pushed)
+
+
+def refresh(world: World, seen: Observation) -> Publication | None:
+    """Bring the branch of evidence up to the branch it shall be merged into, if that has moved on."""
+    ground = ground_of(world, seen)
+    if not ground.merges or not ground.pending:
+        return None
+    warnings: list[str] = []
+    edits, modes = _edits(world, seen, ground.pending, warnings)
+    message = f"evidence: brought up to {seen.branch}\n\nReconciler-Nonce: {world.chance.nonce()}\n"
+    draft = Draft(
+        parent=ground.parent,
+        merges=ground.merges,
+        base_tree=seen.tip,
+        copies=ground.copies,
+        files=_aggregates(world, seen, ground, ()) | edits,
+        modes=modes,
+        message=message,
+        identity=IDENTITY,
+        epoch_s=int(datetime.fromisoformat(seen.now.at).timestamp()),
+    )
+    commit = world.repository.make_commit(draft)
+    pushed: tuple[RefUpdate, ...] = ()
+    if world.remote is None:
+        world.repository.advance(ground.branch, ground.old, commit)
+    else:
+        pushed = _push(world, world.remote, seen, ground, commit, (), ())
+    return Publication(commit=commit, runs=(), warnings=warnings, pushed=pushed)
+
+
+# ------------------------------------------------------------------------------------------------ where to
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """What a commit of evidence stands on: the branch it goes to, its old value ("" if there is none yet), and its
+    parents.
+
+    With a branch of its own, the commit is made to be merged: it has the tip of the other branch among its ancestors
+    and that tip's files but for evidence that waits to be merged, which is copied by object id (`copies`), and whose
+    manifests are `pending`.
+    """
+
+    branch: str
+    old: str
+    parent: str
+    merges: tuple[str, ...] = ()
+    copies: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    pending: tuple[Mapping[str, Any], ...] = ()
+
+
+def ground_of(world: World, seen: Observation) -> Ground:
+    """Return what the next commit of evidence stands on."""
+    settings, repository = seen.settings.publish, world.repository
+    if settings.mode != "branch":
+        return Ground(branch=seen.branch, old=seen.tip, parent=seen.tip)
+    old = seen.evidence_tip
+    if not old:
+        return Ground(branch=settings.branch, old="", parent=seen.tip)
+    trees = repository.look_up([f"{seen.tip}:.runs", f"{old}:.runs"])
+    ahead = {f".runs/{path}": entry for path, entry in repository.changes(trees[0], trees[1]) if entry is not None}
+    manifests = [entry.oid for path, entry in ahead.items() if _is_manifest(path)]
+    read = (_json(data) for _, data in repository.blobs(manifests))
+    pending = tuple(document for document in read if document is not None)
+    mine = {f"{each['artifact_root']}/" for each in pending} | {_summary_root(each) for each in pending}
+    copies = {path: (entry.mode, entry.oid) for path, entry in ahead.items() if any(map(path.startswith, mine))}
+    merges = () if repository.is_ancestor(seen.tip, old) else (seen.tip,)
+    return Ground(
+        branch=settings.branch, old=old, parent=old, merges=merges, copies=copies if merges else {}, pending=pending
+    )
+
+
+def _without(
+    pending: Sequence[Mapping[str, Any]], documents: Sequence[Mapping[str, Any]]
+) -> tuple[Mapping[str, Any], ...]:
+    """Return the manifests that none of `documents` takes the place of."""
+    replaced = {each["run_id"] for each in documents}
+    return tuple(each for each in pending if each["run_id"] not in replaced)
+
+
+def _is_manifest(path: str) -> bool:
+    parts = path.split("/")
+    return len(parts) == 5 and parts[2] == "cli" and parts[4] == "manifest.json"
+
+
+def _summary_root(document: Mapping[str, Any]) -> str:
+    return f".runs/{document['task_id']}/{document['run_id']}/"
+
+
+def _push(
+    world: World,
+    remote: Remote,
+    seen: Observation,
+    ground: Ground,
+    commit: str,
+    runs: Sequence[RunId],
+    farewell: Sequence[RefUpdate],
+) -> tuple[RefUpdate, ...]:
+    """Push the commit and delete the claims of its runs, all or nothing; return what was changed.
+
+    A claim that has moved to another host makes the server refuse it all: who lost a run cannot publish it.
+    """
+    held = seen.actual.held or {}
+    branch = RefUpdate(ref=f"refs/heads/{ground.branch}", old=ground.old or None, new=commit)
+    ended = [RefUpdate(ref=claim_ref(each), old=held[each].oid, new=None) for each in runs if each in held]
+    updates = (branch, *ended, *farewell)
+    try:
+        rejected = remote.push(updates, atomic=True)
+    except NoAtomicPush:
+        rejected = _push_in_turn(remote, branch, updates[1:])
+    except PushUnclear:
+        if remote.look([branch.ref]).get(branch.ref) != commit:
+            raise
+        return updates
+    if rejected:
+        raise TipMoved(f"{ground.branch}: moved while evidence was made for {ground.old[:12]}")
+    return updates
+
+
+def push_branch(remote: Remote, branch: str, old: str, new: str) -> tuple[RefUpdate, ...]:
+    """Move a branch at the remote; return what was changed. Raise TipMoved if it is not where it was."""
+    update = RefUpdate(ref=f"refs/heads/{branch}", old=old, new=new)
+    try:
+        rejected = remote.push([update], atomic=False)
+    except PushUnclear:
+        if remote.look([update.ref]).get(update.ref) != new:
+            raise
+        return (update,)
+    if rejected:
+        raise TipMoved(f"{branch}: moved meanwhile")
+    return (update,)
+
+
+def _push_in_turn(remote: Remote, branch: RefUpdate, rest: Sequence[RefUpdate]) -> frozenset[str]:
+    """Push to a server that cannot do all or nothing: look whether the claims are ours, the branch first, then the
+    deletions. What is left of them by a crash is released by a later pass."""
+    there = remote.look([each.ref for each in rest])
+    if any(there.get(each.ref) != each.old for each in rest):
+        return frozenset({branch.ref})
+    rejected = remote.push([branch], atomic=False)
+    if not rejected and rest:
+        remote.push(rest, atomic=False)
+    return rejected
 
 
 def _spare_ignored_work(world: World, seen: Observation, files: Mapping[str, bytes]) -> None:
@@ -207,13 +365,20 @@ def _keep_full_logs(world: World, proofs: Iterable[Proof]) -> None:
 # ------------------------------------------------------------------------------------------------ aggregates
 
 
-def _aggregates(world: World, seen: Observation, proofs: Sequence[Proof]) -> dict[str, bytes]:
-    """Return metrics, state and page of every task that has a run among `proofs`."""
+def _aggregates(
+    world: World, seen: Observation, ground: Ground, documents: Sequence[Mapping[str, Any]]
+) -> dict[str, bytes]:
+    """Return metrics, state and page of every task that has a run among `documents`.
+
+    They go on from what the tip says; evidence that waits to be merged is counted again, because they are made for
+    the text that the tip has by now.
+    """
+    counted = [*ground.pending, *documents]
     by_task: dict[str, list[Mapping[str, Any]]] = {}
-    for each in proofs:
-        by_task.setdefault(each.document["task_id"], []).append(each.document)
+    for document in counted:
+        by_task.setdefault(document["task_id"], []).append(document)
     tasks = sorted(by_task)
-    replaced = _replaced(world, seen, proofs)
+    replaced = _replaced(world, seen, counted)
     read = _documents(world, seen, [path for task in tasks for path in _aggregate_paths(task)[:2]])
     files: dict[str, bytes] = {}
     for task in tasks:
@@ -230,10 +395,10 @@ def _aggregate_paths(task: str) -> tuple[str, str, str]:
     return f".runs/{task}/metrics.json", f"out/{task}/state.json", f"out/{task}/README.md"
 
 
-def _replaced(world: World, seen: Observation, proofs: Sequence[Proof]) -> list[Mapping[str, Any]]:
-    """Return the manifests at the tip that `proofs` take the place of: those of runs that were resumed."""
-    earlier = (seen.actual.evidence.get(RunId(each.document["run_id"])) for each in proofs)
-    blobs = [evidence.manifest_blob for evidence in earlier if evidence is not None]
+def _replaced(world: World, seen: Observation, documents: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the manifests at the tip that `documents` take the place of: those of runs that were resumed."""
+    paths = [f"{seen.tip}:{each['artifact_root']}/manifest.json" for each in documents]
+    blobs = [oid for oid in world.repository.look_up(paths) if oid is not None]
     return [document for _, data in world.repository.blobs(blobs) if (document := _json(data)) is not None]
 
 
@@ -257,10 +422,10 @@ def _json(data: bytes | None) -> Mapping[str, Any] | None:
 
 
 def _edits(
-    world: World, seen: Observation, proofs: Sequence[Proof], warnings: list[str]
+    world: World, seen: Observation, documents: Sequence[Mapping[str, Any]], warnings: list[str]
 ) -> tuple[dict[str, bytes], dict[str, str]]:
     """Return the checklists and the registry of tasks as they become, and the modes of these files."""
-    links = _links(proofs)
+    links = _links(documents)
     paths = [INDEX_PATH]
     if links:
         paths += world.repository.search(seen.tip, tuple(links), seen.settings.checklists)
@@ -269,47 +434,51 @@ def _edits(
     edited: dict[str, bytes] = {}
     for entry in entries:
         before = read[entry.oid]
-        after = _edited(entry.path, before, links, proofs, warnings) if before is not None else None
+        after = _edited(entry.path, before, links, documents, warnings) if before is not None else None
         if after is not None and after != before:
             edited[entry.path] = after
     return edited, {entry.path: entry.mode for entry in entries}
 
 
 def _edited(
-    path: str, data: bytes, links: Mapping[str, Link], proofs: Sequence[Proof], warnings: list[str]
+    path: str,
+    data: bytes,
+    links: Mapping[str, Link],
+    documents: Sequence[Mapping[str, Any]],
+    warnings: list[str],
 ) -> bytes | None:
     """Return a file with its edits, None (and a warning) if it is not what it should be: nobody else waits for it."""
     from reconciler import checklist
 
     try:
-        return _gated(data, proofs) if path == INDEX_PATH else checklist.tick(data, links, path)
+        return _gated(data, documents) if path == INDEX_PATH else checklist.tick(data, links, path)
     except ContentError as error:
         warnings.append(str(error))
         return None
 
 
-def _links(proofs: Sequence[Proof]) -> dict[str, Link]:
+def _links(documents: Sequence[Mapping[str, Any]]) -> dict[str, Link]:
     """Return item id -> what proves it; of several successes the one that ended last."""
-    succeeded = [each for each in proofs if each.document["status"] == "succeeded"]
-    ordered = sorted(succeeded, key=lambda each: each.document["completed_at"])
+    succeeded = [each for each in documents if each["status"] == "succeeded"]
+    ordered = sorted(succeeded, key=lambda each: str(each["completed_at"]))
     return {
-        item: Link(run_id=each.document["run_id"], manifest_path=each.path)
+        item: Link(run_id=each["run_id"], manifest_path=f"{each['artifact_root']}/manifest.json")
         for each in ordered
-        for item in each.document["proves"]
+        for item in each["proves"]
     }
 
 
-def _gated(data: bytes, proofs: Sequence[Proof]) -> bytes:
+def _gated(data: bytes, documents: Sequence[Mapping[str, Any]]) -> bytes:
     """Return `tasks/index.json` with the gate of every task set by the newest of its runs."""
     from reconciler import checklist
 
-    newest = {each.document["task_id"]: each for each in sorted(proofs, key=lambda each: each.document["completed_at"])}
+    newest = {each["task_id"]: each for each in sorted(documents, key=lambda each: str(each["completed_at"]))}
     for task_id, each in newest.items():
         gate = {
-            "status": each.document["status"],
-            "run_id": each.document["run_id"],
-            "manifest_path": each.path,
-            "updated_at": each.document["completed_at"],
+            "status": each["status"],
+            "run_id": each["run_id"],
+            "manifest_path": f"{each['artifact_root']}/manifest.json",
+            "updated_at": each["completed_at"],
         }
         data = checklist.set_gate(data, INDEX_PATH, task_id, gate)
     return data

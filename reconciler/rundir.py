@@ -42,13 +42,13 @@ from reconciler.model import (
     End,
     Heartbeat,
     Instant,
-    Name,
     Plan,
     Problem,
     Process,
     Run,
     RunId,
     TaskId,
+    name_of_run,
 )
 
 T = TypeVar("T")
@@ -218,7 +218,7 @@ class Runs:
         digests = self.plan_digests(run_id) | ({plan: hashlib.sha256(data).hexdigest()} if plan else {})
         lines = [task_id, *(f"{file} {digest}" for file, digest in digests.items()), ""]
         self.disk.make_directory(self.state / "live")
-        self.disk.write_atomic(self.state / "live" / run_id, "\n".join(lines).encode(), sync=not plan)
+        self.disk.write_atomic(self.state / "live" / run_id, "\n".join(lines).encode())
 
     def is_marked(self, run_id: str) -> bool:
         return self.disk.exists(self.state / "live" / run_id)
@@ -232,6 +232,11 @@ class Runs:
         self.disk.make_directory(self.state / "done")
         with contextlib.suppress(FileNotFoundError):
             self.disk.replace(self.state / "live" / run_id, self.state / "done" / run_id)
+
+    def forget(self, run_id: str) -> None:
+        """Remove the marks of a run that this machine has no part in any more."""
+        self.disk.unlink(self.state / "live" / run_id)
+        self.disk.unlink(self.state / "done" / run_id)
 
     def plan_digests(self, run_id: str) -> dict[str, str]:
         """Return plan file -> SHA-256 as it was frozen; none where the mark is lost or damaged."""
@@ -296,9 +301,12 @@ def _observe(runs: Runs, task_id: TaskId, run_id: RunId, number: int) -> Run:
     )
 
 
-def name_of_run(run_id: str) -> Name:
-    """Return the request's name in `<name>-<8 hex>`: known even where the plan is lost."""
-    return Name(run_id[:-9])
+def read_lease(directory: RunDirectory, path: Path) -> Instant | None:
+    """Return until when this machine's runs are its own; a damaged file counts as none, and the next renewal replaces
+    it."""
+    with contextlib.suppress(codec.CodecError):
+        return directory.read(Instant, path)
+    return None
 
 
 def read_beat(directory: RunDirectory) -> Instant | None:

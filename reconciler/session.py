@@ -11,6 +11,7 @@ import click
 
 from reconciler.actions import Launch, Wait
 from reconciler.aggregate import duration
+from reconciler.conditions import read_conditions
 from reconciler.diff import ENDED
 from reconciler.loop import Loop, Pass, unproven
 from reconciler.manifest import artifact_root
@@ -18,7 +19,7 @@ from reconciler.model import Phase, RunId, StageStatus
 from reconciler.observe import Observer
 from reconciler.process import Workers
 from reconciler.terminal import coloured, single_line
-from reconciler.world import open_world
+from reconciler.world import World, open_world
 
 WAITED_STILL_RUNNING = 3
 WAITED_FOR_APPROVAL = 4
@@ -76,6 +77,24 @@ class Session:
             click.echo(line)
         if result.blocked:
             click.echo(f"evidence waits: {result.blocked}", err=True)
+        if not result.online:
+            reason = read_conditions(self.world.repository.state).get("remote", {}).get("reason", "")
+            click.echo(single_line(reason or "the remote must be asked again before more can be done"), err=True)
+        if self.world.remote is not None and _unpushed(self.world, result):
+            click.echo(
+                f"note: runs.d/ at {result.seen.branch} of this clone is ahead of {self.world.remote.name}; "
+                "what is not pushed is not asked for yet",
+                err=True,
+            )
+
+
+def _unpushed(world: World, result: Pass) -> bool:
+    """Return whether this clone's own branch asks for something that the remote has not got."""
+    branch, tip = f"refs/heads/{result.seen.branch}", result.seen.tip
+    here, there = world.repository.look_up([f"{branch}:runs.d", f"{tip}:runs.d"])
+    own = world.repository.look_up([branch])[0]
+    ahead = own is not None and here not in (None, there)
+    return ahead and world.repository.is_ancestor(tip, own or "")
 
 
 EMPTY = "nothing to do: runs.d/ holds no request at the tip; write one, or run: reconciler init"
@@ -145,11 +164,11 @@ def exit_code(session: Session, result: Pass, *, waited: bool, goal: RunId | Non
         run_id: word for run_id, word in outcomes(session, result).items() if run_id in wanted or word != "cancelled"
     }
     words = {word for run_id, word in told.items() if goal in (None, run_id)}
-    if result.blocked and unproven(result.seen):
+    if (result.blocked or not result.online) and unproven(result.seen):
         return BLOCKED
     if words & {Phase.FAILED.value, Phase.CANCELLED.value} or (result.seen.desired.rejections and goal is None):
         return 1
-    if any(each.error for each in result.done):
+    if any(each.error for each in result.done) or not result.online:
         return BLOCKED
     if waited and words & {Phase.STARTING.value, Phase.RUNNING.value, Phase.STALE.value}:
         return WAITED_STILL_RUNNING
@@ -168,6 +187,7 @@ def result_document(session: Session, result: Pass) -> dict[str, Any]:
         "rejections": result.seen.desired.rejections,
         "errors": [each.sentence for each in result.done if each.error],
         "blocked": result.blocked,
+        "online": result.online,
     }
 
 

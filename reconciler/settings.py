@@ -23,13 +23,14 @@ from reconciler.yaml_events import Document, shown
 
 _PATTERN_LENGTH_MAX = 500
 _SILENCE_RATIO_MIN = 2
+_LEASE_RATIO_MIN = 4
 
 
 def parse_settings(data: bytes | None, source: Source, contract: Contract) -> Settings | Rejection:
     """Return the settings that `data` says, the defaults where it says nothing, or everything that is wrong."""
     if data is None:
         return Settings()
-    document = examine("settings", data, source, contract, _intervals, _silence, _patterns)
+    document = examine("settings", data, source, contract, _intervals, _silence, _lease, _patterns)
     if isinstance(document, Rejection):
         return document
     return Settings(**fields_of(document.value, _SETTINGS))
@@ -56,6 +57,20 @@ def _silence(document: Document) -> Iterator[Violation]:
         reason = f"stale_after is {stale_after:g} s and interval {interval:g} s, a worker would look silent"
         cure = f"stale_after is at least {_SILENCE_RATIO_MIN} times interval"
         yield Violation(path=("heartbeat", key), reason=reason, cure=cure, rule="stale-too-soon")
+
+
+def _lease(document: Document) -> Iterator[Violation]:
+    """Return a violation where a host could not end its stages in the last third of its lease, or would lose its
+    runs between two looks at the remote."""
+    default = Settings()
+    said = document.value
+    lease = _seconds(said.get("lease"), default.lease_s)
+    for key, seconds in (("grace", default.grace_s), ("poll_interval", default.poll_interval_s)):
+        if _LEASE_RATIO_MIN * (value := _seconds(said.get(key), seconds)) > lease:
+            reason = f"lease is {lease:g} s and {key} {value:g} s, that is too short a lease"
+            where = "lease" if "lease" in said else key
+            cure = f"lease is at least {_LEASE_RATIO_MIN} times {key}"
+            yield Violation(path=(where,), reason=reason, cure=cure, rule="lease-too-short")
 
 
 def _seconds(text: object, default: float = 1.0) -> float:
@@ -87,6 +102,7 @@ def _redact(value: Mapping[str, Any]) -> Redact:
 
 _SETTINGS: Conversions = {
     "poll_interval": ("poll_interval_s", parse_duration),
+    "lease": ("lease_s", parse_duration),
     "runs_max": ("runs_max", int),
     "stages_max": ("stages_max", int),
     "attempts_max": ("attempts_max", int),

@@ -24,15 +24,31 @@ class Survey:
     actions: tuple[Action, ...]
     rows: tuple[Row, ...]
     conditions: Mapping[str, Mapping[str, str]]
+    asked_s: float | None = None
 
 
 def survey(world: World) -> Survey:
     """Return what there is to know now."""
-    seen = Observer(world).observe()
+    observer = Observer(world)
+    observer.recall()
+    seen = observer.observe()
     actions = diff(seen.desired, seen.actual, seen.now, seen.limits)
-    commits = world.repository.evidence_commits(seen.branch) if len(seen.actual.evidence) else {}
+    commits = world.repository.evidence_commits(seen.evidence_tip) if len(seen.actual.evidence) else {}
     found = rows(seen.desired, seen.actual, actions, commits, seen.now)
-    return Survey(seen=seen, actions=actions, rows=tuple(found), conditions=read_conditions(world.repository.state))
+    return Survey(
+        seen=seen,
+        actions=actions,
+        rows=tuple(found),
+        conditions=read_conditions(world.repository.state),
+        asked_s=_asked_s(world, observer),
+    )
+
+
+def _asked_s(world: World, observer: Observer) -> float | None:
+    """Return for how many seconds the remote has not been asked, None where there is none or nobody knows."""
+    asked, now = observer.hearing.memory.asked if observer.hearing else None, world.now()
+    known = asked is not None and asked.boot_id == now.boot_id
+    return now.monotonic_s - asked.monotonic_s if asked is not None and known else None
 
 
 def find_run(found: Survey, word: str) -> RunId:

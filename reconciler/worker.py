@@ -85,7 +85,8 @@ def _become_worker(order: Mapping[str, str], secrets: Sequence[bytes]) -> int:
     directory = RunDirectory(Path(order["directory"]))
     try:
         _redirect_standard_streams(directory)
-        run_attempt(directory, int(order["number"]), Path(order["checkout"]), order["plan"], secrets)
+        lease = Path(order["lease"]) if order["lease"] else None
+        run_attempt(directory, int(order["number"]), Path(order["checkout"]), order["plan"], secrets, lease)
     except BaseException:
         # Nobody waits for this process: the traceback goes where a person looks after a lost attempt.
         traceback.print_exc()
@@ -103,19 +104,30 @@ def _redirect_standard_streams(directory: RunDirectory) -> None:
 
 
 def run_attempt(
-    directory: RunDirectory, number: int, checkout: Path, plan_sha256: str, secrets: Sequence[bytes]
+    directory: RunDirectory,
+    number: int,
+    checkout: Path,
+    plan_sha256: str,
+    secrets: Sequence[bytes],
+    lease: Path | None = None,
 ) -> None:
     """Execute attempt `number` of a run on the plan with this digest, unless it is no longer the newest or was never
-    to start."""
+    to start. Where machines share a remote, `lease` is the file that says until when its runs are this machine's."""
     descriptor = _take_lock_patiently(directory)
-    if descriptor is None or directory.newest() != number or _over(directory, number):
+    if descriptor is None or not admitted(directory, number):
         return
     claim = directory.read(Claim, directory.record("claims", number))
     plan = rundir.read_frozen(directory, claim, plan_sha256)
     if claim is None or plan is None:
         return
     _adopt_orphans()
-    Execution(directory, plan, claim, checkout, descriptor, secrets).run()
+    Execution(directory, plan, claim, checkout, descriptor, secrets, lease).run()
+
+
+def admitted(directory: RunDirectory, number: int) -> bool:
+    """Return whether the holder of a run's lock may execute attempt `number`: it is the newest, and nobody began or
+    ended it."""
+    return directory.newest() == number and not _over(directory, number)
 
 
 def _take_lock_patiently(directory: RunDirectory) -> int | None:
@@ -159,9 +171,17 @@ class Execution:
     """The attempt as it goes: which stages run, which may start, when something is due."""
 
     def __init__(
-        self, directory: RunDirectory, plan: Plan, claim: Claim, checkout: Path, lock: int, secrets: Sequence[bytes]
+        self,
+        directory: RunDirectory,
+        plan: Plan,
+        claim: Claim,
+        checkout: Path,
+        lock: int,
+        secrets: Sequence[bytes],
+        lease: Path | None,
     ) -> None:
         self.directory, self.plan, self.claim, self.lock, self.secrets = directory, plan, claim, lock, secrets
+        self.lease, self.leased_until_s = lease, float("-inf") if lease else float("inf")
         self.number = claim.number
         self.place = checkout if plan.workspace.value == "checkout" else directory.workspace
         self.started = process.instant()
@@ -198,6 +218,7 @@ class Execution:
         self._watch_signals()
         self._beat()
         self._save(durable=False)
+        self._enforce_lease()
         while self._start_ready() or self.ongoing or self._waiting_for_backoff():
             for key, _ in self.selector.select(self._patience_s()):
                 key.data()
@@ -317,6 +338,8 @@ class Execution:
     def _patience_s(self) -> float:
         due = [self.last_beat + self.plan.heartbeat.interval_s, *self.not_before.values()]
         due += [each.due() for each in self.ongoing.values()]
+        if not self.stopping:
+            due.append(self.leased_until_s)
         if self.unseen:
             due.append(self.last_view + VIEW_INTERVAL_S)
         if self.plan.timeout_s is not None:
@@ -339,6 +362,7 @@ class Execution:
         """Apply time limits and finish the stages of which nothing is left."""
         if self.told_to_stop:
             self._stop(None)
+        self._enforce_lease()
         if self.plan.timeout_s is not None and self._elapsed_s() + self.spent_s >= self.plan.timeout_s:
             self._stop(Outcome.FAILED, f"the run timed out after {self.plan.timeout_s:g} s")
         for stage_id, ongoing in list(self.ongoing.items()):
@@ -348,6 +372,16 @@ class Execution:
                 self.records[stage_id] = self._judge(ongoing)
                 # A success must outlive a power failure before what needs it begins; the last one is saved by the end.
                 self._save(durable=any(each.status == StageStatus.PENDING for each in self.records.values()))
+
+    def _enforce_lease(self) -> None:
+        """Stop when the lease has run out and nobody renewed it: from then on others may take the run over."""
+        if time.monotonic() < self.leased_until_s or self.lease is None or self.stopping:
+            return
+        until = rundir.read_lease(self.directory, self.lease)
+        if until is not None and until.boot_id == process.boot_id():
+            self.leased_until_s = until.monotonic_s
+        if time.monotonic() >= self.leased_until_s:
+            self._stop(Outcome.INTERRUPTED, "no reconciler here has reached the remote for two thirds of the lease")
 
     def _judge(self, ongoing: Ongoing) -> StageRecord:
         """Return the record of a finished stage; one that may be tried again is pending once more."""

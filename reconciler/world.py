@@ -5,16 +5,21 @@ A function that takes a `World` may touch things; one that does not, may not.
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reconciler import process
 from reconciler.contracts import Contracts
 from reconciler.disk import DISK, Disk
+from reconciler.errors import UsageError
 from reconciler.git import Repository, open_repository
-from reconciler.model import Instant
+from reconciler.host import machine_of, read_host
+from reconciler.model import HostId, Instant, Rejection, Settings, Source
 from reconciler.process import Chance, Processes, Workers
+from reconciler.remote import NETWORK_TIMEOUT_S, Remote, open_remote
 from reconciler.rundir import Runs
 
 
@@ -28,6 +33,13 @@ class World:
     contracts: Contracts
     chance: Chance
     now: Callable[[], Instant]
+    machine: str = ""
+    remote: Remote | None = None
+    sleep: Callable[[float], None] = time.sleep
+
+    def host(self) -> HostId | None:
+        """Return the name of this host among those that share the remote, None if it has none yet."""
+        return read_host(self.disk, self.repository.state, self.machine)
 
     @property
     def checkout(self) -> Path:
@@ -37,7 +49,7 @@ class World:
 
 def open_world(directory: Path, workers: Workers | None = None) -> World:
     """Return the world around the repository that `directory` is in. Raise UsageError if it is in none."""
-    repository = open_repository(directory)
+    repository, contracts = open_repository(directory), Contracts()
     return World(
         repository=repository,
         disk=DISK,
@@ -45,9 +57,41 @@ def open_world(directory: Path, workers: Workers | None = None) -> World:
         chance=Chance(),
         runs=Runs(_root(repository) / ".runs", repository.state),
         workers=workers or Workers(),
-        contracts=Contracts(),
+        contracts=contracts,
         now=process.instant,
+        machine=machine_of(repository.common),
+        remote=_remote(repository, contracts),
     )
+
+
+def _remote(repository: Repository, contracts: Contracts) -> Remote | None:
+    """Return the remote that is shared with other machines, None if there is none."""
+    found = open_remote(repository, _remote_name(repository, contracts))
+    return None if found is None else replace(found, timeout_s=_remote_timeout_s())
+
+
+def _remote_timeout_s() -> float:
+    """Return how long one question to the remote may take: $RECONCILER_REMOTE_TIMEOUT in seconds, if it is set."""
+    said = os.environ.get("RECONCILER_REMOTE_TIMEOUT", "")
+    try:
+        seconds = float(said) if said else NETWORK_TIMEOUT_S
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"RECONCILER_REMOTE_TIMEOUT: {said!r} is no number of seconds above 0; for example 60")
+    return seconds
+
+
+def _remote_name(repository: Repository, contracts: Contracts) -> str | None:
+    """Return the remote that `reconciler.yaml` at HEAD names; what is wrong with that file is said elsewhere."""
+    oid = repository.look_up(["HEAD:reconciler.yaml"])[0]
+    if oid is None:
+        return Settings().remote
+    from reconciler.settings import parse_settings
+
+    _, data = next(repository.blobs([oid]))
+    settings = parse_settings(data, Source(path="reconciler.yaml", blob=oid), contracts)
+    return Settings().remote if isinstance(settings, Rejection) else settings.remote
 
 
 def _root(repository: Repository) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from reconciler import codec
-from reconciler.actions import Action, Launch, Publish, Wait
+from reconciler.actions import Action, Launch, Publish, Release, Wait
 from reconciler.manifest import command_text
 from reconciler.model import Plan
 from reconciler.survey import survey
@@ -58,6 +58,8 @@ def sentence(action: Action) -> str:
                 f"launch {plan.run_id}: pipeline '{plan.pipeline_id}' of task '{plan.task_id}' "
                 f"at {plan.commit[:12]} in {_place(plan)}"
             )
+        case Release(ref=ref, reason=reason):
+            return f"release {ref}: {reason}"
         case Publish(runs=runs):
             return f"publish the evidence of {', '.join(run_id for _, run_id in runs)}"
         case Wait(subject=subject, reason=reason):

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from reconciler import codec, manifest, rundir
-from reconciler.apply import fence_attempt, restart
+from reconciler.apply import fence_attempt, restart, restarting_claim
 from reconciler.commands.reconcile import duration
 from reconciler.diff import phase, suspended
 from reconciler.errors import ContentError, UsageError
@@ -19,7 +19,7 @@ from reconciler.loop import pass_lock
 from reconciler.model import Phase, Plan, Refusal, Rejection, Run, RunId, Wish, Workspace
 from reconciler.publish import read_records
 from reconciler.session import Session, exit_code, outcomes, run_document
-from reconciler.survey import find_run, survey, task_of
+from reconciler.survey import Survey, find_run, survey, task_of
 from reconciler.terminal import coloured, format_option, print_json
 from reconciler.world import World
 
@@ -81,7 +81,7 @@ def _resume(session: Session, run_id: RunId, token: str | None, actor: str, reas
     wish = session.loop.observer.wish_of(run_id)
     plan = wish.plan if wish is not None else None
     frozen = read_records(world, task_id, run_id).plan
-    if objection := _objection(world, there, wish, token, frozen):
+    if objection := _held_elsewhere(found, run_id) or _objection(world, there, wish, token, frozen):
         _refuse(world, there, actor, reason, objection)
     if isinstance(plan, Rejection):
         raise ContentError("\n".join(each.sentence() for each in plan.problems))
@@ -89,7 +89,16 @@ def _resume(session: Session, run_id: RunId, token: str | None, actor: str, reas
     fence_attempt(world, task_id, run_id, there.number)
     refreshed = replace(plan, resume_token_sha256=frozen.resume_token_sha256)
     note = _note(world, there, refreshed) if not afresh else ""
-    return restart(world, refreshed, after=there.number, actor=actor, reason=reason, afresh=afresh) + note
+    claim = restarting_claim(world, refreshed, after=there.number, actor=actor, reason=reason, afresh=afresh)
+    if world.remote is not None:
+        claim = session.loop.claim_for_person(refreshed, claim)
+    return restart(world, refreshed, claim) + note
+
+
+def _held_elsewhere(found: Survey, run_id: RunId) -> str:
+    """Return who else executes a run, "" if nobody does."""
+    held = (found.seen.actual.held or {}).get(run_id)
+    return f"it is executed by {held.host_name}" if held is not None and not held.ours else ""
 
 
 def _note(world: World, there: Run, plan: Plan) -> str:

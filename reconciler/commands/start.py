@@ -111,13 +111,19 @@ def _commit(session: Session, pipeline: str, content: bytes) -> Request:
             with pass_lock(session.world):
                 return _commit_once(session, pipeline, content, identity)
         except TipMoved:
-            continue
+            session.loop.observer.online = False
+            session.loop.contact.spread()
     raise TransientError(f"the branch moved {TRIES_MAX} times while the request was committed; try again")
 
 
 def _commit_once(session: Session, pipeline: str, content: bytes, identity: str) -> Request:
     world, observer = session.world, session.loop.observer
+    session.loop.contact.ask_if_due()
     seen = observer.observe()
+    if world.remote is not None and not observer.online:
+        raise TransientError(
+            f"{world.remote.name} does not answer, and a request must be pushed there; try again later"
+        )
     path = f"runs.d/{_next_name(set(seen.desired.names), pipeline)}.yaml"
     request = parse.parse_request(content, Source(path=path), world.contracts)
     plan = request if isinstance(request, Rejection) else observer.plan_for(request)
@@ -131,7 +137,7 @@ def _commit_once(session: Session, pipeline: str, content: bytes, identity: str)
         identity=identity,
         epoch_s=int(datetime.now(UTC).timestamp()),
     )
-    world.repository.advance(seen.branch, seen.tip, world.repository.make_commit(draft))
+    session.loop.commit(seen, draft)
     return request
 
 

@@ -65,6 +65,7 @@ def _document(seen: Survey, shown: Sequence[Row]) -> dict[str, object]:
         "settled_total": sum(bool(each.evidence) for each in seen.rows),
         "rejections": seen.seen.desired.rejections,
         "conditions": seen.conditions,
+        "remote_asked_s": seen.asked_s,
     }
 
 
@@ -83,7 +84,9 @@ def _show(seen: Survey, shown: Sequence[Row], *, one: bool, clear: bool) -> None
         click.echo(f"and {left_out} settled runs more (--all shows them)")
     _show_rejections(seen.seen.desired.rejections)
     for name, condition in seen.conditions.items():
-        click.echo(f"{name} waits since {condition['since']}: {condition['reason']}")
+        click.echo(single_line(f"{name} waits since {condition['since']}: {condition['reason']}"))
+    if seen.asked_s is not None:
+        click.echo(f"as the remote was {age(seen.asked_s)} ago")
     if not seen.rows and not seen.seen.desired.rejections:
         click.echo("no runs yet: runs.d/ holds no request at the tip")
 

@@ -23,12 +23,16 @@ from reconciler.actions import (
     Launch,
     Publish,
     Quarantine,
+    Reclaim,
+    Release,
     Restore,
     Resume,
     Retire,
+    TakeOver,
     Wait,
+    Yield,
 )
-from reconciler.diff import ENDED, Actual, Desired, diff, phase, proven
+from reconciler.diff import ENDED, Actual, Desired, diff, phase
 from reconciler.model import (
     Attempt,
     CancelIntent,
@@ -36,10 +40,13 @@ from reconciler.model import (
     End,
     Evidence,
     Heartbeat,
+    Held,
     Host,
+    HostId,
     Instant,
     Limits,
     Name,
+    Neighbour,
     Outcome,
     Phase,
     Pipeline,
@@ -52,6 +59,7 @@ from reconciler.model import (
     Run,
     RunId,
     Settings,
+    SharedClaim,
     Source,
     Stage,
     StageId,
@@ -163,6 +171,24 @@ def attempt_of(number: int, outcome: str, seconds_ago: float, boot: str) -> Atte
     return Attempt(number=number, worker=WORKER, host=HOST, started=started, stages=(), outcome=ended, detail="as told")
 
 
+def held_of(case: dict[str, Any], wishes: tuple[Wish, ...]) -> Held:
+    """Return a claim at the remote: `by` is "us" or another host, `silent` is in seconds, of a lease of 300."""
+    run, number = case["run"], case.get("number", 1)
+    claims = tuple(claim_of(each, case.get("series", 1), 60, "elsewhere") for each in range(1, number + 1))
+    found = next((each.plan for each in wishes if each.run_id == run), None)
+    known = Request(name=name_of(run), source=Source(path="runs.d/x.yaml"), task=TASK, pipeline=PIPELINE.id)
+    plan = {"known": found or plan_of(known, run), "unknown": None}[case.get("plan", "known")]
+    return Held(
+        claim=SharedClaim(run_id=RunId(run), task_id=TASK, host=HostId(case["by"]), claims=claims, nonce="n"),
+        oid=f"oid-{run}",
+        ours=case["by"] == "us",
+        host_name=case["by"],
+        silent_s=case.get("silent", 1.0),
+        lease_s=300.0,
+        plan=plan,
+    )
+
+
 def damage(run: str, record: str) -> Problem:
     return Problem(path=f".runs/t/cli/{run}/{record}", pointer=record, reason="not JSON", rule="record-corrupt")
 
@@ -189,11 +215,24 @@ def desired_of(case: dict[str, Any]) -> Desired:
 def actual_of(case: dict[str, Any]) -> Actual:
     runs = [run_of(each) for each in case.get("runs", ())]
     proofs = [evidence_of(run, attempt) for run, attempt in case.get("evidence", {}).items()]
-    return Actual(runs={run.run_id: run for run in runs}, evidence={each.run_id: each for each in proofs})
+    wishes = desired_of(case).wishes
+    held = [held_of(each, wishes) for each in case["held"]] if "held" in case else None
+    return Actual(
+        runs={run.run_id: run for run in runs},
+        evidence={each.run_id: each for each in proofs},
+        held=None if held is None else {each.claim.run_id: each for each in held},
+        neighbours={
+            HostId(host): Neighbour(oid=f"oid-{host}", silent_s=silent, lease_s=300.0)
+            for host, silent in case.get("neighbours", {}).items()
+        },
+        lost={RunId(run): commit for run, commit in case.get("lost", {}).items()},
+    )
 
 
 def limits_of(case: dict[str, Any]) -> Limits:
-    return Limits(runs_max=case.get("runs_max", 4), publish_due=case.get("publish_due", True))
+    return Limits(
+        runs_max=case.get("runs_max", 4), publish_due=case.get("publish_due", True), online=case.get("online", True)
+    )
 
 
 def spoken(action: Action) -> str:
@@ -211,6 +250,14 @@ def spoken(action: Action) -> str:
             return f"quarantine {run} {' '.join(names)}: {reason}"
         case Restore(run_id=run, plan=plan, reason=reason):
             return f"restore {run} from {plan.run_id}: {reason}"
+        case TakeOver(run_id=run, number=number, reason=reason, outcome=outcome):
+            return f"take over {run} after {number}" + (f" as {outcome}" if outcome else "") + f": {reason}"
+        case Reclaim(run_id=run, number=number, reason=reason):
+            return f"reclaim {run} as {number}: {reason}"
+        case Yield(run_id=run, number=number, reason=reason):
+            return f"yield {run} attempt {number}: {reason}"
+        case Release(ref=ref, oid=oid, reason=reason, gives_up=gives_up):
+            return f"release {ref} {oid}: {reason}" + (" (given up)" if gives_up else "")
         case Retire(run_id=run, reason=reason):
             return f"retire {run}" + (f": {reason}" if reason else "")
         case Publish(runs=runs):
@@ -240,6 +287,7 @@ def test_the_pass_decides(case: dict[str, Any]) -> None:
 
 def test_a_case_says_nothing_that_is_not_read() -> None:
     known = {"wishes", "runs", "names", "evidence", "runs_max", "publish_due", "phases", "does"}
+    known |= {"held", "neighbours", "online", "lost"}
     of_run = {"run", "is", "number", "series", "claimed", "claimer", "started", "boot", "attempt", "beat", "lock"}
     of_run |= {"worker", "planned", "cancel", "end", "corrupt", "attempts_max"}
     for each in cases():
@@ -251,7 +299,16 @@ def test_a_case_says_nothing_that_is_not_read() -> None:
 # ------------------------------------------------------------------------------------------------ for all worlds
 
 SECONDS = st.sampled_from([-1.0, 0.0, 1.0, 29.0, 30.0, 31.0, 1e6])
-RUN_IDS = ("a-1", "a-2", "a-3", "b-1", "b-2", "c-1")
+RUN_IDS = ("a-11111111", "a-22222222", "a-33333333", "b-11111111", "b-22222222", "c-11111111")
+HELD = st.fixed_dictionaries(
+    {
+        "run": st.sampled_from(RUN_IDS),
+        "by": st.sampled_from(["us", "them"]),
+        "number": st.integers(1, 4),
+        "silent": st.sampled_from([0.0, 300.0, 301.0]),
+        "plan": st.sampled_from(["known", "unknown"]),
+    }
+)
 FACTS = st.fixed_dictionaries(
     {
         "run": st.sampled_from(RUN_IDS),
@@ -289,7 +346,12 @@ WORLDS = st.fixed_dictionaries(
         "evidence": st.dictionaries(st.sampled_from(RUN_IDS), st.integers(1, 4), max_size=3),
         "runs_max": st.integers(0, 3),
         "publish_due": st.booleans(),
-    }
+    },
+    optional={
+        "held": st.lists(HELD, max_size=4, unique_by=lambda each: each["run"]),
+        "neighbours": st.dictionaries(st.sampled_from(["them", "others"]), st.sampled_from([1.0, 301.0]), max_size=2),
+        "online": st.booleans(),
+    },
 )
 
 
@@ -305,6 +367,8 @@ def subjects(action: Action) -> list[str]:
             return [subject]
         case Publish():
             return []
+        case Release(ref=ref):
+            return [ref.removeprefix("refs/reconciler/claims/")]
         case _:
             return [action.run_id]
 
@@ -340,8 +404,10 @@ def test_only_what_was_never_claimed_is_launched_and_never_more_than_there_is_ro
     runs = actual_of(case).runs
     launched = [each.plan.run_id for each in decide(case) if isinstance(each, Launch)]
     at_work = sum(phase(run, NOW) not in ENDED for run in runs.values())
-    assert not set(launched) & set(runs)
-    assert not launched or at_work + len(launched) <= case["runs_max"]
+    assert not set(launched) & ({*runs} | {each["run"] for each in case.get("held", ())})
+    taken = [each for each in decide(case) if isinstance(each, TakeOver) and each.run_id not in runs]
+    taken = [each for each in taken if each.outcome is None]
+    assert not launched or at_work + len(launched) + len(taken) <= case["runs_max"]
 
 
 @settings(deadline=None, max_examples=400)
@@ -357,10 +423,24 @@ def test_no_name_is_launched_while_an_older_run_of_it_has_not_ended(case: dict[s
 def test_only_a_stale_run_is_resumed_or_given_up(case: dict[str, Any]) -> None:
     runs = actual_of(case).runs
     for action in decide(case):
+        if isinstance(action, Launch | Resume | TakeOver | Reclaim | Release | Publish):
+            assert case.get("online", True), "nothing that others must agree to is done behind their back"
         if isinstance(action, Resume | Abandon):
             assert phase(runs[action.run_id], NOW) == Phase.STALE
         if isinstance(action, Cancel):
             assert phase(runs[action.run_id], NOW) not in ENDED
+
+
+@settings(deadline=None, max_examples=400)
+@given(WORLDS)
+def test_no_run_of_another_host_goes_on_here_before_that_host_fell_silent(case: dict[str, Any]) -> None:
+    theirs = {each["run"]: each["silent"] for each in case.get("held", ()) if each["by"] == "them"}
+    for action in decide(case):
+        for run_id in set(subjects(action)) & theirs.keys():
+            if isinstance(action, TakeOver):
+                assert theirs[run_id] > 300
+            else:
+                assert isinstance(action, Yield | Wait | Retire | Release | Quarantine), spoken(action)
 
 
 @settings(deadline=None, max_examples=400)
@@ -371,7 +451,9 @@ def test_what_ended_is_published_until_the_tip_proves_it_and_then_put_away(case:
     for run_id in published:
         run = actual.runs[run_id]
         assert phase(run, NOW) in ENDED and run.planned and not run.corrupt
-        assert not proven(run, actual.evidence.get(run_id))
+        held = next((each for each in case.get("held", ()) if each["run"] == run_id), None)
+        assert "held" not in case or (held is not None and (held["by"], held["number"]) == ("us", run.number))
+        assert not actual.proves(run_id, run.number)
     for action in actions:
         if isinstance(action, Retire) and not action.reason:
-            assert proven(actual.runs[action.run_id], actual.evidence.get(action.run_id))
+            assert actual.proves(action.run_id, actual.runs[action.run_id].number)

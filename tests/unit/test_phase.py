@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.diff import START_PATIENCE_S, judge, phase, proven, silence, suspended
+from reconciler.diff import START_PATIENCE_S, Actual, judge, phase, silence, suspended
 from reconciler.model import (
     Attempt,
     Claim,
@@ -191,4 +191,5 @@ def test_evidence_proves_an_attempt_and_all_before_it(proves: int | None, number
         duration_s=1.0,
         manifest_blob="b" * 40,
     )
-    assert proven(replace(RUNNING, number=number), evidence or None) == expected
+    found = {RUNNING.run_id: evidence} if evidence else {}
+    assert Actual(runs={}, evidence=found).proves(RUNNING.run_id, number) == expected

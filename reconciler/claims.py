@@ -1,0 +1,170 @@
+"""Agree with other machines on who executes what, by compare-and-swap on refs at the remote.
+
+The order keeps the promise. A claim is made at the remote first, by a push that names the value it replaces; then the
+remote is asked again, and only a claim that stands *and* whose run is not proven by the tip that came with the answer
+is granted: the tip and the claims are not read at one instant, so an absent claim alone may mean that the run has just
+been published. The record on this machine and the worker come after that. So a crash costs an attempt, and an
+acknowledgement that got lost costs nothing, because the answer that counts is the second look.
+
+Together with claims this host announces its runs. From the moment such a push *began*, its runs are safe for
+`lease_s`; they end themselves after two thirds of it (`lease.json`, read by the workers), which leaves them a third to
+be gone before others take over. The ratio is that of client-go's leader election: 10 of 15 seconds.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from reconciler import codec
+from reconciler.errors import InvariantError, PushUnclear
+from reconciler.model import Announcement, Claim, HostId, Instant, RunId, SharedClaim, TaskId, claim_ref, host_ref
+from reconciler.observe import Observer
+from reconciler.publish import IDENTITY
+from reconciler.remote import RefUpdate, write_notes
+from reconciler.world import World
+
+RENEW_SHARE = 2 / 3
+ANNOUNCEMENTS_A_LEASE = 6
+"""How often a host announces itself in a lease: one lost push, or two, cost nothing."""
+CLAIMS_HELD_MAX = 50
+"""A claim at the remote tells of so many attempts; the notes stay small however often a run is resumed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A claim to be made: what it shall say, and the ref it replaces (None: there must be none)."""
+
+    run_id: RunId
+    old: str | None
+    claim: SharedClaim
+
+
+@dataclass(slots=True)
+class Claims:
+    """The claims and the announcement of this host, kept by one process."""
+
+    world: World
+    observer: Observer
+    announced: Instant | None = None
+    said: Mapping[RunId, int] = field(default_factory=dict)
+
+    def shared(self, run_id: RunId, task_id: TaskId, claims: Iterable[Claim]) -> SharedClaim:
+        """Return the claim of this host to a run."""
+        return SharedClaim(
+            run_id=run_id,
+            task_id=task_id,
+            host=self._me(),
+            claims=tuple(claims)[-CLAIMS_HELD_MAX:],
+            nonce=self.world.chance.nonce(),
+        )
+
+    def keep(
+        self, wanted: Sequence[Wanted], released: Sequence[RefUpdate], living: Mapping[RunId, int]
+    ) -> frozenset[RunId]:
+        """Make claims, release refs, announce the runs that live here if that is due; return the runs whose claim is
+        granted. Raise TransientError if the remote cannot be asked."""
+        runs = {**living, **{each.run_id: each.claim.number for each in wanted}}
+        messages = [codec.compact(each.claim) for each in wanted]
+        announce = bool(wanted) or self._announcement_is_due(runs)
+        if announce and runs:
+            messages.append(codec.compact(self._announcement(runs)))
+        oids = self._write(messages)
+        updates = [
+            RefUpdate(ref=claim_ref(each.run_id), old=each.old, new=oid)
+            for each, oid in zip(wanted, oids, strict=False)
+        ]
+        updates += released
+        updates += self._announcing(oids[-1] if announce and runs else None) if announce else []
+        if not updates:
+            return frozenset()
+        self._push(updates, runs if announce else None)
+        return self._look_again(wanted, updates) if wanted else frozenset()
+
+    def _push(self, updates: Sequence[RefUpdate], announced: Mapping[RunId, int] | None) -> None:
+        """Push; what is rejected or unclear is settled by the next look at the remote."""
+        assert self.world.remote is not None and self.observer.hearing is not None
+        began = self.world.now()
+        try:
+            rejected = self.world.remote.push(updates, atomic=False)
+        except PushUnclear:
+            self.observer.online = False
+            return
+        self.observer.hearing.note([each for each in updates if each.ref not in rejected])
+        if rejected:
+            self.observer.online = False
+        if announced is not None and host_ref(self._me()) not in rejected:
+            self.announced, self.said = began, dict(announced)
+            self._renew_lease(began)
+
+    def _look_again(self, wanted: Sequence[Wanted], updates: Sequence[RefUpdate]) -> frozenset[RunId]:
+        """Ask the remote which of our claims stand, and whether the tip proves their runs after all."""
+        assert self.observer.hearing is not None
+        ours = {each.ref: each.new for each in updates}
+        self.observer.ask()
+        seen = self.observer.observe()
+        refs = self.observer.hearing.refs
+        return frozenset(
+            each.run_id
+            for each in wanted
+            if refs.get(claim_ref(each.run_id)) == ours[claim_ref(each.run_id)]
+            and not seen.actual.proves(each.run_id, each.claim.number)
+        )
+
+    # -------------------------------------------------------------------------------------------- announcing
+
+    def _announcement_is_due(self, runs: Mapping[RunId, int]) -> bool:
+        there = self.observer.hearing is not None and host_ref(self._me()) in self.observer.hearing.refs
+        if not runs:
+            return there
+        if self.announced is None or not there or runs.keys() != self.said.keys():
+            return True
+        now, lease_s = self.world.now(), self.observer.settings.lease_s
+        return now.monotonic_s - self.announced.monotonic_s >= lease_s / ANNOUNCEMENTS_A_LEASE
+
+    def next_announcement_s(self) -> float:
+        """Return in how many seconds this host has to announce itself again, infinite if it holds no run."""
+        if self.announced is None or not self.said:
+            return float("inf")
+        due = self.announced.monotonic_s + self.observer.settings.lease_s / ANNOUNCEMENTS_A_LEASE
+        return max(0.0, due - self.world.now().monotonic_s)
+
+    def _announcement(self, runs: Mapping[RunId, int]) -> Announcement:
+        return Announcement(
+            host=self._me(),
+            name=platform.node(),
+            at=self.world.now().at,
+            lease_s=self.observer.settings.lease_s,
+            runs=dict(sorted(runs.items())),
+            nonce=self.world.chance.nonce(),
+        )
+
+    def _announcing(self, oid: str | None) -> list[RefUpdate]:
+        """Return the update of this host's ref: to `oid`, or away if it has no runs left."""
+        assert self.observer.hearing is not None
+        ref = host_ref(self._me())
+        old = self.observer.hearing.refs.get(ref)
+        return [RefUpdate(ref=ref, old=old, new=oid)] if old is not None or oid is not None else []
+
+    def farewell(self, published: Iterable[RunId], living: Mapping[RunId, int]) -> list[RefUpdate]:
+        """Return the deletion of this host's ref if nothing but `published` lives here."""
+        return [] if living.keys() - set(published) else self._announcing(None)
+
+    def _renew_lease(self, began: Instant) -> None:
+        until = replace(began, monotonic_s=began.monotonic_s + RENEW_SHARE * self.observer.settings.lease_s)
+        state = self.world.repository.state
+        self.world.disk.write_atomic(state / "lease.json", codec.compact(until), sync=False)
+
+    def _write(self, messages: Sequence[bytes]) -> tuple[str, ...]:
+        if not messages:
+            return ()
+        epoch_s = int(datetime.fromisoformat(self.world.now().at).timestamp())
+        return write_notes(self.world.repository, messages, IDENTITY, epoch_s)
+
+    def _me(self) -> HostId:
+        me = self.world.host()
+        if me is None:
+            raise InvariantError("a pass acts at the remote before this host has a name")
+        return me

@@ -1,0 +1,420 @@
+"""The edge to a remote repository: what it has, moving its refs by compare-and-swap, and notes that refs carry.
+
+What the remote has comes into a namespace of our own, so that nothing a person configured or looks at decides or is
+touched. A push answers ref by ref: what the remote did not accept because its place had moved is *rejected* and the
+caller looks again; what it refuses by policy, and what nobody knows, are errors of their own. The remote alone knows
+the truth after an error, so nothing here guesses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from reconciler import git
+from reconciler.disk import DISK
+from reconciler.errors import ContentError, GitFailed, NoAtomicPush, PushRefused, PushUnclear, UsageError
+from reconciler.git import Repository
+
+NETWORK_TIMEOUT_S = 60.0
+FETCH_ATTEMPTS = 3
+UPDATES_MAX = 2500
+"""So many updates, with the longest names and SHA-256, are 1 MB of command line; Linux takes 2 MB."""
+LOOK_MAX = 1000
+REASON_CHARACTERS_MAX = 300
+NOTE_BYTES_MAX = 64 * 1024
+NOTE_REF = "refs/reconciler/note"
+"""Named by the stream that makes notes, and never written: git is told to forget it before the stream ends."""
+
+OWN = "refs/reconciler/remote/"
+HEADS = "refs/heads/"
+SHARED = ("refs/reconciler/claims/", "refs/reconciler/hosts/")
+SPACES = {HEADS: f"{OWN}heads/", **{each: each.replace("refs/reconciler/", OWN) for each in SHARED}}
+"""Where a ref of the remote is kept here."""
+
+REF = re.compile(r"refs/[^\x00-\x20\x7f:^~?*\[\\]+")
+REF_CHARACTERS_MAX = 200
+OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+REMOTE_NAME = re.compile(r"\w[\w.+/-]*", re.ASCII)
+
+MENDABLE = re.compile(r"couldn't find remote ref|cannot lock ref|local refs could not be updated|; cannot create ")
+"""Why a fetch failed that may succeed once it is known what the remote has, and our stale refs are out of the way."""
+
+MOVED = re.compile(
+    r"stale info|fetch first|atomic push fail|atomic transaction failed|transaction failed to start"
+    r"|(failed|unable) to (update|lock|delete)|cannot lock ref|reference (already exists|does not exist)"
+    r"|incorrect old value|is at [0-9a-f]+ but expected"
+)
+"""Reasons for a rejection that a lost race has: of git since 2.36, and of the servers of GitHub and GitLab."""
+
+STUBBORN = re.compile(
+    r"[^\n]*(\.lock'?: File exists|permission denied|no space left|read-only file system|disk quota|; cannot create )"
+    r"[^\n]*",
+    re.IGNORECASE,
+)
+"""What a server says when the same reasons have another cause, which a second look will not change."""
+
+DENIED = re.compile(
+    r"[^\n]*(permission( to \S+)? denied|authentication failed|could not read (username|password)|access denied"
+    r"|returned error: 40[13]|not allowed to push|write access)[^\n]*",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefUpdate:
+    """A ref at the remote that shall go from `old` to `new`; None for `old` is a ref that must not exist, for `new`
+    one to be deleted. Nobody can tell whether nothing was done, so `old` and `new` differ."""
+
+    ref: str
+    old: str | None
+    new: str | None
+
+    def __post_init__(self) -> None:
+        if not REF.fullmatch(self.ref) or len(self.ref) > REF_CHARACTERS_MAX:
+            raise ValueError(f"{self.ref!r}: not the full name of a ref")
+        if any(oid is not None and not OID.fullmatch(oid) for oid in (self.old, self.new)):
+            raise ValueError(f"{self.ref}: not a full object id")
+        if self.old == self.new:
+            raise ValueError(f"{self.ref}: an update to what is there already")
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A configured remote of a repository. Every method but `known` raises TransientError if it cannot be asked."""
+
+    repository: Repository
+    name: str
+    timeout_s: float = NETWORK_TIMEOUT_S
+
+    def fetch(self, branches: Sequence[str]) -> Mapping[str, str]:
+        """Bring the branches there are, all claims and all hosts; return ref at the remote -> object id."""
+        for each in branches:
+            if not REF.fullmatch(f"{HEADS}{each}"):
+                raise ContentError(f"'{each}' is not the name of a branch")
+        existing = tuple(dict.fromkeys(branches))
+        for left in reversed(range(FETCH_ATTEMPTS)):
+            try:
+                self._bring(existing)
+                break
+            except GitFailed as error:
+                if not left or not MENDABLE.search(error.stderr):
+                    raise
+            existing = self._mend(branches)
+        return _there(self._kept(existing), existing)
+
+    def known(self, branches: Sequence[str]) -> Mapping[str, str]:
+        """Return what the last fetch saw. Until there was one, branches are as a person's last fetch saw them."""
+        kept = self._kept(branches)
+        found = _there(kept, branches)
+        if not any(ref.startswith(SPACES[HEADS]) for ref in kept):
+            theirs = {f"{HEADS}{each}": kept.get(f"refs/remotes/{self.name}/{each}") for each in branches}
+            found |= {ref: oid for ref, oid in theirs.items() if oid is not None}
+        return found
+
+    def look(self, refs: Sequence[str]) -> Mapping[str, str]:
+        """Ask the remote for exactly these refs; return ref -> object id of those that exist."""
+        found: dict[str, str] = {}
+        for start in range(0, len(refs), LOOK_MAX):
+            # The patterns match the ends of names; with none of them the answer would be everything.
+            asked = frozenset(refs[start : start + LOOK_MAX])
+            answer = self._network("ls-remote", "--refs", "--quiet", "--end-of-options", self.name, *sorted(asked))
+            found |= {ref: oid for oid, ref in _pairs(answer, "\t") if ref in asked}
+        return found
+
+    def push(self, updates: Sequence[RefUpdate], *, atomic: bool = True) -> frozenset[str]:
+        """Move refs, each only from where it must be now; return those that were rejected because they are not there
+        (of an atomic push all or none). One that is at `new` already is rejected too: it was not moved from `old`.
+
+        Raise PushRefused, NoAtomicPush or PushUnclear. History is not asked: a move back is a move.
+        """
+        refs = [each.ref for each in updates]
+        if len(updates) > UPDATES_MAX or len(set(refs)) != len(refs):
+            raise ValueError(f"{len(refs)} updates: at most {UPDATES_MAX} are pushed at once, and each ref once")
+        if not updates:
+            return frozenset()
+        # Without a lease on every single ref, git would move that one from anywhere.
+        leases = [f"--force-with-lease={each.ref}:{each.old or ''}" for each in updates]
+        options = ["--porcelain", "--no-verify", "--no-follow-tags", "--no-signed", "--no-progress"]
+        options += ["--no-force-if-includes", "--recurse-submodules=no", *(["--atomic"] if atomic else [])]
+        moves = [f"{each.new or ''}:{each.ref}" for each in updates]
+        errors = ""
+        try:
+            answer = self._network("push", *options, *leases, "--end-of-options", self.name, *moves)
+        except GitFailed as error:
+            answer, errors = error.stdout, error.stderr
+            if not _told(answer):
+                raise _unanswered(error) from None
+        return _verdict(refs, atomic, _told(answer), errors)
+
+    def keep(self, updates: Sequence[RefUpdate]) -> None:
+        """Note here what was applied there, as the next fetch would: for whoever looks without asking the remote."""
+        lines = []
+        for each in updates:
+            space = next((space for space in SPACES if each.ref.startswith(space)), None)
+            if space is not None:
+                here = f"{SPACES[space]}{each.ref.removeprefix(space)}"
+                lines.append(f"update {here} {each.new}\n" if each.new else f"delete {here}\n")
+        if lines:
+            self.repository.git("update-ref", "--stdin", standard_input="".join(lines).encode())
+
+    # -------------------------------------------------------------------------------------------- small parts
+
+    def _network(self, *arguments: str) -> str:
+        """Run git against the remote, as if nothing but its address were configured for it."""
+        settings = (
+            f"remote.{self.name}.mirror=false",  # or no ref can be named in a push
+            f"remote.{self.name}.followRemoteHEAD=never",
+            "fetch.pruneTags=false",
+            "advice.fetchShowForcedUpdates=false",
+        )
+        return self.repository.git(*arguments, timeout_s=self.timeout_s, config=settings)
+
+    def _bring(self, branches: Sequence[str]) -> None:
+        self._network(
+            "fetch", "--quiet", "--force", "--prune", "--no-tags", "--refmap=", "--no-write-fetch-head",
+            "--no-recurse-submodules", "--no-auto-maintenance", "--no-show-forced-updates", "--no-write-commit-graph",
+            "--end-of-options", self.name,
+            *(f"+{HEADS}{each}:{SPACES[HEADS]}{each}" for each in branches),
+            *(f"+{each}*:{SPACES[each]}*" for each in SHARED),
+        )  # fmt: skip
+
+    def _mend(self, branches: Sequence[str]) -> tuple[str, ...]:
+        """Return which branches exist, and delete what we keep of others of that name, or in their way."""
+        there = self.look([f"{HEADS}{each}" for each in branches])
+        existing = tuple(each for each in dict.fromkeys(branches) if f"{HEADS}{each}" in there)
+        for ref in self._kept(()):
+            name = ref.removeprefix(SPACES[HEADS])
+            gone = name in branches and name not in existing
+            if name != ref and (gone or any(_collide(name, each) for each in existing)):
+                self.repository.delete_ref(ref)
+        return existing
+
+    def _kept(self, branches: Sequence[str]) -> dict[str, str]:
+        """Return ref -> object id of all we keep of the remote, and of a person's refs to these branches there."""
+        theirs = [f"refs/remotes/{self.name}/{each}" for each in branches]
+        form = "--format=%(objectname) %(refname)"
+        return {ref: oid for oid, ref in _pairs(self.repository.git("for-each-ref", form, "--", OWN, *theirs), " ")}
+
+
+def open_remote(repository: Repository, name: str | None) -> Remote | None:
+    """Return the remote of that name, None if it is not configured. Raise UsageError for one that cannot be used."""
+    if name is None:
+        return None
+    if not REMOTE_NAME.fullmatch(name):
+        raise UsageError(f"remote: '{name}' is not the name of a remote")
+    urls, push_urls = (_configured(repository, f"remote.{name}.{each}") for each in ("url", "pushurl"))
+    if max(len(urls), len(push_urls)) > 1:
+        raise UsageError(f"remote: '{name}' has several addresses; the refs of several cannot move as one")
+    return Remote(repository, name) if urls else None
+
+
+def _configured(repository: Repository, key: str) -> list[str]:
+    try:
+        return repository.git("config", "-z", "--get-all", key).split("\0")[:-1]
+    except GitFailed as error:
+        if error.exit_status == 1:  # git config: no such key
+            return []
+        raise
+
+
+def _pairs(text: str, separator: str) -> Iterator[tuple[str, str]]:
+    for line in text.splitlines():
+        first, _, second = line.partition(separator)
+        yield first, second
+
+
+def _there(kept: Mapping[str, str], branches: Sequence[str]) -> dict[str, str]:
+    """Return what we keep under the names it has at the remote: all that is shared, and of the branches these."""
+    found: dict[str, str] = {}
+    for there, here in SPACES.items():
+        names = {ref.removeprefix(here): oid for ref, oid in kept.items() if ref.startswith(here)}
+        found |= {f"{there}{name}": oid for name, oid in names.items() if there != HEADS or name in branches}
+    return found
+
+
+def _collide(one: str, other: str) -> bool:
+    """Return whether one name of a ref is a directory of the other."""
+    return one.startswith(f"{other}/") or other.startswith(f"{one}/")
+
+
+# ------------------------------------------------------------------------------------------------ the answer to a push
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What git tells of one ref: a flag, a summary, and the reason of whoever did not want it."""
+
+    flag: str
+    summary: str
+
+    @property
+    def reason(self) -> str:
+        return self.summary.partition("(")[2].removesuffix(")")
+
+    @property
+    def is_applied(self) -> bool:
+        return self.flag in (" ", "+", "*", "-")
+
+    @property
+    def is_unclear(self) -> bool:
+        return not self.is_applied and self.flag != "=" and "rejected]" not in self.summary
+
+    def is_refused(self, stubborn: bool) -> bool:
+        from_there = "[remote rejected]" in self.summary
+        return "rejected]" in self.summary and (not MOVED.search(self.reason) or (stubborn and from_there))
+
+
+def _told(answer: str) -> dict[str, Told]:
+    """Return ref -> what git tells of it, of the lines `<flag> TAB <from>:<to> TAB <summary> (<reason>)`."""
+    lines = [line.split("\t", 2) for line in answer.splitlines()]
+    return {each[1].rpartition(":")[2]: Told(each[0], each[2]) for each in lines if len(each) == 3}
+
+
+def _verdict(refs: Sequence[str], atomic: bool, told: Mapping[str, Told], errors: str) -> frozenset[str]:
+    """Return which refs were rejected. Raise PushRefused, or PushUnclear if the answer does not say it of all."""
+    if any(ref not in told or told[ref].is_unclear for ref in refs):
+        raise PushUnclear(f"git push: {_line(errors) or 'the remote did not answer for every ref'}")
+    stubborn = STUBBORN.search(errors)
+    refused = {ref: told[ref].reason for ref in refs if told[ref].is_refused(stubborn is not None)}
+    rejected = frozenset(ref for ref in refs if ref not in refused and not told[ref].is_applied)
+    if refused:
+        ref, reason = next(iter(refused.items()))
+        more = _line(stubborn[0] if stubborn else _remote_words(errors))
+        sentence = _line(f"git push: {ref}: {reason}" + (f"; {more}" if more else ""))
+        raise PushRefused(sentence, refused=frozenset(refused), rejected=rejected)
+    if atomic and rejected and len(rejected) < len(refs):
+        # Git leaves a ref that is where it shall go out of the transaction, though it was not where it must be.
+        if any(told[ref].is_applied for ref in refs):
+            raise PushUnclear("git push: a part of the refs had been moved before")
+        return frozenset(refs)
+    return rejected
+
+
+def _unanswered(error: GitFailed) -> NoAtomicPush | PushRefused | PushUnclear:
+    """Return what a push means that ended without a word on any ref."""
+    if "does not support --atomic push" in error.stderr:
+        return NoAtomicPush("git push: the remote does not support atomic pushes")
+    denied = DENIED.search(error.stderr)
+    if denied:
+        return PushRefused(f"git push: {_line(denied[0])}")
+    return PushUnclear(_line(str(error)))
+
+
+def _remote_words(errors: str) -> str:
+    """Return the first words of the server, or of its hooks."""
+    words = [line.removeprefix("remote:").strip() for line in errors.splitlines() if line.startswith("remote:")]
+    return " ".join(list(filter(None, words))[:3])
+
+
+def _line(text: str) -> str:
+    """Return a text of the remote as one line for people."""
+    words = "".join(each if each.isprintable() else " " for each in git.without_credentials(text)).split()
+    line = " ".join(words)
+    return line if len(line) <= REASON_CHARACTERS_MAX else f"{line[: REASON_CHARACTERS_MAX - 3]}..."
+
+
+# ------------------------------------------------------------------------------------------------ notes
+
+
+def write_notes(repository: Repository, messages: Sequence[bytes], identity: str, epoch_s: int) -> tuple[str, ...]:
+    """Write each message as a commit of its own, with no parent and no file, and return their ids in order.
+
+    No ref leads to them: they are there to be pushed at once. Equal messages of one second are one note.
+    """
+    if any(len(each) > NOTE_BYTES_MAX for each in messages):
+        raise ValueError(f"a note is larger than {NOTE_BYTES_MAX} bytes")
+    if not messages:
+        return ()
+    stream = b"".join(_note(number, each, identity, epoch_s) for number, each in enumerate(messages, 1))
+    feed = b"feature done\n%sreset %s\ndone\n" % (stream, NOTE_REF.encode())
+    oids = tuple(repository.git("fast-import", "--quiet", "--force", "--done", standard_input=feed).split())
+    if len(oids) != len(messages) or not all(map(OID.fullmatch, oids)):
+        raise GitFailed(f"git fast-import: {len(oids)} answers to {len(messages)} notes")
+    return oids
+
+
+def _note(number: int, message: bytes, identity: str, epoch_s: int) -> bytes:
+    """Return the part of a fast-import stream that makes a note; `reset` sees to it that it has no parent."""
+    head = f"reset {NOTE_REF}\ncommit {NOTE_REF}\nmark :{number}\ncommitter {identity} {epoch_s} +0000\n"
+    return b"%sdata %d\n%s\nget-mark :%d\n" % (head.encode(), len(message), message, number)
+
+
+def read_notes(repository: Repository, oids: Sequence[str]) -> Mapping[str, bytes]:
+    """Return the message of each commit, leaving out what is missing, too large, or no commit."""
+    found = {}
+    for oid, data in repository.objects.contents(oids, "commit"):
+        _, separator, message = (data or b"").partition(b"\n\n")
+        if separator and len(message) <= NOTE_BYTES_MAX:
+            found[oid] = message
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ a clone to work in
+
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\x00-\x1f]+")
+SCP_LIKE = re.compile(r"([^\s:/@\x00-\x1f-][^\s:/@\x00-\x1f]*@)?(\[[0-9A-Fa-f:.]+\]|[\w][\w.-]*):(?!:)[^\s\x00-\x1f]+")
+
+
+def is_url(text: str) -> bool:
+    """Return whether a text is the address of a repository elsewhere: `scheme://...` or `[user@]host:path`."""
+    if URL.fullmatch(text):
+        return True
+    return SCP_LIKE.fullmatch(text) is not None and not os.path.isdir(text)
+
+
+def clone_of(url: str, root: Path) -> Path:
+    """Return the bare repository below `root` whose `origin` is `url`, made on first use. It holds no commit until
+    something is fetched. Raise UsageError if the address does not answer."""
+    name = re.sub(r"[^\w.-]", "-", re.split(r"[/:]", url.rstrip("/"))[-1].removesuffix(".git"), flags=re.ASCII)
+    directory = root / f"{name[:60].lstrip('.-') or 'repository'}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+    if directory.is_dir():
+        return directory
+    if not is_url(url):
+        raise UsageError(f"{url}: not the address of a repository")
+    root.mkdir(parents=True, exist_ok=True)
+    branch, length = _head_of(url, root)
+    staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=root))
+    try:
+        kind = "sha256" if length == 64 else "sha1"
+        git.run(("init", "--quiet", "--bare", "--template=", f"--object-format={kind}"), directory=staging)
+        git.run(("remote", "add", "--", "origin", url), directory=staging)
+        git.run(("symbolic-ref", "HEAD", branch), directory=staging)
+        _publish(staging, directory)
+    finally:
+        DISK.remove_tree(staging)
+    return directory
+
+
+def _head_of(url: str, root: Path) -> tuple[str, int]:
+    """Return the branch that HEAD of a remote names, and how long its object ids are."""
+    asked = ("ls-remote", "--symref", "--end-of-options", url, "HEAD")
+    try:
+        answer = git.run(asked, directory=root, timeout_s=NETWORK_TIMEOUT_S).decode(errors="surrogateescape")
+    except GitFailed as error:
+        said = error.stderr.strip().splitlines() or [str(error)]
+        raise UsageError(f"{git.without_credentials(url)}: cannot be reached; git says: {_line(said[0])}") from None
+    branch, length = f"{HEADS}main", 40
+    for first, ref in _pairs(answer, "\t"):
+        if ref == "HEAD" and first.startswith(f"ref: {HEADS}"):
+            branch = first.removeprefix("ref: ")
+        elif ref == "HEAD" and OID.fullmatch(first):
+            length = len(first)
+    return branch, length
+
+
+def _publish(staging: Path, directory: Path) -> None:
+    """Let a clone appear, whole, unless another process was faster."""
+    for name in ("HEAD", "config"):
+        with open(staging / name, "rb") as file:
+            os.fsync(file.fileno())
+    with contextlib.suppress(OSError):
+        staging.rename(directory)
+    if not directory.is_dir():
+        raise UsageError(f"{directory}: cannot be made")
