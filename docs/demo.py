@@ -1,7 +1,8 @@
 """The main job, on real input: `make demo`.
 
-Clones this repository next to it, commits a request for its own checks there, reconciles, and shows what came of it:
-executed stages, a committed manifest, a bounded log, a ticked checklist item. Your clone itself is not changed.
+Makes a remote of this repository and a clone of that, pushes a request for its own checks, reconciles, and shows what
+came of it: executed stages, a manifest pushed to the remote, a bounded log, a ticked checklist item. Your clone itself
+is not changed.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PLACE = ROOT / "build" / "demo"
+HUB = ROOT / "build" / "demo.git"
 BIN = Path(sys.executable).parent
 
 REQUEST = """\
@@ -31,17 +33,19 @@ CHECKLIST = """\
 
 def main() -> None:
     clone()
-    heading("A person asks: one small file, committed")
+    heading("A person asks: one small file, committed and pushed")
     write("runs.d/0002-demo.yaml", REQUEST)
     write("tasks/0002-demo.md", CHECKLIST)
     show("cat", "runs.d/0002-demo.yaml")
     quiet("git", "add", "runs.d/0002-demo.yaml", "tasks/0002-demo.md")
     show("git", "commit", "--quiet", "--message", "runs: ask for the checks")
+    show("git", "push", "--quiet", "origin", "demo")
     heading("What a pass would do")
     show("reconciler", "plan")
     heading("The reconciler makes it true (about a minute)")
     ended = show("reconciler", "reconcile", "--wait", check=False)
-    heading("The evidence: one commit")
+    heading("The evidence: one commit, pushed to the remote")
+    show("git", "pull", "--quiet", "--ff-only", "origin", "demo")
     show("git", "log", "-1", "--stat", "--format=%an: %s%n%n%b", "--grep=^Reconciler-Run: 0002-demo")
     heading("The checklist item is ticked in the same commit")
     show("cat", "tasks/0002-demo.md")
@@ -56,10 +60,12 @@ def main() -> None:
 
 
 def clone() -> None:
-    """Clone the newest commit of this repository, on a branch of its own."""
-    shutil.rmtree(PLACE, ignore_errors=True)
+    """Make a remote with the newest commit of this repository, and a clone of it on a branch of its own."""
+    for place in (HUB, PLACE):
+        shutil.rmtree(place, ignore_errors=True)
     PLACE.parent.mkdir(exist_ok=True)
-    run(["git", "clone", "--quiet", "--no-local", str(ROOT), str(PLACE)], cwd=ROOT)
+    run(["git", "clone", "--quiet", "--bare", "--no-local", str(ROOT), str(HUB)], cwd=ROOT)
+    run(["git", "clone", "--quiet", str(HUB), str(PLACE)], cwd=ROOT)
     quiet("git", "switch", "--quiet", "--create", "demo")
     for key, value in (("user.name", "Demo"), ("user.email", "demo@example.invalid")):
         quiet("git", "config", key, value)

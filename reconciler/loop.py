@@ -28,7 +28,16 @@ from reconciler.apply import Done, apply, claims_for, fence, subject_of
 from reconciler.claims import Claims, Wanted
 from reconciler.conditions import set_condition
 from reconciler.diff import ENDED, diff, phase
-from reconciler.errors import GitFailed, InvariantError, LockHeld, PublishBlocked, PushUnclear, TipMoved, TransientError
+from reconciler.errors import (
+    GitFailed,
+    InvariantError,
+    LockHeld,
+    PublishBlocked,
+    PushRefused,
+    PushUnclear,
+    TipMoved,
+    TransientError,
+)
 from reconciler.git import Draft
 from reconciler.host import name_host
 from reconciler.model import Claim, Phase, Plan, Process, RunId, SharedClaim
@@ -47,6 +56,7 @@ PUBLISHED_MAX = 2000
 """So many runs share a commit at most: the same push deletes a ref for each, and a command line is finite."""
 BACKOFF_S, BACKOFF_MAX_S = 0.5, 60.0
 """How long the remote is left alone when it does not answer: about 1, 2, 4 ... 60 seconds."""
+REFUSED = "let the reconciler push there, or set 'publish: {mode: branch}' in reconciler.yaml, or 'remote: null'"
 LOCKED_MAX = 20
 """So often publishing is tried again while git finds a lock file: half a minute, in which a dead git's is removed."""
 SPREAD_S, SPREAD_MAX_S = 0.05, 2.0
@@ -248,8 +258,9 @@ class Loop:
         except (PublishBlocked, TransientError) as error:
             if self._is_locked(error):
                 return replace(result, tip_moved=True)
-            set_condition(self.world.repository.state, "publish", str(error), seen.now.at, self.world.disk)
-            return replace(result, blocked=str(error))
+            reason = f"{error}; {REFUSED}" if isinstance(error, PushRefused) else str(error)
+            set_condition(self.world.repository.state, "publish", reason, seen.now.at, self.world.disk)
+            return replace(result, blocked=reason)
         self._note(publication)
         return self._unblocked(replace(result, publication=publication))
 

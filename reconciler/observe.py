@@ -176,7 +176,7 @@ class Observer:
         if self.branch is None:
             self.branch = self._chosen_branch()
         if self.hearing is not None:
-            if not self.hearing.refs:
+            if self.hearing.asked is None and not self.hearing.refs:
                 self.hearing.recall(self._branches())
             return self._tip_at_remote(self.hearing)
         tip = self.world.repository.commit_of(self.branch)

@@ -46,6 +46,9 @@ REMOTE_NAME = re.compile(r"\w[\w.+/-]*", re.ASCII)
 MENDABLE = re.compile(r"couldn't find remote ref|cannot lock ref|local refs could not be updated|; cannot create ")
 """Why a fetch failed that may succeed once it is known what the remote has, and our stale refs are out of the way."""
 
+BROKEN = re.compile(r"(bad|missing) object|broken ref|did not send all necessary objects|bad ref")
+"""What a fetch says for ever when a ref here is empty after a loss of power, or its object is gone."""
+
 MOVED = re.compile(
     r"stale info|fetch first|atomic push fail|atomic transaction failed|transaction failed to start"
     r"|(failed|unable) to (update|lock|delete)|cannot lock ref|reference (already exists|does not exist)"
@@ -96,7 +99,7 @@ class Remote:
     def fetch(self, branches: Sequence[str]) -> Mapping[str, str]:
         """Bring the branches there are, all claims and all hosts; return ref at the remote -> object id."""
         for each in branches:
-            if not REF.fullmatch(f"{HEADS}{each}"):
+            if not each or not REF.fullmatch(f"{HEADS}{each}"):
                 raise ContentError(f"'{each}' is not the name of a branch")
         existing = tuple(dict.fromkeys(branches))
         for left in reversed(range(FETCH_ATTEMPTS)):
@@ -104,8 +107,11 @@ class Remote:
                 self._bring(existing)
                 break
             except GitFailed as error:
-                if not left or not MENDABLE.search(error.stderr):
+                broken = BROKEN.search(error.stderr) is not None
+                if not left or not (broken or MENDABLE.search(error.stderr)):
                     raise
+            if broken:
+                self._forget()
             existing = self._mend(branches)
         return _there(self._kept(existing), existing)
 
@@ -171,6 +177,7 @@ class Remote:
         settings = (
             f"remote.{self.name}.mirror=false",  # or no ref can be named in a push
             f"remote.{self.name}.followRemoteHEAD=never",
+            "core.fsync=objects",  # what we keep of a remote can be fetched again: to sync 1,000 refs takes 4 s
             "fetch.pruneTags=false",
             "advice.fetchShowForcedUpdates=false",
         )
@@ -195,6 +202,12 @@ class Remote:
             if name != ref and (gone or any(_collide(name, each) for each in existing)):
                 self.repository.delete_ref(ref)
         return existing
+
+    def _forget(self) -> None:
+        """Forget what we keep of the remote, also what git can neither read nor delete."""
+        DISK.remove_tree(self.repository.common / OWN)
+        for ref in self._kept(()):
+            self.repository.delete_ref(ref)
 
     def _kept(self, branches: Sequence[str]) -> dict[str, str]:
         """Return ref -> object id of all we keep of the remote, and of a person's refs to these branches there."""

@@ -107,6 +107,7 @@ def test_two_clones_compute_the_same_run_ids(scratch: Scratch) -> None:
     for place in ("one", "two"):
         scratch.git("clone", "-q", str(scratch.path), str(scratch.outside / place))
         clone = scratch.outside / place
+        scratch.git("-C", str(clone), "remote", "remove", "origin")
         assert scratch.run("-C", str(clone), "reconcile", "--wait").returncode == 0
         found.append(sorted(each.name for each in (clone / ".runs/t/cli").iterdir()))
     assert found[0] == found[1]
@@ -146,6 +147,7 @@ def test_every_kind_of_repository_gets_its_evidence(scratch: Scratch, kind: str)
     elif kind == "bare":
         place = scratch.outside / "bare.git"
         scratch.git("clone", "-q", "--bare", ".", str(place))
+        scratch.git("-C", str(place), "remote", "remove", "origin")
     elif kind == "unborn index":
         (scratch.path / ".git/index").unlink()
         scratch.git("reset", "-q")
