@@ -17,13 +17,15 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from pathlib import Path
 
 from reconciler import codec
-from reconciler.errors import InvariantError, PushUnclear
+from reconciler.errors import InvariantError, PushRefused, PushUnclear
 from reconciler.model import Announcement, Claim, HostId, Instant, RunId, SharedClaim, TaskId, claim_ref, host_ref
 from reconciler.observe import Observer
 from reconciler.publish import IDENTITY
 from reconciler.remote import RefUpdate, write_notes
+from reconciler.rundir import read_lease
 from reconciler.world import World
 
 RENEW_SHARE = 2 / 3
@@ -50,6 +52,8 @@ class Claims:
     observer: Observer
     announced: Instant | None = None
     said: Mapping[RunId, int] = field(default_factory=dict)
+    refused: PushRefused | None = None
+    """What the remote refused of the last push, though it may have granted other claims of it."""
 
     def shared(self, run_id: RunId, task_id: TaskId, claims: Iterable[Claim]) -> SharedClaim:
         """Return the claim of this host to a run."""
@@ -66,6 +70,7 @@ class Claims:
     ) -> frozenset[RunId]:
         """Make claims, release refs, announce the runs that live here if that is due; return the runs whose claim is
         granted. Raise TransientError if the remote cannot be asked."""
+        self.refused = None
         runs = {**living, **{each.run_id: each.claim.number for each in wanted}}
         messages = [codec.compact(each.claim) for each in wanted]
         announce = bool(wanted) or self._announcement_is_due(runs)
@@ -80,24 +85,38 @@ class Claims:
         updates += self._announcing(oids[-1] if announce and runs else None) if announce else []
         if not updates:
             return frozenset()
-        self._push(updates, runs if announce else None)
-        return self._look_again(wanted, updates) if wanted else frozenset()
+        began = self.world.now()
+        self._push(updates)
+        granted = self._look_again(wanted, updates) if wanted else frozenset()
+        return granted if not announce or self._announce(updates, runs, began) else frozenset()
 
-    def _push(self, updates: Sequence[RefUpdate], announced: Mapping[RunId, int] | None) -> None:
+    def _push(self, updates: Sequence[RefUpdate]) -> None:
         """Push; what is rejected or unclear is settled by the next look at the remote."""
         assert self.world.remote is not None and self.observer.hearing is not None
-        began = self.world.now()
+        failed: frozenset[str] = frozenset()
         try:
-            rejected = self.world.remote.push(updates, atomic=False)
+            failed = self.world.remote.push(updates, atomic=False)
+        except PushRefused as error:
+            self.refused, failed = error, error.refused | error.rejected
+            if not failed:
+                raise
         except PushUnclear:
             self.observer.online = False
             return
-        self.observer.hearing.note([each for each in updates if each.ref not in rejected])
-        if rejected:
+        self.observer.hearing.note([each for each in updates if each.ref not in failed])
+        if failed:
             self.observer.online = False
-        if announced is not None and host_ref(self._me()) not in rejected:
-            self.announced, self.said = began, dict(announced)
+
+    def _announce(self, updates: Sequence[RefUpdate], runs: Mapping[RunId, int], began: Instant) -> bool:
+        """Take the lease from when the push of an announcement began, if that stands; return whether it does. A run
+        that is granted without a lease would end itself at once."""
+        assert self.observer.hearing is not None
+        ref = host_ref(self._me())
+        stands = all(self.observer.hearing.refs.get(ref) == each.new for each in updates if each.ref == ref)
+        if stands:
+            self.announced, self.said = began, dict(runs)
             self._renew_lease(began)
+        return stands
 
     def _look_again(self, wanted: Sequence[Wanted], updates: Sequence[RefUpdate]) -> frozenset[RunId]:
         """Ask the remote which of our claims stand, and whether the tip proves their runs after all."""
@@ -116,13 +135,27 @@ class Claims:
     # -------------------------------------------------------------------------------------------- announcing
 
     def _announcement_is_due(self, runs: Mapping[RunId, int]) -> bool:
-        there = self.observer.hearing is not None and host_ref(self._me()) in self.observer.hearing.refs
+        hearing = self.observer.hearing
+        there = hearing is not None and host_ref(self._me()) in hearing.refs
         if not runs:
             return there
+        if self.announced is None:
+            self._recall()
         if self.announced is None or not there or runs.keys() != self.said.keys():
             return True
         now, lease_s = self.world.now(), self.observer.settings.lease_s
         return now.monotonic_s - self.announced.monotonic_s >= lease_s / ANNOUNCEMENTS_A_LEASE
+
+    def _recall(self) -> None:
+        """Take over what an earlier process of this host announced, and when."""
+        host = self.observer.hearing.hosts.get(self._me()) if self.observer.hearing is not None else None
+        until, now = read_lease(self.world.disk, self._lease_path()), self.world.now()
+        if host is not None and until is not None and until.boot_id == now.boot_id:
+            began_s = until.monotonic_s - RENEW_SHARE * host.lease_s
+            self.announced, self.said = replace(until, monotonic_s=began_s), host.runs
+
+    def _lease_path(self) -> Path:
+        return self.world.repository.state / "lease.json"
 
     def next_announcement_s(self) -> float:
         """Return in how many seconds this host has to announce itself again, infinite if it holds no run."""
@@ -154,8 +187,7 @@ class Claims:
 
     def _renew_lease(self, began: Instant) -> None:
         until = replace(began, monotonic_s=began.monotonic_s + RENEW_SHARE * self.observer.settings.lease_s)
-        state = self.world.repository.state
-        self.world.disk.write_atomic(state / "lease.json", codec.compact(until), sync=False)
+        self.world.disk.write_atomic(self._lease_path(), codec.compact(until), sync=False)
 
     def _write(self, messages: Sequence[bytes]) -> tuple[str, ...]:
         if not messages:

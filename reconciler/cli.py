@@ -6,9 +6,11 @@ sentence, no traceback), or a bug of our own (a report that can be pasted into a
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
+from pathlib import Path
 
 import click
 
@@ -63,7 +65,13 @@ class Verbs(click.Group):
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="reconciler")
-@click.option("--repo", "-C", default=".", metavar="DIR", help="The repository to work in (default: this directory).")
+@click.option(
+    "--repo",
+    "-C",
+    default=".",
+    metavar="DIR|URL",
+    help="The repository to work in (default: this directory). For an address, a clone is kept in the user's cache.",
+)
 @click.pass_context
 def cli(ctx: click.Context, repo: str) -> None:
     """Runs as GitOps: commit a request to runs.d/, and it becomes a run; the run becomes committed evidence.
@@ -73,7 +81,19 @@ def cli(ctx: click.Context, repo: str) -> None:
     git add -A && git commit -m "runs: ask for the first one"
     reconciler reconcile --wait      # launches it, waits for it, commits the proof
     """
-    ctx.obj = repo
+    ctx.obj = _directory(repo)
+
+
+def _directory(repo: str) -> str:
+    """Return the directory to work in: for the address of a repository, a clone that is made on first use."""
+    if ":" not in repo:
+        return repo
+    from reconciler.remote import clone_of, is_url
+
+    if not is_url(repo):
+        return repo
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return str(clone_of(repo, cache / "reconciler"))
 
 
 def main() -> None:
@@ -115,6 +135,11 @@ def _run() -> int:
     except ReconcilerError as error:
         click.echo(f"reconciler: {error}", err=True)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            return _report(error)
+        click.echo(f"reconciler: {error.filename or 'the system'}: {error.strerror}", err=True)
+        return TransientError.exit_code
     except Exception as error:  # the last place to turn a bug into a report
         return _report(error)
 

@@ -25,7 +25,7 @@ from reconciler.actions import (
     Yield,
 )
 from reconciler.apply import Done, apply, claims_for, fence, subject_of
-from reconciler.claims import Claims, Wanted
+from reconciler.claims import ANNOUNCEMENTS_A_LEASE, Claims, Wanted
 from reconciler.conditions import set_condition
 from reconciler.diff import ENDED, diff, phase
 from reconciler.errors import (
@@ -59,8 +59,10 @@ BACKOFF_S, BACKOFF_MAX_S = 0.5, 60.0
 REFUSED = "let the reconciler push there, or set 'publish: {mode: branch}' in reconciler.yaml, or 'remote: null'"
 LOCKED_MAX = 20
 """So often publishing is tried again while git finds a lock file: half a minute, in which a dead git's is removed."""
-SPREAD_S, SPREAD_MAX_S = 0.05, 2.0
-"""How long at most to wait after another host was faster: 0.1, 0.2 ... 2 seconds, times a random fraction."""
+SPREAD_S, SPREAD_MAX_S = 0.05, 5.0
+"""How long at most to wait after another host was faster: 0.1, 0.2 ... 5 seconds, times a random fraction."""
+SPREAD_A_HOST_S = 0.08
+"""How long one host needs to publish: fetch, commit, push. So many may want to as are announced."""
 FAILURES_MAX = 5
 """After so many failures in a row a command that has nothing of its own to bring home stops waiting for the remote."""
 
@@ -127,6 +129,8 @@ class Loop:
             actions = diff(seen.desired, seen.actual, seen.now, seen.limits)
             self._note_concerned(seen)
             result = self._act(seen, actions)
+            if self.claims.refused is not None:
+                self.observer.online, result = False, replace(result, online=False)
             self.observer.remember()
         return result
 
@@ -194,6 +198,12 @@ class Loop:
         except TransientError as error:
             self.contact.lost(error)
             return {}
+        if self.claims.refused is not None:
+            # What the remote did grant, and evidence, go their way; it is left alone after that.
+            self.contact.lost(self.claims.refused)
+            self.observer.online = bool(granted or living(seen))
+        elif wanted or released:
+            self.contact.obeyed()
         return {each.run_id: each.claim for each in wanted if each.run_id in granted}
 
     def _wanted(self, seen: Observation, action: Action) -> Wanted | None:
@@ -316,6 +326,8 @@ class Contact:
     world: World
     observer: Observer
     failures: int = 0
+    refused: bool = False
+    """Whether the last failure was a refusal: then the remote does answer, and that alone is no success."""
     rejections: int = 0
     not_before_s: float = float("-inf")
 
@@ -335,16 +347,28 @@ class Contact:
         except TransientError as error:
             self.lost(error)
             return
-        self.failures, self.not_before_s = 0, float("-inf")
+        self.not_before_s = float("-inf")
+        if not self.refused:
+            self._well()
+
+    def obeyed(self) -> None:
+        """Note that the remote did what was asked of it, after it may have refused that before."""
+        if self.refused:
+            self._well()
+
+    def _well(self) -> None:
+        self.failures, self.refused = 0, False
         self._say("")
 
     def lost(self, error: TransientError) -> None:
         """Note that the remote did not answer, or not clearly: it is left alone for a while."""
         self.observer.online = False
         self.failures += 1
+        self.refused = isinstance(error, PushRefused)
         if isinstance(error, GitFailed) and ".lock" in error.stderr:
             self.world.repository.clear_stale_locks()
-        pause_s = min(BACKOFF_MAX_S, BACKOFF_S * 2 ** min(self.failures, 16)) * (0.5 + self.world.chance.fraction())
+        longest_s = min(BACKOFF_MAX_S, self.observer.settings.lease_s / ANNOUNCEMENTS_A_LEASE)
+        pause_s = min(longest_s, BACKOFF_S * 2 ** min(self.failures, 16)) * (0.5 + self.world.chance.fraction())
         self.not_before_s = self.world.now().monotonic_s + pause_s
         tries = f"{self.failures} tries" if self.failures > 1 else "1 try"
         self._say(f"the remote cannot be used ({tries}, the next one after {pause_s:.1f} s): {error}")
@@ -353,9 +377,12 @@ class Contact:
         self.rejections = 0
 
     def spread(self) -> None:
-        """Sleep a moment after somebody else was faster: twice as long at most as the last time, at random."""
+        """Sleep a moment after somebody else was faster: at random, twice as long at most as the last time, and as
+        long as all the others need who may be at it."""
         self.rejections += 1
-        self.world.sleep(self.world.chance.fraction() * min(SPREAD_MAX_S, SPREAD_S * 2 ** min(self.rejections, 16)))
+        hosts = len(self.observer.hearing.hosts) if self.observer.hearing is not None else 0
+        window_s = max(SPREAD_S * 2 ** min(self.rejections, 16), SPREAD_A_HOST_S * hosts)
+        self.world.sleep(self.world.chance.fraction() * min(SPREAD_MAX_S, window_s))
 
     def patience_s(self) -> float:
         """Return in how many seconds the remote has to be asked."""

@@ -41,6 +41,7 @@ from reconciler.model import (
     Status,
     TaskId,
     Wish,
+    Workspace,
 )
 from reconciler.world import World
 
@@ -83,7 +84,7 @@ class Observer:
     def __init__(self, world: World, branch: str | None = None, pinned: str | None = None) -> None:
         self.world, self.branch, self.pinned = world, branch, pinned
         self.hearing = Hearing(world) if world.remote is not None and pinned is None else None
-        self.online = False
+        self.online = self.head_is_unborn = False
         self.root, self.done = str(world.runs.root), str(world.runs.state / "done")
         self.cache_path = world.repository.state / "cache.json"
         self.cache = read_cache(self.cache_path, world.disk)
@@ -105,7 +106,15 @@ class Observer:
         """Ask the remote what is new. Raise GitFailed if it does not answer: then what is known stays."""
         assert self.hearing is not None
         self.online = False
-        self.hearing.ask(self._branches())
+        asked = self._branches()
+        self.hearing.ask(asked)
+        if f"refs/heads/{self.branch}" in self.hearing.refs:
+            # A clone that never had a commit of its own learns here which branches are meant.
+            self._look_at_tip()
+            if self.head_is_unborn and self.settings.branch is not None:
+                self.branch = self.settings.branch
+            if set(self._branches()) - set(asked):
+                self.hearing.ask(self._branches())
         self.online = True
 
     def recall(self) -> None:
@@ -206,6 +215,7 @@ class Observer:
 
     def _chosen_branch(self) -> str:
         """Return the branch that `reconciler.yaml` at HEAD names, else the one HEAD names."""
+        self.head_is_unborn = self.world.repository.look_up(["HEAD^{commit}"])[0] is None
         self._read_settings(self._trees_at("HEAD"))
         return self.settings.branch or self.world.repository.head_branch()
 
@@ -340,7 +350,12 @@ class Observer:
     def plan_for(self, request: Request) -> Plan | Rejection:
         """Return the plan of any request at the tip that was observed last."""
         place = resolve.Place(commit=self.tip or "", branch=self.branch or "", instructions=self.instructions)
-        return resolve.resolve(request, self._pipelines(), self.settings, place)
+        plan = resolve.resolve(request, self._pipelines(), self.settings, place)
+        if isinstance(plan, Plan) and plan.workspace == Workspace.CHECKOUT and self.world.repository.bare:
+            reason = f"pipeline '{request.pipeline}' works in the checkout, and this clone has none"
+            cure = "reconcile in a clone with a working tree, or let it work in a worktree"
+            return _rejected(request.source.path, reason, cure, "no-checkout")
+        return plan
 
     def _pipelines(self) -> dict[PipelineId, Pipeline | Rejection]:
         if self.pipelines is None:

@@ -94,7 +94,7 @@ def publish(
     if world.remote is None:
         world.repository.advance(ground.branch, ground.old, commit)
     else:
-        pushed = _push(world, world.remote, seen, ground, commit, proven, farewell)
+        pushed = _push(world.remote, seen, ground, commit, proven, farewell, warnings)
     return Publication(commit=commit, runs=proven, warnings=warnings, pushed=pushed)
 
 
@@ -122,7 +122,7 @@ def refresh(world: World, seen: Observation) -> Publication | None:
     if world.remote is None:
         world.repository.advance(ground.branch, ground.old, commit)
     else:
-        pushed = _push(world, world.remote, seen, ground, commit, (), ())
+        pushed = _push(world.remote, seen, ground, commit, (), (), warnings)
     return Publication(commit=commit, runs=(), warnings=warnings, pushed=pushed)
 
 
@@ -186,13 +186,13 @@ def _summary_root(document: Mapping[str, Any]) -> str:
 
 
 def _push(
-    world: World,
     remote: Remote,
     seen: Observation,
     ground: Ground,
     commit: str,
     runs: Sequence[RunId],
     farewell: Sequence[RefUpdate],
+    warnings: list[str],
 ) -> tuple[RefUpdate, ...]:
     """Push the commit and delete the claims of its runs, all or nothing; return what was changed.
 
@@ -205,10 +205,10 @@ def _push(
     try:
         rejected = remote.push(updates, atomic=True)
     except NoAtomicPush:
+        warnings.append(f"{remote.name} cannot push atomically; upgrade git there, or reconcile from one machine only")
         rejected = _push_in_turn(remote, branch, updates[1:])
-    except PushUnclear:
-        if remote.look([branch.ref]).get(branch.ref) != commit:
-            raise
+    except PushUnclear as error:
+        _insist(remote, branch, error)
         return updates
     if rejected:
         raise TipMoved(f"{ground.branch}: moved while evidence was made for {ground.old[:12]}")
@@ -220,13 +220,23 @@ def push_branch(remote: Remote, branch: str, old: str, new: str) -> tuple[RefUpd
     update = RefUpdate(ref=f"refs/heads/{branch}", old=old, new=new)
     try:
         rejected = remote.push([update], atomic=False)
-    except PushUnclear:
-        if remote.look([update.ref]).get(update.ref) != new:
-            raise
+    except PushUnclear as error:
+        _insist(remote, update, error)
         return (update,)
     if rejected:
         raise TipMoved(f"{branch}: moved meanwhile")
     return (update,)
+
+
+def _insist(remote: Remote, update: RefUpdate, error: PushUnclear) -> None:
+    """Return if an update whose answer got lost was applied all the same; raise the error if not, or if even that
+    cannot be asked now."""
+    try:
+        applied = remote.look([update.ref]).get(update.ref) == update.new
+    except TransientError:
+        raise error from None
+    if not applied:
+        raise error
 
 
 def _push_in_turn(remote: Remote, branch: RefUpdate, rest: Sequence[RefUpdate]) -> frozenset[str]:

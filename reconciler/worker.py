@@ -377,7 +377,7 @@ class Execution:
         """Stop when the lease has run out and nobody renewed it: from then on others may take the run over."""
         if time.monotonic() < self.leased_until_s or self.lease is None or self.stopping:
             return
-        until = rundir.read_lease(self.directory, self.lease)
+        until = rundir.read_lease(DISK, self.lease)
         if until is not None and until.boot_id == process.boot_id():
             self.leased_until_s = until.monotonic_s
         if time.monotonic() >= self.leased_until_s:
