@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: help demo test check lint types validate bench docs clean
+.PHONY: help demo test simulate soak check lint types validate bench docs clean
 
 help: ## Show what can be made
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -21,6 +21,13 @@ demo: $(VENV)/installed ## Turn a committed request into committed evidence, on 
 
 test: $(VENV)/installed ## Run all tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
+
+SEEDS ?= 0:20000
+simulate: $(VENV)/installed ## Tell the histories of SEEDS=FIRST:LAST, with every fault there is
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) -j $(WORKERS)
+
+soak: $(VENV)/installed ## Kill at random 300 times; share 200 requests between 20 reconcilers
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -rP tests/soak.py
 
 check: lint types validate test ## What continuous integration runs
 

@@ -155,6 +155,8 @@ def _settle(world: World, plan: Plan) -> RunDirectory:
         rundir.set_aside(directory, "untrusted")
     world.runs.mark(plan.task_id, plan.run_id)
     world.disk.make_directory(directory.path)
+    # Its name is made durable with that of the plan, before there is a claim in it.
+    world.disk.make_directory(directory.path / "claims", sync=False)
     return directory
 
 
@@ -280,7 +282,7 @@ def _prepare_workspace(world: World, directory: RunDirectory, plan: Plan) -> Non
     """Make the place where stages work, once for all attempts of a run; `workspace.json` says that it is whole."""
     ready = directory.path / "workspace.json"
     if plan.workspace == Workspace.EMPTY:
-        world.disk.make_directory(directory.workspace)
+        world.disk.make_directory(directory.workspace, sync=False)
     elif plan.workspace == Workspace.WORKTREE:
         made_for = None
         with contextlib.suppress(codec.CodecError):

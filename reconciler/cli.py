@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from reconciler import __version__
-from reconciler.errors import InvariantError, ReconcilerError
+from reconciler.errors import InvariantError, ReconcilerError, TransientError
 
 VERBS = {
     "init": "make a repository ready",
@@ -28,8 +28,15 @@ VERBS = {
     "start": "write and commit a request, then reconcile it",
     "resume": "let a run that ended or hangs go on, on a refreshed plan",
     "cancel": "end a run that is under way",
+    "chaos": "try this repository's requests on a simulated world in which everything goes wrong",
     "completion": "print the completion script of a shell",
 }
+
+REFUSALS = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EIO", "EROFS", "EACCES", "EPERM", "EMFILE", "ENFILE", "ENOMEM", "EAGAIN")
+}
+"""What the system may refuse without a bug of ours: trying again later is the cure, or making room."""
 
 ISSUES = "https://github.com/gitops-reconciler/gitops-reconciler/issues"
 

@@ -41,6 +41,7 @@ from reconciler.model import (
     Run,
     RunId,
     Suspend,
+    TaskId,
     Wish,
     claim_ref,
     host_ref,
@@ -75,6 +76,7 @@ class Actual:
     held: Mapping[RunId, Held] | None = None
     neighbours: Mapping[HostId, Neighbour] = field(default_factory=dict)
     lost: Mapping[RunId, str] = field(default_factory=dict)
+    unclaimed: tuple[tuple[TaskId, RunId], ...] = ()
 
     def proves(self, run_id: RunId, number: int) -> bool:
         """Return whether the tip holds evidence of attempt `number` of a run, or of a later one."""
@@ -156,7 +158,21 @@ def diff(desired: Desired, actual: Actual, now: Instant, limits: Limits) -> tupl
     room = Room(limits.runs_max - under_way)
     repairs += _elsewhere(wanted, desired, actual, now, limits, room)
     launches = list(_launches(desired, actual, now, limits, room))
+    repairs += _unclaimed(actual, [*repairs, *launches])
     return (*_ordered(repairs), *launches, *_publish(actual, now, limits, more=_busy(repairs, launches, under_way)))
+
+
+def _unclaimed(actual: Actual, decided: Sequence[Action]) -> Iterable[Action]:
+    """Decide about marks of runs that were never claimed, because who made the mark did not live to: unless something
+    is done with such a run now, its mark goes."""
+    busy = {_run_of(each) for each in decided}
+    for task_id, run_id in actual.unclaimed:
+        if run_id not in busy:
+            yield Retire(run_id=run_id, task_id=task_id, reason="nothing of it was ever claimed here")
+
+
+def _run_of(action: Action) -> str:
+    return action.plan.run_id if isinstance(action, Launch) else "" if isinstance(action, Wait) else _subject(action)
 
 
 @dataclass(slots=True)
@@ -362,6 +378,7 @@ def _launches(desired: Desired, actual: Actual, now: Instant, limits: Limits, ro
     """Decide about the wishes of which there is no run yet: by priority, then by path."""
     held = actual.held or {}
     absent = [wish for wish in desired.wishes if wish.run_id not in actual.runs and wish.run_id not in held]
+    absent = [wish for wish in absent if not actual.proves(wish.run_id, 1)]
     busy = _busy_names(actual, now)
     for wish in sorted(absent, key=lambda each: (-each.request.priority, *_turn(each, actual, limits))):
         reason = _held_back(wish, actual, now)

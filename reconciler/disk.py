@@ -27,6 +27,10 @@ RECORD_BYTES_MAX = 8 * 1024 * 1024
 """No record is larger: a plan holds at most 200 stages of 64 KiB command each, in practice a few KiB."""
 
 
+DURABLE_MAX = 10_000
+"""Of so many directories a process remembers that their names are durable."""
+
+
 @dataclass(frozen=True, slots=True)
 class Seen:
     """What is known of a path without reading it. `changed_ns` is the time of the last change of its content."""
@@ -38,6 +42,9 @@ class Seen:
 
 class Disk:
     """The files of this machine."""
+
+    def __init__(self) -> None:
+        self._durable: set[Path] = set()
 
     # -------------------------------------------------------------------------------------------- primitives
 
@@ -87,16 +94,27 @@ class Disk:
         finally:
             os.close(descriptor)
 
-    def make_directory(self, path: Path) -> None:
+    def make_directory(self, path: Path, *, sync: bool = True) -> None:
         """Make a directory and those above it, where they are not there yet, and make their names durable: what is
         synced in a directory whose own name is lost is lost."""
         made = []
         while not path.is_dir():
             made.append(path)
             path = path.parent
+        # Whoever made what is there may have died before its name was synced: this process makes sure of that once.
+        if sync and path not in self._durable:
+            self.sync_directory(path.parent)
+            self._remember(path)
         for each in reversed(made):
             each.mkdir(exist_ok=True)
-            self.sync_directory(each.parent)
+            if sync:
+                self.sync_directory(each.parent)
+                self._remember(each)
+
+    def _remember(self, directory: Path) -> None:
+        if len(self._durable) >= DURABLE_MAX:
+            self._durable.clear()
+        self._durable.add(directory)
 
     def names(self, directory: Path) -> list[str]:
         """Return the names in a directory in no order, none if there is no such directory."""

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from reconciler import codec
+from reconciler.errors import GitFailed
 from reconciler.model import (
     CLAIMS,
     HOSTS,
@@ -93,7 +94,8 @@ class Hearing:
     def note(self, updates: Sequence[RefUpdate]) -> None:
         """Take over what we changed at the remote ourselves."""
         assert self.world.remote is not None
-        self.world.remote.keep(updates)
+        with contextlib.suppress(GitFailed):  # the next fetch brings it all the same
+            self.world.remote.keep(updates)
         for each in updates:
             if each.new is None:
                 self.refs.pop(each.ref, None)

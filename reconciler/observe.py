@@ -17,7 +17,7 @@ from typing import Any
 from reconciler import codec, resolve
 from reconciler.cache import read_cache, write_cache
 from reconciler.diff import ENDED, Actual, Desired, phase
-from reconciler.errors import ContentError
+from reconciler.errors import ContentError, GitFailed
 from reconciler.git import Entry
 from reconciler.hearing import Hearing
 from reconciler.model import (
@@ -84,7 +84,7 @@ class Observer:
     def __init__(self, world: World, branch: str | None = None, pinned: str | None = None) -> None:
         self.world, self.branch, self.pinned = world, branch, pinned
         self.hearing = Hearing(world) if world.remote is not None and pinned is None else None
-        self.online = self.head_is_unborn = False
+        self.online = self.head_is_unborn = self.looking = False
         self.root, self.done = str(world.runs.root), str(world.runs.state / "done")
         self.cache_path = world.repository.state / "cache.json"
         self.cache = read_cache(self.cache_path, world.disk)
@@ -119,6 +119,7 @@ class Observer:
 
     def recall(self) -> None:
         """Take what the remote said last for what it would say now: for those who look and do not act."""
+        self.looking = True
         if self.hearing is not None:
             self.hearing.recall(self._branches())
             self.online = True
@@ -144,6 +145,7 @@ class Observer:
                 held=self._held(me, runs),
                 neighbours=self.hearing.neighbours(me) if self.hearing else {},
                 lost=self._lost(),
+                unclaimed=tuple(each for each in marked if each[1] not in runs),
             ),
             limits=Limits(
                 runs_max=self.settings.runs_max or 2 * (os.cpu_count() or 1),
@@ -199,9 +201,8 @@ class Observer:
         if tip is None:
             name = self.world.remote.name
             if hearing.asked is None:
-                raise ContentError(
-                    f"nothing is known of branch '{self.branch}' at {name} yet; run: reconciler reconcile"
-                )
+                unknown = f"nothing is known of branch '{self.branch}' at {name} yet"
+                raise ContentError(f"{unknown}; run: reconciler reconcile") if self.looking else GitFailed(unknown)
             cure = f"git push {name} {self.branch}, or name another branch in reconciler.yaml"
             raise ContentError(f"there is no branch '{self.branch}' at {name}; {cure}")
         return tip

@@ -27,6 +27,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ from reconciler.model import (
 
 T = TypeVar("T")
 
-ID_CHARACTERS_MAX = 100
+TASK_ID = re.compile(r"[a-z0-9](\.?[a-z0-9_-]){0,99}")
 MARK_BYTES_MAX = 64 * 1024
 """A task id and a line for every plan that was frozen for a run."""
 
@@ -204,21 +205,26 @@ class Runs:
         return tuple((task, run_id) for task, run_id in found if task)
 
     def _marked_task(self, name: str) -> TaskId | None:
-        """Return the task a mark names; where the mark is damaged, the task that has a directory for the run."""
+        """Return the task a mark names; where the mark is damaged, or nothing is there of what it names, the task that
+        has a directory for the run."""
+        said = None
         with contextlib.suppress(codec.CodecError, UnicodeDecodeError):
             data = self.disk.read_bounded(self.state / "live" / name, MARK_BYTES_MAX)
             text = (data or b"").decode("ascii").partition("\n")[0]
-            if 0 < len(text) <= ID_CHARACTERS_MAX and self.disk.exists(self.directory(text, name).path):
-                return TaskId(text)
+            if TASK_ID.fullmatch(text):
+                said = TaskId(text)
+                if self.disk.exists(self.directory(text, name).path):
+                    return said
         tasks = sorted(self.disk.names(self.root))
-        return next((TaskId(each) for each in tasks if self.disk.exists(self.directory(each, name).path)), None)
+        return next((TaskId(each) for each in tasks if self.disk.exists(self.directory(each, name).path)), said)
 
     def mark(self, task_id: str, run_id: str, plan: str = "", data: bytes = b"") -> None:
         """Remember that a run is under way, before anything of it exists, and the digest of a plan once frozen."""
         digests = self.plan_digests(run_id) | ({plan: hashlib.sha256(data).hexdigest()} if plan else {})
         lines = [task_id, *(f"{file} {digest}" for file, digest in digests.items()), ""]
         self.disk.make_directory(self.state / "live")
-        self.disk.write_atomic(self.state / "live" / run_id, "\n".join(lines).encode())
+        # Only with the digest of its plan must a mark outlive a power failure: before that nothing is claimed.
+        self.disk.write_atomic(self.state / "live" / run_id, "\n".join(lines).encode(), sync=bool(plan))
 
     def is_marked(self, run_id: str) -> bool:
         return self.disk.exists(self.state / "live" / run_id)

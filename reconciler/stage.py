@@ -52,11 +52,14 @@ class Log:
         self.tail: deque[bytes] = deque()
         self.tail_bytes = 0
         self.descriptor: int | None = None
+        self.unsynced = [file.parent]
 
     def open(self) -> None:
         """Open the file; the log of a stage that is tried again goes on where the last try ended."""
         try:
-            self.file.parent.mkdir(exist_ok=True)
+            if not self.file.parent.is_dir():
+                self.file.parent.mkdir(exist_ok=True)
+                self.unsynced.append(self.file.parent.parent)
             self.descriptor = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         except OSError as error:
             self.error = str(error.strerror)
@@ -76,6 +79,8 @@ class Log:
         if self.descriptor is not None:
             with contextlib.suppress(OSError):
                 os.fsync(self.descriptor)
+                while self.unsynced:
+                    _sync_names(self.unsynced.pop())
             os.close(self.descriptor)
             self.descriptor = None
 
@@ -291,6 +296,15 @@ class Ongoing:
         if self.pid is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
+
+
+def _sync_names(directory: Path) -> None:
+    """Make the names in a directory durable: a log whose name is lost is lost."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _signal_name(exit_code: int | None) -> str | None:

@@ -436,9 +436,9 @@ class Execution:
         attempt = self._attempt(outcome, detail)
         deadline = time.monotonic() + RECORD_PATIENCE_S
         path = self.directory.record("attempts", self.number)
-        path.parent.mkdir(exist_ok=True)
         while True:
             try:
+                DISK.make_directory(path.parent)
                 DISK.write_atomic(path, codec.compact(attempt), sync=durable)
                 break
             except OSError as error:

@@ -1,4 +1,7 @@
-"""A repository to try things in: real git, the real command line, and every process of it gone at the end."""
+"""Repositories to try things in: real git, the real command line, and every process of them gone at the end.
+
+`Scratch` is one repository on its own. `Hub` is a bare one, and `Clone` a repository that shares it with others.
+"""
 
 from __future__ import annotations
 
@@ -26,15 +29,21 @@ ENVIRONMENT = {
     "NO_COLOR": "1",
 }
 FAST = "heartbeat: {interval: 100ms, stale_after: 1s}\ngrace: 500ms\n"
+SHARED = "heartbeat: {interval: 100ms, stale_after: 1s}\ngrace: 200ms\npoll_interval: 200ms\n"
+LEASE_S = 2.0
 
 
 class Scratch:
     """One repository below a temporary directory; `outside` is a directory that no reconciler looks at."""
 
-    def __init__(self, place: Path) -> None:
-        self.path, self.outside = place / "repo", place / "outside"
+    def __init__(self, place: Path, name: str = "repo") -> None:
+        self.path, self.outside = place / name, place / "outside"
+        self.started: list[subprocess.Popen[str]] = []
         self.path.mkdir()
-        self.outside.mkdir()
+        self.outside.mkdir(exist_ok=True)
+        self._begin()
+
+    def _begin(self) -> None:
         self.git("init", "-q", "-b", "main")
 
     # -------------------------------------------------------------------------------------------- making
@@ -70,10 +79,7 @@ class Scratch:
     # -------------------------------------------------------------------------------------------- running
 
     def git(self, *words: str) -> str:
-        asked = subprocess.run(
-            ["git", *words], cwd=self.path, env=ENVIRONMENT, capture_output=True, text=True, check=True, timeout=60
-        )
-        return asked.stdout
+        return git(self.path, *words)
 
     def run(self, *words: str, timeout: float = 90, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -81,17 +87,16 @@ class Scratch:
             check=False, timeout=timeout, stdin=subprocess.DEVNULL,
         )  # fmt: skip
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [*RECONCILER, *words], cwd=self.path, env=ENVIRONMENT, text=True, stdin=subprocess.DEVNULL,
+    def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [*RECONCILER, *words], cwd=self.path, env=ENVIRONMENT | environment, text=True, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
+        self.started.append(process)
+        return process
 
     def wait_for(self, done: Callable[[], object], timeout: float = 20) -> None:
-        deadline = time.monotonic() + timeout
-        while not done():
-            assert time.monotonic() < deadline, "it did not happen in time"
-            time.sleep(0.01)
+        wait_for(done, timeout)
 
     # -------------------------------------------------------------------------------------------- looking
 
@@ -129,7 +134,7 @@ class Scratch:
 
     def processes(self, below: Path | None = None) -> list[int]:
         """Return the processes that work in this repository or have a file of it open."""
-        inside = str(below or self.path)
+        inside = f"{below or self.path}/"
         return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _touches(pid, inside)]
 
     def kill_run(self, name: str) -> None:
@@ -147,6 +152,193 @@ class Scratch:
         self.wait_for(gone)
 
 
+class Clone(Scratch):
+    """A clone of a hub, which it reaches by a link of its own: cut the link, and this machine alone is offline."""
+
+    def __init__(self, hub: Hub, name: str, *options: str) -> None:
+        self.hub, self.name = hub, name
+        self.link, self.options = hub.place / "links" / name, options
+        self.heal()
+        super().__init__(hub.place, name)
+
+    def _begin(self) -> None:
+        url = f"file://{self.link}" if self.options else str(self.link)
+        self.git("clone", "-q", *self.options, url, str(self.path))
+        self.git("remote", "set-url", "origin", url)
+
+    def settings(self, more: str = "", lease_s: float = LEASE_S) -> None:
+        self.write("reconciler.yaml", f"{SHARED}lease: {int(lease_s * 1000)}ms\n{more}")
+
+    def push(self, message: str = "change") -> str:
+        """Commit everything that differs and push it, on top of what others have pushed meanwhile."""
+        if self.git("status", "--porcelain"):
+            self.commit(message)
+        if self.hub.refs("refs/heads/main"):
+            self.git("pull", "-q", "--rebase", "origin", "main")
+        self.git("push", "-q", "origin", "HEAD:main")
+        return self.git("rev-parse", "HEAD").strip()
+
+    # -------------------------------------------------------------------------------------------- the network
+
+    def cut(self) -> None:
+        self.link.unlink()
+
+    def heal(self) -> None:
+        self.link.parent.mkdir(exist_ok=True)
+        self.link.symlink_to(self.hub.path)
+
+    # -------------------------------------------------------------------------------------------- the machine
+
+    def everything(self) -> list[int]:
+        """Return every process of this machine: what is at work in the clone, and all that was started by it. What
+        serves its git stands at the other end of the wire, so it is no part of it."""
+        parents = _parents()
+        served = _with_descendants({pid for pid in parents if _names(pid, str(self.link))}, parents)
+        found = {pid for pid in parents if _touches(pid, f"{self.path}/")}
+        return sorted(_with_descendants(found, parents) - served - {os.getpid()})
+
+    def stop(self) -> list[int]:
+        """SIGSTOP the whole machine, and return what of it stands still now."""
+        stopped: set[int] = set()
+        while new := set(self.everything()) - stopped:
+            for pid in new:
+                _signal(pid, signal.SIGSTOP)
+            stopped |= new
+        return sorted(stopped)
+
+    def go_on(self, stopped: list[int]) -> None:
+        for pid in stopped:
+            _signal(pid, signal.SIGCONT)
+
+    def crash(self) -> None:
+        """SIGKILL the whole machine, all of it at one instant as far as it can tell."""
+        self.stop()
+
+        def gone() -> bool:
+            found = self.everything()
+            for pid in found:
+                _signal(pid, signal.SIGKILL)
+            return not found
+
+        self.wait_for(gone)
+        for each in self.started:
+            if each.returncode is None:
+                each.communicate()
+
+
+class Hub:
+    """A bare repository that several clones share. Its reflogs tell of every move of every ref."""
+
+    def __init__(self, place: Path) -> None:
+        self.place, self.path, self.outside = place, place / "hub.git", place / "outside"
+        self.path.mkdir()
+        self.git("init", "-q", "--bare", "-b", "main")
+        self.git("config", "core.logAllRefUpdates", "always")
+
+    def git(self, *words: str) -> str:
+        return git(self.path, *words)
+
+    def clone(self, name: str, *options: str) -> Clone:
+        return Clone(self, name, *options)
+
+    def clones(self, *names: str, more: str = "", lease_s: float = LEASE_S) -> list[Clone]:
+        """Return clones of a hub that holds the settings of shared tests already."""
+        first = self.clone(names[0])
+        first.settings(more, lease_s)
+        first.push("settings")
+        return [first, *(self.clone(each) for each in names[1:])]
+
+    def hook(self, name: str, text: str) -> Path:
+        path = self.path / "hooks" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{text}")
+        path.chmod(0o755)
+        return path
+
+    # -------------------------------------------------------------------------------------------- looking
+
+    def refs(self, *below: str) -> dict[str, str]:
+        lines = self.git("for-each-ref", "--format=%(refname) %(objectname)", *below).splitlines()
+        return dict(line.split(" ") for line in lines)  # type: ignore[arg-type]
+
+    def shared(self) -> list[str]:
+        """Return the refs by which machines agree; none are left when all is done."""
+        return sorted(self.refs("refs/reconciler"))
+
+    def manifests(self, branch: str = "main") -> dict[str, dict[str, Any]]:
+        """Return the committed manifests by the name of their request."""
+        listed = self.git("ls-tree", "-r", "-z", "--name-only", branch, ".runs/t/cli/").split("\0")
+        paths = [each for each in listed if each.endswith("/manifest.json")]
+        found = [json.loads(self.git("show", f"{branch}:{each}")) for each in paths]
+        assert len({each["name"] for each in found}) == len(found), "two runs of one request"
+        return {each["name"]: each for each in found}
+
+    def outcomes(self, name: str) -> list[str]:
+        """Return how the attempts of a run ended, as its evidence says."""
+        attempts = self.manifests()[name]["attempts"]
+        assert [each["number"] for each in attempts] == list(range(1, len(attempts) + 1))
+        return [each["outcome"] for each in attempts]
+
+    def proofs(self, branch: str = "main") -> dict[str, int]:
+        """Return in how many commits of a branch each request's run was published."""
+        found: dict[str, int] = {}
+        for line in self.git("log", "--format=%(trailers:key=Reconciler-Run,valueonly)", branch).splitlines():
+            if line:
+                name = line.split(" ")[0][:-9]
+                found[name] = found.get(name, 0) + 1
+        return found
+
+
+# ------------------------------------------------------------------------------------------------ small parts
+
+
+def git(directory: Path, *words: str) -> str:
+    """Run git as a person at this machine does, and return what it prints."""
+    asked = subprocess.run(
+        ["git", *words], cwd=directory, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=60
+    )
+    if asked.returncode:
+        raise subprocess.CalledProcessError(asked.returncode, ["git", *words], asked.stdout, asked.stderr)
+    return asked.stdout
+
+
+def wait_for(done: Callable[[], object], timeout: float = 20) -> None:
+    deadline = time.monotonic() + timeout
+    while not done():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _parents() -> dict[int, int]:
+    """Return process -> parent of all that lives."""
+    found = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
+            if words[0] != "Z":
+                found[int(name)] = int(words[1])
+    return found
+
+
+def _with_descendants(found: set[int], parents: dict[int, int]) -> set[int]:
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found = found | more
+    return found
+
+
+def _names(pid: int, text: str) -> bool:
+    """Return whether the command line of a process names a path."""
+    with contextlib.suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").replace("'", "\0").split("\0")
+        return text in words
+    return False
+
+
 def _touches(pid: int, inside: str) -> bool:
     if pid == os.getpid():
         return False
@@ -154,6 +346,6 @@ def _touches(pid: int, inside: str) -> bool:
         links = [f"/proc/{pid}/cwd", *(f"/proc/{pid}/fd/{each}" for each in os.listdir(f"/proc/{pid}/fd"))]
         for link in links:
             with contextlib.suppress(OSError):
-                if os.readlink(link).startswith(inside):
+                if f"{os.readlink(link)}/".startswith(inside):
                     return True
     return False

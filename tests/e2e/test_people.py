@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.scratch import Scratch
+from tests.scratch import Hub, Scratch
 
 EVIDENCE = (".runs/", "out/t/")
 
@@ -239,3 +239,66 @@ def test_a_checkout_on_another_branch_is_left_alone(scratch: Scratch) -> None:
     scratch.git("switch", "-q", "main")
     assert scratch.git("status", "--porcelain") == ""
     assert scratch.manifest("a")["status"] == "succeeded"
+
+
+# ------------------------------------------------------------------------------------------------ at work meanwhile
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["local", "shared"])
+def test_a_person_commits_rebases_stashes_and_collects_garbage_meanwhile(hub: Hub, shared: bool) -> None:
+    [a] = hub.clones("a", more="" if shared else "remote: null\n", lease_s=60)
+    items = "".join(f"- [ ] Green {number} <!-- item: t/r{number} -->\n" for number in range(6))
+    a.write("tasks/t.md", f"{items}\n# Notes\n\nSo far apart that git merges both sides on its own.\n\n")
+    a.pipeline("p", "workspace: empty\nstages:\n  - id: s\n    command: sleep 0.4\n")
+    for number in range(6):
+        a.request(f"r{number}", "p", proves=f"[t/r{number}]")
+    a.push()
+    reconciler = a.start("reconcile", "--wait")
+    for number in range(4):
+        a.write("draft.txt", f"unfinished {number}\n")
+        _insist(a, "stash", "push", "-q", "-u", "--", "draft.txt")
+        text = (a.path / "tasks/t.md").read_text()
+        a.write("tasks/t.md", f"{text}- mine {number}\n")
+        _insist(a, "commit", "-qm", f"mine {number}", "--", "tasks/t.md")
+        _insist(a, "switch", "-q", "-c", f"topic{number}")
+        a.write(f"topic{number}.txt", f"{number}\n")
+        _insist(a, "add", f"topic{number}.txt")
+        _insist(a, "commit", "-qm", f"topic {number}")
+        if shared:
+            _insist(a, "fetch", "-q")
+        _insist(a, "rebase", "-q", "origin/main" if shared else "main")
+        _insist(a, "switch", "-q", "main")
+        _insist(a, "gc", "-q", "--prune=now")
+        _insist(a, "stash", "pop", "-q")
+        assert (a.path / "draft.txt").read_text() == f"unfinished {number}\n"
+    _, errors = reconciler.communicate(timeout=60)
+    assert reconciler.returncode in (0, 75) and "Traceback" not in errors, errors
+    (a.path / "draft.txt").unlink()
+    if shared:
+        a.git("pull", "-q", "--rebase", "origin", "main")
+        a.git("push", "-q", "origin", "HEAD:main")
+    done = a.run("reconcile", "--wait")
+    assert done.returncode == 0, done.stderr
+    if shared:
+        a.git("pull", "-q", "--ff-only", "origin", "main")
+    text = a.git("show", "HEAD:tasks/t.md")
+    assert text.count("- [x] Green") == 6
+    assert [text.count(f"- mine {number}\n") for number in range(4)] == [1] * 4
+    assert {a.manifest(f"r{number}")["status"] for number in range(6)} == {"succeeded"}
+    assert {a.git("show", f"topic{number}:topic{number}.txt") for number in range(4)} == {"0\n", "1\n", "2\n", "3\n"}
+    assert a.git("status", "--porcelain") == ""
+    assert a.git("fsck", "--no-dangling") == ""
+    assert hub.shared() == []
+
+
+def _insist(scratch: Scratch, *words: str) -> None:
+    """Do what a person does with git, again if it was told that the index is in use."""
+    for _ in range(100):
+        try:
+            scratch.git(*words)
+            return
+        except subprocess.CalledProcessError as error:
+            if ".lock" not in error.stderr and "cannot lock ref" not in error.stderr:
+                raise AssertionError(f"git {words}: {error.stderr}") from None
+            time.sleep(0.02)
+    raise AssertionError(f"git {words} never gets its turn")

@@ -1,0 +1,388 @@
+"""A story, told: machines come up, people commit, things go wrong, and in the end all is quiet or a promise broken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from reconciler.actions import Wait
+from reconciler.diff import ENDED
+from reconciler.errors import ContentError, TransientError
+from reconciler.loop import Loop, Pass
+from reconciler.model import HOSTS, PlannedStage, Rejection, RunId, claim_ref
+from reconciler.observe import Observer
+from reconciler.remote import HEADS
+from reconciler.simulation.disk import Folder
+from reconciler.simulation.host import Host
+from reconciler.simulation.remote import Server
+from reconciler.simulation.repository import Store
+from reconciler.simulation.scheduler import (
+    MOVES_MAX,
+    MOVES_MAX_A_REQUEST,
+    NEVER,
+    Actor,
+    Happening,
+    Scheduler,
+    Violation,
+)
+from reconciler.simulation.story import PIPELINES, YEAR_S, Behaviour, Deed, Story, path_of, request
+from reconciler.simulation.watch import Watch
+from reconciler.simulation.world import world_of
+
+PASSES_MAX = 60
+"""Within how many passes of each machine, and 12 more for each request, all is quiet once nothing goes wrong."""
+RESTART_S = 1.0
+
+
+@dataclass(slots=True)
+class Result:
+    """How a history went. `violation` is what was broken, "" if nothing was."""
+
+    story: Story
+    violation: str
+    moves: int
+    seconds: float
+    counts: dict[str, int]
+    digest: str
+    trace: list[str] = field(default_factory=list)
+
+
+class History:
+    """One run of a story."""
+
+    def __init__(self, story: Story, *, trace: bool = False, moves_max: int = 0) -> None:
+        self.story = story
+        asked = len(story.deeds) + sum(path.startswith("runs.d/") for path in story.files)
+        bound = moves_max or MOVES_MAX + MOVES_MAX_A_REQUEST * asked
+        self.scheduler = Scheduler(story.happenings, self._happen, trace=trace, moves_max=bound)
+        self.store = Store()
+        self.branch = f"refs/heads/{story.branch}"
+        self.owned: dict[str, bytes | None] = {}
+        self.watch = Watch(self.store, self.branch)
+        self.server = Server(self.scheduler, self.watch.branch_moved)
+        self.drawn = 0
+        self.counts: dict[str, int] = {}
+        self.actors: list[Actor] = []
+        self.calm_at: float | None = None
+        self.passes: dict[str, int] = {}
+        self.quiet: dict[str, str] = {}
+        self.deeds_left = len(story.deeds)
+        self.requests_seen = 0
+        self.last_stop = 0.0
+        base = self.store.make(None, dict(story.files), "the beginning")
+        self.owned.update(story.files)
+        self.watch.tip = base
+        self.hosts = [Host(self, self.store, f"host{index + 1}", index) for index in range(len(story.hosts))]
+        self.server.refs[self.branch] = base
+        for host in self.hosts:
+            host.repository.refs[self.branch] = base
+            host.disk.make_directory(host.repository.state)
+
+    def tell(self) -> Result:
+        """Let it happen, and return how it went."""
+        scheduler = self.scheduler
+        for deed in self.story.deeds:
+            scheduler.call_at(deed.at_s, lambda deed=deed: self._do(deed))  # type: ignore[misc]
+        for host, count in zip(self.hosts, self.story.hosts, strict=True):
+            for index in range(count):
+                self._keep_reconciler(host, index, 0.1 * index)
+        violation = ""
+        try:
+            scheduler.run()
+            if not scheduler.over:
+                raise Violation("nobody moves any more, and not all is done")
+            self.watch.check_end(self.owned)
+        except Violation as broken:
+            violation = str(broken)
+            scheduler.say(f"VIOLATION: {violation}")
+        finally:
+            for host in self.hosts:
+                scheduler.close(list(host.actors))
+        return Result(
+            story=self.story,
+            violation=violation,
+            moves=scheduler.moves,
+            seconds=scheduler.now,
+            counts=self.counts,
+            digest=f"{scheduler.moves}-{scheduler.now:.3f}-{self.watch.tip}",
+            trace=scheduler.trace or [],
+        )
+
+    def count(self, what: str) -> None:
+        self.counts[what] = self.counts.get(what, 0) + 1
+
+    # -------------------------------------------------------------------------------------------- reconcilers
+
+    def _keep_reconciler(self, host: Host, index: int, delay_s: float) -> None:
+        """Start a reconciler, and another one whenever it has ended."""
+        actor = host.new_actor(f"reconciler {index + 1}", "reconciler")
+        actor.on_death = lambda: self._restart(host, index)
+        self.scheduler.start(actor, lambda: self._reconcile(host, actor), delay_s)
+
+    def _restart(self, host: Host, index: int) -> None:
+        if self.scheduler.over or host.away_until == NEVER:
+            return
+        draw = self.story.draw("restart", host.name, index, self.scheduler.moves)
+        # Now and then nobody is there to look after the workers for as long as a lease, or longer.
+        pause_s = RESTART_S + 3 * draw if draw < 0.85 or self.calm_at is not None else 1000 * (draw - 0.85)
+        at = max(self.scheduler.now, host.away_until) + pause_s
+        self.last_stop = max(self.last_stop, at)
+        self.scheduler.call_at(at, lambda: self._keep_reconciler(host, index, 0.0))
+
+    def _reconcile(self, host: Host, actor: Actor) -> None:
+        world = world_of(host, self.server if self.story.remote else None)
+        loop = Loop(world, Observer(world))
+        while True:
+            try:
+                result = loop.run_pass()
+            except TransientError as error:
+                self.scheduler.say("pass refused:", error)
+                self._note_pass(host)
+                self.scheduler.sleep(2.0)
+                continue
+            except (ContentError, OSError) as error:
+                self.scheduler.say("process ends:", error)
+                return
+            self._passed(host, result)
+            if self.scheduler.over:
+                self.scheduler.to_hub()
+            if self.story.fresh:
+                self.scheduler.sleep(self.story.pause_s)
+                return
+            if result.idle:
+                self.scheduler.sleep(4 * self.story.pause_s)
+            else:
+                loop.sleep(result)
+
+    def _passed(self, host: Host, result: Pass) -> None:
+        if self.scheduler.trace is not None:
+            for each in result.done:
+                self.scheduler.say("did:", each.sentence)
+            self.scheduler.say("pass ends:", "idle" if result.idle else result.blocked or "")
+        if result.publication is not None:
+            refs = (self.server.refs, host.repository.refs)
+            heads = [oid for each in refs for ref, oid in each.items() if ref.startswith(HEADS)]
+            self.watch.acknowledged(result.publication.commit, heads)
+            self.count("publications")
+        self.requests_seen = max(self.requests_seen, len(result.seen.desired.names))
+        self._note_pass(host)
+        suspended = {wish.run_id for wish in result.seen.desired.wishes if wish.request.suspend}
+        if self.deeds_left or result.seen.tip != self.watch.tip or not _is_quiet(result, suspended):
+            return
+        self.quiet[host.name] = result.seen.tip
+        others_too = all(self.quiet.get(each.name) == self.watch.tip for each in self.present())
+        self.scheduler.over = others_too and self._is_done(result, suspended)
+
+    def _is_done(self, result: Pass, suspended: set[RunId]) -> bool:
+        """Return whether everything that can be proven is, and nothing is kept as under way."""
+        for wish in result.seen.desired.wishes:
+            excused = wish.run_id in suspended or wish.request.cancel or isinstance(wish.plan, Rejection)
+            if not excused and wish.run_id not in result.seen.actual.evidence:
+                return False
+        marks = [host.disk.node(f"{host.repository.state}/live") for host in self.present()]
+        names = {name for each in marks if isinstance(each, Folder) for name in each.names}
+        refs = set(self.server.refs) - {self.branch} - {claim_ref(each) for each in suspended}
+        shared = {ref for ref in refs if not ref.startswith(HOSTS) or not suspended}
+        return {name for name in names if not name.startswith(".")} <= suspended and not shared
+
+    def _note_pass(self, host: Host) -> None:
+        self.count("passes")
+        faults_left = any(each.kind != "switch" for each in self.scheduler.ahead)
+        if faults_left or self.deeds_left or self.scheduler.now < self.last_stop:
+            return
+        self.passes[host.name] = self.passes.get(host.name, 0) + 1
+        # A pass that only looks costs a machine nothing: the bound is on passes *and* on time.
+        if self.calm_at is None:
+            self.calm_at = self.scheduler.now
+        bound = PASSES_MAX + 12 * self.requests_seen
+        calm_s = self.scheduler.now - self.calm_at
+        if self.passes[host.name] > bound * len(self.story.hosts) and calm_s > 600 + 60 * self.requests_seen:
+            passed = f"{self.passes[host.name]} passes of {host.name} and {calm_s:.0f} s"
+            raise Violation(f"{passed} after the last fault, not all is done")
+
+    # -------------------------------------------------------------------------------------------- what stages do
+
+    def behaviour(self, run_id: str, stage: PlannedStage, number: int, tries: int) -> Behaviour:
+        draw = self.story.draw("stage", run_id, stage.id, number, tries)
+        fails = draw < self.story.fails
+        seconds = (0.2, 1.0, 3.0, 9.0, 14.0)[int(draw * 977) % 5]
+        output = f"{stage.id} of attempt {number}, try {tries}\n".encode() * (int(draw * 31) % 3)
+        return Behaviour(seconds, 1 + int(draw * 100) if fails else 0, output, draw * 13 % 1 < 0.1)
+
+    def latency(self) -> float:
+        """Return a number from 0 to below 1 for something on the network that takes its time."""
+        self.drawn += 1
+        return self.story.draw("latency", self.drawn)
+
+    def late_s(self, run_id: str, number: int) -> float:
+        """Return how long the worker of an attempt takes to start: past all patience now and then."""
+        draw = self.story.draw("late", run_id, number)
+        if self.calm_at is not None or draw < 0.8:
+            return 0.05
+        return (0.5, 4.0, 20.0, 40.0)[int(draw * 1000) % 4]
+
+    # -------------------------------------------------------------------------------------------- people
+
+    def _do(self, deed: Deed) -> None:
+        """Let a person commit something."""
+        self.deeds_left -= 1
+        files = _changed_files(deed, self.owned, self.story.files)
+        if not files:
+            return
+        self.owned.update(files)
+        written = {path: self._on_top(path, data) for path, data in files.items()}
+        commit = self.store.make(self.watch.tip, written, f"{deed.kind} {deed.about}", "Ann <ann@example.invalid>")
+        self.scheduler.say(f"a person commits: {deed.kind}", ", ".join(files))
+        self.count("commits by people")
+        if self.story.remote:
+            self.server.refs[self.branch] = commit
+        else:
+            self.hosts[0].repository.refs[self.branch] = commit
+        self.watch.person_committed(commit)
+
+    def _on_top(self, path: str, data: bytes | None) -> bytes | None:
+        """A person edits a checklist as it is by now."""
+        now = self.store.read(self.watch.tip, path)
+        return now + data[-len(b"\nMore words.\n") :] if path.endswith(".md") and now and data else data
+
+    # -------------------------------------------------------------------------------------------- faults
+
+    def _happen(self, happening: Happening) -> None:
+        kind, value = happening.kind, happening.value
+        if kind == "switch":
+            self.scheduler.give_way(value)
+            return
+        current = self.scheduler.current
+        assert current is not None
+        self.scheduler.say(f"FAULT {kind}")
+        self.count(kind)
+        FAULTS.get(kind, _arm(kind))(self, current, value)
+
+    def machine(self, actor: Actor) -> Host:
+        """Return the machine a process is on."""
+        return next(each for each in self.hosts if each is actor.host)
+
+    def present(self) -> list[Host]:
+        """Return the machines that are there, or will be again."""
+        return [host for host in self.hosts if host.away_until < NEVER]
+
+    def others(self, current: Actor) -> list[Actor]:
+        """Return the processes with code, on every machine, but the one that moves."""
+        return [each for host in self.hosts for each in host.actors if each is not current]
+
+
+def _is_quiet(result: Pass, suspended: set[RunId]) -> bool:
+    """Return whether a pass found nothing to do and nothing to wait for, but for what people hold back."""
+    if result.acted or result.publication or result.blocked or not result.online:
+        return False
+    waits = {each.subject for each in result.actions if isinstance(each, Wait) and not each.settled}
+    under_way = {run_id for run_id, phase in result.phases.items() if phase not in ENDED}
+    return waits | under_way <= suspended
+
+
+Fault = Callable[[History, Actor, float], None]
+
+
+def _crash(history: History, current: Actor, value: float) -> None:
+    history.scheduler.kill(current)
+
+
+def _kill(history: History, current: Actor, value: float) -> None:
+    """KILL another process: as the kernel does when memory runs out."""
+    others = history.others(current)
+    if others:
+        chosen = others[int(value * len(others))]
+        history.scheduler.say("kill", chosen.name)
+        history.scheduler.kill(chosen)
+
+
+def _stop(history: History, current: Actor, value: float) -> None:
+    """STOP a process, this one or another, for longer than any patience, or a little."""
+    others = [each for each in history.others(current) if each.greenlet is not None]
+    chosen = current if value < 0.5 or not others else others[int(value * 7919) % len(others)]
+    seconds = (2.0, 20.0, 45.0, 90.0)[int(value * 104729) % 4]
+    history.last_stop = max(history.last_stop, history.scheduler.now + seconds)
+    history.scheduler.say(f"stop for {seconds:g} s", chosen.name)
+    history.scheduler.stop(chosen, seconds)
+
+
+def _power(history: History, current: Actor, value: float) -> None:
+    history.machine(current).lose_power(value)
+    history.scheduler.kill(current)
+
+
+def _cut_off(history: History, current: Actor, value: float) -> None:
+    """Let a machine not reach the remote for longer than a lease, or a little."""
+    host = history.machine(current)
+    host.cut_off_until = history.scheduler.now + (5.0, 40.0, 100.0, 200.0)[int(value * 7919) % 4]
+    history.last_stop = max(history.last_stop, host.cut_off_until)
+
+
+def _away(history: History, current: Actor, value: float) -> None:
+    """Let a machine lose its power for long, or for good unless it is the last one."""
+    host = history.machine(current)
+    for_good = value < 0.5 and len(history.present()) > 1
+    host.away_until = NEVER if for_good else history.scheduler.now + 600 * (value % 0.5)
+    if not for_good:
+        history.last_stop = max(history.last_stop, host.away_until)
+    _power(history, current, value)
+
+
+def _clock(history: History, current: Actor, value: float) -> None:
+    history.machine(current).wall_s += (2 * value - 1) * YEAR_S
+
+
+def _arm(kind: str) -> Fault:
+    def arm(history: History, current: Actor, value: float) -> None:
+        arms = history.machine(current).arms
+        arms[kind] = arms.get(kind, 0) + 1 + int(value * 3)
+
+    return arm
+
+
+FAULTS: Mapping[str, Fault] = {
+    "crash": _crash,
+    "kill": _kill,
+    "stop": _stop,
+    "power": _power,
+    "clock": _clock,
+    "cut off": _cut_off,
+    "away": _away,
+}
+
+
+# ------------------------------------------------------------------------------------------------ people
+
+
+def _changed_files(
+    deed: Deed, owned: Mapping[str, bytes | None], first: Mapping[str, bytes]
+) -> dict[str, bytes | None]:
+    """Return what a deed changes, given what people have committed so far, and at first."""
+    path = deed.path or path_of(deed.about)
+    there = owned.get(path) is not None
+    match deed.kind:
+        case "ask":
+            return {} if there else {path: first[path] if deed.path else request(deed.about)}
+        case "edit":
+            return {path: request(deed.about, more="title: Another title\npriority: 3\n")} if there else {}
+        case "rerun":
+            return {path: request(deed.about, more="rerun: 1\n")} if there else {}
+        case "pipeline":
+            return (
+                {path: request(deed.about, pipeline=tuple(PIPELINES)[(deed.about + 1) % len(PIPELINES)])}
+                if there
+                else {}
+            )
+        case "cancel":
+            return {path: request(deed.about, more="cancel: no longer needed\n")} if there else {}
+        case "suspend":
+            return {path: request(deed.about, more="suspend: {reason: holidays}\n")} if there else {}
+        case "delete":
+            return {path: None} if there else {}
+        case "break":
+            return {path: b"task: [\n"} if there else {}
+        case "checklist":
+            name = f"tasks/t{deed.about % 2}.md"
+            return {name: (owned[name] or b"") + b"\nMore words.\n"}
+        case _:
+            return {"notes.txt": f"note {deed.at_s:.3f}\n".encode()}

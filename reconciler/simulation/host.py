@@ -1,0 +1,143 @@
+"""A simulated machine: its clocks, its disk, its repository and its processes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from random import Random
+
+from reconciler.model import Instant, Process
+from reconciler.simulation.disk import SimulatedDisk
+from reconciler.simulation.repository import SimulatedRepository, Store
+from reconciler.simulation.scheduler import Actor
+from reconciler.simulation.seams import Telling
+
+EPOCH_S = 1_900_000_000
+"""When every history begins, by the wall clock: 2030-03-17."""
+FIRST_PID = 100
+
+
+class QuickPath(type(Path())):  # type: ignore[misc]
+    """A path that remembers what was found below it: making Paths would be a quarter of all work here."""
+
+    __slots__ = ("below",)
+    below: dict[str, QuickPath]
+
+    def __truediv__(self, name: str) -> QuickPath:
+        try:
+            below = self.below
+        except AttributeError:
+            below = self.below = {}
+        found = below.get(name)
+        if found is None:
+            found = below[name] = super().__truediv__(name)
+        return found
+
+
+class Host:
+    """One machine. Its monotonic clock starts anywhere and runs up to one percent fast or slow; its wall clock is
+    whatever somebody set it to."""
+
+    def __init__(self, history: Telling, store: Store, name: str, index: int) -> None:
+        self.history, self.scheduler, self.name = history, history.scheduler, name
+        self.rate = 1.0 + (history.story.draw("rate", name) - 0.5) * 0.02
+        self.wall_s = 0.0
+        self.boot = 0
+        self.booted_at = 0.0
+        self.stamps = 0
+        self.asked: tuple[float, float, int] = (-1.0, 0.0, 0)
+        self.pid = FIRST_PID
+        self.away_until = self.cut_off_until = 0.0
+        self.actors: list[Actor] = []
+        self.by_pid: dict[int, Actor] = {}
+        self.arms: dict[str, int] = {}
+        self.disk = SimulatedDisk(self)
+        self.checkout = QuickPath(f"/{name}/repo")
+        self.repository = SimulatedRepository(self, self.disk, store, self.checkout)
+        self.disk.make_directory(self.checkout)
+        self.index = index
+
+    # -------------------------------------------------------------------------------------------- clocks
+
+    def monotonic(self) -> float:
+        return (self.scheduler.now - self.booted_at) * self.rate + 7.0 * self.index
+
+    def seconds(self, by_this_clock: float) -> float:
+        """Return true seconds for seconds by this machine's clock."""
+        return by_this_clock / self.rate
+
+    def now(self) -> Instant:
+        asked = (self.scheduler.now, self.wall_s, self.boot)
+        if asked != self.asked:
+            self.asked, self.instant = asked, self._now()
+        return self.instant
+
+    def _now(self) -> Instant:
+        at = datetime.fromtimestamp(EPOCH_S + self.scheduler.now + self.wall_s, UTC)
+        text = at.isoformat(timespec="milliseconds")[:-6] + "Z"
+        return Instant(at=text, monotonic_s=self.monotonic(), boot_id=f"{self.name}-boot-{self.boot}")
+
+    def stamp(self) -> int:
+        """Return a time of change for a file: by the wall clock, and never the same twice."""
+        self.stamps += 1
+        return int((EPOCH_S + self.scheduler.now + self.wall_s) * 1000) * 1_000_000 + self.stamps % 1_000_000
+
+    # -------------------------------------------------------------------------------------------- processes
+
+    def new_actor(self, name: str, kind: str) -> Actor:
+        self.pid += 1
+        ticks = int((self.scheduler.now - self.booted_at) * 100) + 1
+        me = Process(pid=self.pid, start_ticks=ticks, boot_id=f"{self.name}-boot-{self.boot}")
+        actor = Actor(name=name, host=self, me=me, kind=kind)
+        self.actors.append(actor)
+        self.by_pid[self.pid] = actor
+        return actor
+
+    def find(self, process: Process) -> Actor | None:
+        """Return the living process that this is, None if it is gone."""
+        actor = self.by_pid.get(process.pid)
+        return actor if actor is not None and actor.me == process and not actor.dead else None
+
+    def forget(self, actor: Actor) -> None:
+        self.actors.remove(actor)
+        self.by_pid.pop(actor.me.pid, None)
+        self.disk.forget(actor)
+
+    def lose_power(self, value: float) -> None:
+        """End everything at once and come back with what was durable."""
+        standing = list(self.disk.standing())
+        for actor in list(self.actors):
+            if actor is not self.scheduler.current:
+                self.scheduler.kill(actor)
+        self.boot += 1
+        self.booted_at = self.scheduler.now
+        self.pid = FIRST_PID
+        self.disk.lose_power(Random(value))
+        self.history.watch.power_lost(self, standing)
+
+    def armed(self, what: str) -> bool:
+        """Return whether this goes wrong now; it then does so once."""
+        if not self.arms or self.scheduler.current is None or self.scheduler.current.dead:
+            return False
+        left = self.arms.pop(what, 0)
+        if left > 1:
+            self.arms[what] = left - 1
+        if left:
+            self.scheduler.say(f"FAULT {what}")
+        return left > 0
+
+    @property
+    def branch(self) -> str:
+        return self.history.story.branch
+
+    def latency(self) -> float:
+        return self.history.latency()
+
+    def moved(self, ref: str, old: str | None, new: str) -> None:
+        self.history.watch.branch_moved(ref, old, new)
+
+    def sleep(self, seconds: float) -> None:
+        self.scheduler.sleep(self.seconds(seconds))
+
+    def is_alive(self, process: Process) -> bool:
+        return self.find(process) is not None

@@ -1,0 +1,318 @@
+"""A repository in memory: content-addressed blobs, trees and commits, and refs that move by compare-and-swap.
+
+What is built on objects in the real one (`changes`, `entries`, `files_at`) is inherited and runs as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from reconciler.errors import GitFailed, PublishBlocked, TipMoved
+from reconciler.git import Draft, Entry, Objects, Repository
+from reconciler.simulation.disk import SimulatedDisk
+from reconciler.simulation.seams import Machine
+
+FULL = re.compile("[0-9a-f]{40}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    tree: str
+    parents: tuple[str, ...]
+    message: str
+    identity: str = ""
+
+
+@dataclass(slots=True)
+class Store:
+    """All objects of one history, shared by every clone: which clone knows what is in its refs."""
+
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    trees: dict[str, dict[str, Entry]] = field(default_factory=dict)
+    commits: dict[str, Commit] = field(default_factory=dict)
+
+    def blob(self, data: bytes) -> str:
+        oid = hashlib.sha1(b"blob %d\0%s" % (len(data), data), usedforsecurity=False).hexdigest()
+        self.blobs[oid] = data
+        return oid
+
+    def tree(self, entries: Mapping[str, Entry]) -> str:
+        """Return the id of a tree, the one git gives it."""
+        ordered = sorted(entries.values(), key=lambda each: f"{each.path}/" if each.is_tree else each.path)
+        raw = b"".join(
+            b"%s %s\0%s" % (each.mode.lstrip("0").encode(), each.path.encode(), bytes.fromhex(each.oid))
+            for each in ordered
+        )
+        oid = hashlib.sha1(b"tree %d\0%s" % (len(raw), raw), usedforsecurity=False).hexdigest()
+        self.trees.setdefault(oid, dict(entries))
+        return oid
+
+    def commit(self, commit: Commit) -> str:
+        text = "\n".join((commit.tree, *commit.parents, commit.identity, commit.message))
+        oid = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+        self.commits[oid] = commit
+        return oid
+
+    def changed(self, tree: str | None, files: Mapping[str, bytes | None]) -> str | None:
+        """Return the tree with these files written, or removed where the content is None; None if nothing is left."""
+        entries = dict(self.trees[tree]) if tree is not None else {}
+        below: dict[str, dict[str, bytes | None]] = {}
+        for path, data in files.items():
+            name, _, rest = path.partition("/")
+            if rest:
+                below.setdefault(name, {})[rest] = data
+            elif data is None:
+                entries.pop(name, None)
+            else:
+                entries[name] = Entry("100644", self.blob(data), name)
+        for name, part in below.items():
+            old = entries.get(name)
+            oid = self.changed(old.oid if old is not None and old.is_tree else None, part)
+            if oid is None:
+                entries.pop(name, None)
+            else:
+                entries[name] = Entry("040000", oid, name)
+        return self.tree(entries) if entries else None
+
+    def make(self, parent: str | None, files: Mapping[str, bytes | None], message: str, identity: str = "") -> str:
+        """Return a commit on a parent in which these files are changed."""
+        tree = self.changed(self.commits[parent].tree if parent else None, files) or self.tree({})
+        return self.commit(Commit(tree=tree, parents=(parent,) if parent else (), message=message, identity=identity))
+
+    def at(self, tree: str | None, path: str) -> Entry | None:
+        """Return what is at a path below a tree."""
+        *folders, name = path.split("/")
+        for folder in folders:
+            entry = self.trees[tree].get(folder) if tree is not None else None
+            tree = entry.oid if entry is not None and entry.is_tree else None
+        return self.trees[tree].get(name) if tree is not None else None
+
+    def read(self, commit: str, path: str) -> bytes | None:
+        entry = self.at(self.commits[commit].tree, path)
+        return self.blobs.get(entry.oid) if entry is not None else None
+
+    def differences(
+        self, old: str | None, new: str | None, prefix: str = ""
+    ) -> Iterator[tuple[str, Entry | None, Entry | None]]:
+        """Yield (path, entry before, entry after) of every file that differs between two trees, in order."""
+        before = self.trees[old] if old is not None else {}
+        after = self.trees[new] if new is not None else {}
+        for name in sorted({**before, **after}):
+            was, now = before.get(name), after.get(name)
+            if was == now:
+                continue
+            trees = [each.oid if each is not None and each.is_tree else None for each in (was, now)]
+            if any(trees):
+                yield from self.differences(trees[0], trees[1], f"{prefix}{name}/")
+            files = [each if each is not None and not each.is_tree else None for each in (was, now)]
+            if any(files):
+                yield f"{prefix}{name}", files[0], files[1]
+
+    def is_ancestor(self, old: str, new: str) -> bool:
+        ahead, seen = [new], {new}
+        while ahead:
+            commit = ahead.pop()
+            if commit == old:
+                return True
+            fresh = [each for each in self.commits[commit].parents if each not in seen]
+            seen.update(fresh)
+            ahead += fresh
+        return False
+
+
+@cache
+def pattern_of(glob: str) -> re.Pattern[str]:
+    """Return what a git pathspec with `:(glob)` matches."""
+    parts = []
+    for part in re.split(r"(\*\*/|/\*\*$|\*|\?)", glob):
+        known = {"**/": "(?:.*/)?", "/**": "/.*", "*": "[^/]*", "?": "[^/]"}
+        parts.append(known.get(part) or re.escape(part))
+    return re.compile("".join(parts))
+
+
+class SimulatedObjects(Objects):
+    """Commits as they are read to find the notes in them."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def contents(self, oids: Sequence[str], kind: str = "") -> Iterator[tuple[str, bytes | None]]:
+        for oid in oids:
+            commit = self.store.commits.get(oid)
+            yield oid, None if commit is None else f"tree {commit.tree}\n\n{commit.message}".encode()
+
+    def close(self) -> None:
+        return
+
+
+class SimulatedRepository(Repository):
+    """One clone on one simulated machine."""
+
+    def __init__(self, host: Machine, disk: SimulatedDisk, store: Store, directory: Path) -> None:
+        super().__init__(directory=directory, common=directory, bare=True, objects=SimulatedObjects(store))
+        for name, value in (
+            ("host", host),
+            ("disk", disk),
+            ("store", store),
+            ("refs", {}),
+            ("move", host.scheduler.move),
+        ):
+            object.__setattr__(self, name, value)
+
+    host: Machine
+    disk: SimulatedDisk
+    store: Store
+    refs: dict[str, str]
+    move: Any
+
+    # -------------------------------------------------------------------------------------------- reading
+
+    def _ask(self, what: str, subject: object = "") -> None:
+        self.move(what, subject)
+        if self.host.armed("git fails"):
+            raise GitFailed("git: no answer within 120 s")
+
+    def head_branch(self) -> str:
+        return self.host.branch
+
+    def look_up(self, names: Sequence[str]) -> tuple[str | None, ...]:
+        self._ask("look up", names[0] if names else "")
+        return tuple(self._look_up(name) for name in names)
+
+    def _look_up(self, name: str) -> str | None:
+        revision, colon, path = name.partition(":")
+        revision = revision.removesuffix("^{commit}")
+        if revision == "HEAD":
+            revision = f"refs/heads/{self.host.branch}"
+        commit = revision if revision in self.store.commits else self.refs.get(revision)
+        if not colon or commit not in self.store.commits:
+            return None if colon else commit
+        tree = self.store.commits[commit].tree
+        entry = self.store.at(tree, path) if path else None
+        return entry.oid if entry is not None else None if path else tree
+
+    def blobs(self, oids: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
+        asked = tuple(oids)
+        if asked:
+            self._ask("read blobs")
+        return iter([(oid, self.store.blobs.get(oid)) for oid in asked])
+
+    def tree(self, oid: str | None) -> dict[str, Entry]:
+        if oid is None:
+            return {}
+        self.move("read tree", oid)
+        return self.store.trees.get(oid, {})
+
+    def search(self, commit: str, texts: Sequence[str], globs: Sequence[str]) -> tuple[str, ...]:
+        if not texts or not globs:
+            return ()
+        self._ask("search", commit)
+        patterns = [pattern_of(glob) for glob in globs]
+        wanted = [text.encode() for text in texts]
+        found = []
+        for path, _, entry in self.store.differences(None, self.store.commits[commit].tree):
+            if entry is not None and any(pattern.fullmatch(path) for pattern in patterns):
+                data = self.store.blobs[entry.oid]
+                if any(text in data for text in wanted):
+                    found.append(path)
+        return tuple(found)
+
+    def evidence_commits(self, tip: str, commits_max: int = 500) -> Mapping[str, str]:
+        found: dict[str, str] = {}
+        commit: str | None = tip
+        while commit is not None:
+            for run_id in re.findall(r"^Reconciler-Run: (\S+)", self.store.commits[commit].message, re.MULTILINE):
+                found.setdefault(run_id, commit)
+            commit = next(iter(self.store.commits[commit].parents), None)
+        return found
+
+    def identity(self) -> str:
+        return "Ann Author <ann@example.invalid>"
+
+    # -------------------------------------------------------------------------------------------- writing
+
+    def exclude(self, line: str) -> None:
+        self.move("")
+
+    def make_commit(self, draft: Draft) -> str:
+        self._ask("commit on", draft.parent)
+        if draft.parent not in self.store.commits:
+            raise GitFailed(f"git fast-import: {draft.parent} is no commit")
+        commit = self.store.commit(self._commit_of(draft))
+        self.refs["refs/reconciler/publish"] = commit
+        self.move("")
+        return commit
+
+    def _commit_of(self, draft: Draft) -> Commit:
+        base = draft.base_tree or draft.parent
+        tree: str | None = self.store.commits[base].tree if base in self.store.commits else base
+        gone: dict[str, bytes | None] = dict.fromkeys(draft.removals)
+        tree = self.store.changed(tree, gone)
+        copied = {path: self.store.blobs[oid] for path, (_, oid) in draft.copies.items()}
+        tree = self.store.changed(tree, {**copied, **draft.files}) or self.store.tree({})
+        return Commit(tree=tree, parents=(draft.parent, *draft.merges), message=draft.message, identity=draft.identity)
+
+    def git(
+        self,
+        *arguments: str,
+        standard_input: bytes = b"",
+        timeout_s: float = 0.0,
+        config: Sequence[str] = (),
+    ) -> str:
+        """Make notes from a stream; nothing else is asked of git in words."""
+        if arguments[0] != "fast-import":
+            raise NotImplementedError(f"git {arguments[0]}")
+        self._ask("write notes")
+        messages = [each.partition(b"\nget-mark")[0] for each in re.split(rb"\ndata \d+\n", standard_input)[1:]]
+        empty = self.store.tree({})
+        made = [self.store.commit(Commit(tree=empty, parents=(), message=each.decode())) for each in messages]
+        self.move("")
+        return "\n".join(made)
+
+    def is_ancestor(self, old: str, new: str) -> bool:
+        self._ask("ask for the history of", new)
+        return old in self.store.commits and new in self.store.commits and self.store.is_ancestor(old, new)
+
+    def update_ref(self, ref: str, new: str) -> None:
+        self._ask("move", ref)
+        self.refs[ref] = new
+
+    def delete_ref(self, ref: str) -> None:
+        self._ask("delete", ref)
+        self.refs.pop(ref, None)
+
+    def clear_stale_locks(self) -> list[str]:
+        return []
+
+    def advance(self, branch: str, old: str, new: str) -> None:
+        ref = f"refs/heads/{branch}"
+        self._ask("move the branch to", new)
+        if self.host.armed("publish blocked"):
+            raise PublishBlocked("it would overwrite your work in notes.txt; commit, stash or remove it")
+        if self.refs.get(ref) != old:
+            raise TipMoved(f"{branch}: moved while evidence was made for {old[:12]}")
+        self.refs[ref] = new
+        self.host.moved(ref, old, new)
+        self.move("")
+
+    def add_worktree(self, path: Path, commit: str) -> None:
+        self.remove_worktree(path)
+        self._ask("make worktree", path)
+        disk = self.disk
+        disk.make_folder(path)
+        disk.create(path / ".git", commit.encode(), sync=False)
+
+    def move_worktree(self, path: Path, commit: str) -> None:
+        self._ask("move worktree", path)
+        if self.disk.look(path) is None:
+            raise GitFailed(f"git checkout: {path} is not there")
+        self.disk.create(path / ".git", commit.encode(), sync=False)
+
+    def remove_worktree(self, path: Path) -> None:
+        self.disk.remove_tree(path)

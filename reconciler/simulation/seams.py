@@ -1,0 +1,66 @@
+"""What the parts of a simulation know of each other: a machine for its disk, a history for its machines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from reconciler.model import PlannedStage
+from reconciler.rundir import RunDirectory
+from reconciler.simulation.scheduler import Actor, Scheduler
+from reconciler.simulation.story import Behaviour, Story
+
+
+class Machine(Protocol):
+    """A simulated machine."""
+
+    name: str
+    scheduler: Scheduler
+    actors: list[Actor]
+    cut_off_until: float
+
+    @property
+    def branch(self) -> str:
+        """The branch that is reconciled."""
+        ...
+
+    def stamp(self) -> int: ...
+
+    def armed(self, what: str) -> bool: ...
+
+    def moved(self, ref: str, old: str | None, new: str) -> None: ...
+
+    def latency(self) -> float: ...
+
+
+class Watching(Protocol):
+    """Whoever is told what happens, and says when a promise is broken."""
+
+    def progress(self, host: Any, run_id: str, number: int, worker: Actor, stage: str) -> None: ...
+
+    def spawned(self, host: Any, directory: Path, number: int) -> None: ...
+
+    def ended(self, host: Any, run: RunDirectory, number: int) -> None: ...
+
+    def succeeded(self, run_id: str, stage: PlannedStage) -> None: ...
+
+    def power_lost(self, host: Any, standing: list[str]) -> None: ...
+
+    def branch_moved(self, ref: str, old: str | None, new: str) -> None: ...
+
+
+class Telling(Protocol):
+    """A history, while it is told."""
+
+    story: Story
+    scheduler: Scheduler
+    drawn: int
+
+    @property
+    def watch(self) -> Watching: ...
+
+    def behaviour(self, run_id: str, stage: PlannedStage, number: int, tries: int) -> Behaviour: ...
+
+    def late_s(self, run_id: str, number: int) -> float: ...
+
+    def latency(self) -> float: ...

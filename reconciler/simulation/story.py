@@ -1,0 +1,189 @@
+"""What a seed stands for: the repository, what people do to it and when, and everything that goes wrong.
+
+A story is drawn completely before it is told, and each of its parts is drawn by itself: so parts can be taken away, and
+what is left means the same. Content comes from a small vocabulary, which parsing then has seen before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from random import Random
+
+from reconciler.simulation.scheduler import Happening
+
+YEAR_S = 365 * 86400.0
+
+LEASES = ("", "poll_interval: 4s\nlease: 40s\n", "poll_interval: 2s\nlease: 60s\n", "poll_interval: 10s\nlease: 90s\n")
+SETTINGS = (
+    "heartbeat: {interval: 4s, stale_after: 15s}\ngrace: 3s\nruns_max: 2\n",
+    "heartbeat: {interval: 5s, stale_after: 30s}\ngrace: 10s\nattempts_max: 5\nruns_max: 4\n",
+    "heartbeat: {interval: 2s, stale_after: 5s}\ngrace: 1s\nattempts_max: 4\nruns_max: 1\n",
+    "heartbeat: {interval: 4s, stale_after: 12s}\ngrace: 2s\nattempts_max: 4\nkeep_workspace: failed\n",
+)
+
+PIPELINES: Mapping[str, str] = {
+    "one": "workspace: empty\nstages:\n  - id: only\n    command: 'true'\n",
+    "two": "stages:\n  - id: build\n    command: make\n  - id: test\n    role: test\n    command: make test\n",
+    "wide": (
+        "workspace: empty\nstages:\n  - id: a\n    command: a\n    needs: []\n"
+        "  - id: b\n    command: b\n    needs: []\n"
+        "    allow_failure: true\n  - id: c\n    command: c\n    needs: [a, b]\n"
+    ),
+    "again": (
+        "workspace: empty\nstages:\n  - id: flaky\n    command: flaky\n    attempts_max: 3\n    backoff: 1s\n"
+        "    timeout: 20s\n  - id: then\n    command: 'true'\n"
+    ),
+}
+
+PEOPLE = ("ask", "ask", "ask", "edit", "rerun", "cancel", "suspend", "delete", "break", "note", "checklist", "pipeline")
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """Something a person commits: `at_s` into the history, about request number `about`, or about `path`."""
+
+    at_s: float
+    kind: str
+    about: int
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """How one try of one stage goes. A stubborn stage does not hear TERM."""
+
+    seconds: float
+    exit_code: int
+    output: bytes
+    stubborn: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """One history, before it happens."""
+
+    seed: int
+    hosts: tuple[int, ...]
+    """How many reconcilers each machine has."""
+    files: Mapping[str, bytes]
+    deeds: tuple[Deed, ...]
+    happenings: tuple[Happening, ...]
+    branch: str = "main"
+    remote: bool = False
+    pause_s: float = 3.0
+    fresh: bool = False
+    """Whether every pass is a process of its own, as from cron."""
+    fails: float = 0.15
+
+    def draw(self, *words: object) -> float:
+        """Return a number from 0 to below 1 that depends on the seed and these words alone."""
+        text = f"{self.seed}|" + "|".join(map(str, words))
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest()) / 2**32
+
+
+FAULTS = (
+    ("crash", 10), ("stop", 3), ("power", 2), ("clock", 2), ("disk full", 2), ("git fails", 2), ("spawn fails", 1),
+    ("publish blocked", 1), ("kill", 4), ("remove", 0),
+)  # fmt: skip
+REMOTE_FAULTS = (
+    ("push lost", 3),
+    ("push late", 3),
+    ("push twice", 2),
+    ("no answer", 4),
+    ("fetch fails", 2),
+    ("slow answer", 2),
+    ("cut off", 4),
+    ("away", 3),
+)
+
+
+def request(number: int, *, pipeline: str = "", more: str = "") -> bytes:
+    """Return the text of request `number`; all stories ask in the same words."""
+    name = pipeline or tuple(PIPELINES)[number % len(PIPELINES)]
+    proves = f"proves: [t{number % 2}/item-{number % 6}]\n" if number % 3 else ""
+    return f"task: t{number % 2}\npipeline: {name}\n{proves}{more}".encode()
+
+
+def path_of(number: int) -> str:
+    return f"runs.d/r{number:02d}.yaml"
+
+
+def base_files(settings: int, lease: int) -> dict[str, bytes]:
+    """Return the files that every simulated repository begins with."""
+    lists = {
+        f"tasks/t{task}.md": "".join(
+            [
+                f"# Task {task}\n\nSome words.\n\n",
+                *(f"- [ ] Item {n} <!-- item: t{task}/item-{n} -->\n" for n in range(6)),
+            ]
+        ).encode()
+        for task in range(2)
+    }
+    index = {"items": [{"id": f"t{task}", "title": f"Task {task}", "gate": {}} for task in range(2)]}
+    return {
+        "reconciler.yaml": (SETTINGS[settings] + LEASES[lease]).encode(),
+        "README.md": b"# A repository\n",
+        "AGENTS.md": b"Be kind.\n",
+        "src/main.py": b"print('hello')\n",
+        "tasks/index.json": json.dumps(index, indent=2).encode() + b"\n",
+        **{f"pipelines/{name}.yaml": text.encode() for name, text in PIPELINES.items()},
+        **lists,
+    }
+
+
+def story_of(seed: int, *, remote: bool | None = None) -> Story:
+    """Return the story of a seed."""
+    chance = Random(seed)
+    big = chance.random()
+    requests = chance.randint(8, 50) if big > 0.996 else chance.randint(4, 8) if big > 0.95 else chance.randint(0, 3)
+    far = chance.random() < 0.5 if remote is None else remote
+    hosts = hosts_of(chance, far)
+    files = base_files(chance.randrange(len(SETTINGS)), chance.randint(1, 3) if far else 0)
+    files |= {path_of(number): request(number) for number in range(requests) if chance.random() < 0.6}
+    deeds = [Deed(chance.uniform(0, 20), "ask", number) for number in range(requests) if path_of(number) not in files]
+    if requests:
+        span_s = chance.choice((5, 40, 90))
+        for _ in range(chance.choice((0, 0, 1, 1, 2, 3))):
+            deeds.append(Deed(chance.uniform(0, span_s), chance.choice(PEOPLE), chance.randrange(requests)))
+    return Story(
+        seed=seed,
+        hosts=hosts,
+        files=files,
+        deeds=tuple(sorted(deeds, key=lambda each: each.at_s)),
+        happenings=happenings_of(chance, far),
+        remote=far,
+        pause_s=chance.choice((2.0, 4.0, 6.0)) if requests <= 4 else 8.0,
+        fresh=chance.random() < 0.25,
+        fails=chance.choice((0.0, 0.1, 0.4)),
+    )
+
+
+def hosts_of(chance: Random, far: bool) -> tuple[int, ...]:
+    if not far:
+        return (chance.choice((1, 1, 2, 2, 3)),)
+    count = chance.choice((1, 2, 2, 2, 3))
+    hosts = [1] * count
+    for _ in range(chance.choice((0, 0, 0, 1, 2))):
+        if sum(hosts) < 5:
+            hosts[chance.randrange(count)] += 1
+    return tuple(hosts)
+
+
+def happenings_of(chance: Random, far: bool) -> tuple[Happening, ...]:
+    """Return faults and switches, within a span of moves that is short as often as long."""
+    span = int(10 ** chance.uniform(2.0, 3.8))
+    kinds = FAULTS + (REMOTE_FAULTS if far else ())
+    names, weights = [each[0] for each in kinds], [each[1] for each in kinds]
+    faults = chance.choice((0, 1, 1, 2, 2, 3, 4, 6))
+    found = [
+        Happening(chance.randint(1, span), kind, chance.random()) for kind in chance.choices(names, weights, k=faults)
+    ]
+    every = chance.choice((10, 40, 150, 600))
+    at = 0
+    while at < span and len(found) < 400:
+        at += 1 + int(chance.expovariate(1 / every))
+        found.append(Happening(at, "switch", chance.random()))
+    return tuple(sorted(found))

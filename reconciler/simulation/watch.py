@@ -1,0 +1,232 @@
+"""What must always hold, looked at whenever something that could break it has changed.
+
+Each check speaks of the world as it is (the branch, the disk, who moves), never of how the code got there.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from reconciler import checklist, codec
+from reconciler.git import Entry
+from reconciler.model import Claim, Plan, PlannedStage, Status
+from reconciler.rundir import RunDirectory
+from reconciler.simulation.host import Host
+from reconciler.simulation.repository import Store
+from reconciler.simulation.scheduler import Actor, Violation
+
+
+class Watch:
+    """Remembers what was promised, and raises Violation when it is broken."""
+
+    def __init__(self, store: Store, branch: str) -> None:
+        self.store, self.branch = store, branch
+        self.newest: dict[str, int] = {}
+        self.executing: dict[tuple[str, int], Actor] = {}
+        self.successes: set[tuple[str, str]] = set()
+        self.statuses: dict[str, tuple[int, str]] = {}
+        self.tip = ""
+
+    # -------------------------------------------------------------------------------------------- runs
+
+    def progress(self, host: Host, run_id: str, number: int, worker: Actor, stage: str) -> None:
+        """An attempt does something: it is the newest that ever did, the only worker of it, and alone."""
+        newest = self.newest.get(run_id, 0)
+        if number < newest:
+            raise Violation(f"attempt {number} of {run_id} goes on at stage '{stage}' after attempt {newest} has begun")
+        self.newest[run_id] = number
+        other = self.executing.setdefault((run_id, number), worker)
+        if other is not worker:
+            raise Violation(f"attempt {number} of {run_id} is executed by two workers: {other.name}, {worker.name}")
+        node = host.disk.lock_paths
+        for each in host.actors:
+            if each is worker or each.kind not in ("stage", "worker"):
+                continue
+            held = [lock for lock in each.handles if f"/{run_id}/lock" in node.get(lock, "")]  # type: ignore[call-overload]
+            if held and not (each.kind == "stage" and worker.handles and held[0] is worker.handles[0]):
+                raise Violation(f"two attempts of {run_id} live at once: {each.name} beside {worker.name}")
+
+    def spawned(self, host: Host, directory: Path, number: int) -> None:
+        """A worker is started: its claim, its plan and its mark are durable, whatever happens now."""
+        run = RunDirectory(directory, host.disk)
+        claim = host.disk.node(str(run.record("claims", number)))
+        if claim is None:
+            raise Violation(f"attempt {number} of {directory.name} is spawned without a claim")
+        mark = host.repository.state / "live" / directory.name
+        record = codec.parse(Claim, host.disk.file(str(run.record("claims", number))).data)
+        plan_path = run.plan_path(record)
+        plan = codec.parse(Plan, host.disk.file(str(plan_path)).data)
+        if number - record.series >= plan.attempts_max:
+            raise Violation(f"attempt {number} of {directory.name} is one more than the {plan.attempts_max} it may use")
+        for path in (mark, run.record("claims", number), plan_path):
+            if not host.disk.is_durable(path):
+                raise Violation(f"attempt {number} of {directory.name} is spawned before {path.name} is durable")
+
+    def ended(self, host: Host, run: RunDirectory, number: int) -> None:
+        """A worker has ended its attempt and lets go of the lock: the end is durable."""
+        path = run.record("attempts", number)
+        if host.disk.node(str(path)) is not None and not host.disk.is_durable(path):
+            raise Violation(f"attempt {number} of {run.path.name} has ended and its end is not durable")
+
+    def succeeded(self, run_id: str, stage: PlannedStage) -> None:
+        """A stage truly succeeded: only such may be called succeeded in evidence."""
+        self.successes.add((run_id, stage.digest))
+
+    def power_lost(self, host: Host, standing: list[str]) -> None:
+        """Every file that somebody was told is durable is there as it was."""
+        kept = set(host.disk.standing())
+        for path in standing:
+            if path not in kept:
+                raise Violation(f"{path} was acknowledged as durable and did not survive a power loss")
+
+    # -------------------------------------------------------------------------------------------- the branch
+
+    def branch_moved(self, ref: str, old: str | None, new: str) -> None:
+        """The branch moved by a reconciler: forward, and by nothing but evidence."""
+        if ref != self.branch:
+            return
+        if old is not None and old not in self.store.commits[new].parents:
+            raise Violation(f"the branch moved from {old[:10]} to {new[:10]}, which is no child of it")
+        self._check_commit(old, new)
+        self.tip = new
+
+    def person_committed(self, new: str) -> None:
+        self.tip = new
+
+    def _check_commit(self, old: str | None, new: str) -> None:
+        store = self.store
+        before = store.commits[old].tree if old else None
+        for path, was, now in store.differences(before, store.commits[new].tree):
+            if path.startswith((".runs/", "out/")):
+                if now is None:
+                    raise Violation(f"a commit of the reconciler removes {path}")
+                parts = path.split("/")
+                if parts[2:3] == ["cli"] and parts[4:] == ["manifest.json"]:
+                    self._check_manifest(new, path, now)
+            elif was is None or now is None:
+                raise Violation(f"a commit of the reconciler adds or removes {path}")
+            elif path == "tasks/index.json":
+                self._check_index(was, now)
+            elif path.endswith(".md"):
+                self._check_checklist(new, path, store.blobs[was.oid], store.blobs[now.oid])
+            else:
+                raise Violation(f"a commit of the reconciler changes {path}, which is not its own")
+
+    def _check_manifest(self, commit: str, path: str, entry: Entry) -> None:
+        document = json.loads(self.store.blobs[entry.oid])
+        run_id, status = document["run_id"], document["status"]
+        if not Status(status).ended:
+            raise Violation(f"{path} is committed with status '{status}'")
+        number = max(int(each["number"]) for each in document["attempts"])
+        known = self.statuses.get(run_id)
+        if known is not None and (number < known[0] or (number == known[0] and status != known[1])):
+            raise Violation(f"{run_id} was {known[1]} at attempt {known[0]} and becomes {status} at attempt {number}")
+        self.statuses[run_id] = (number, status)
+        self._check_files(commit, document)
+        self._check_truth(document)
+
+    def _check_files(self, commit: str, document: dict[str, Any]) -> None:
+        """Everything a manifest names is in the same commit, and is what it says."""
+        run_id = document["run_id"]
+        for command in document["commands"]:
+            for name in (command["log_path"], command["error_file"]):
+                data = self.store.read(commit, name) if name else b""
+                if data is None:
+                    raise Violation(f"the manifest of {run_id} names {name}, which is not in its commit")
+            log = command["log_path"] and self.store.read(commit, command["log_path"])
+            if log is not None and log is not False and command["log_path"]:
+                self._check_log(run_id, command, log)
+        if self.store.read(commit, f".runs/{document['task_id']}/{run_id}/manifest.json") is None:
+            raise Violation(f"the manifest of {run_id} is committed without its summary")
+
+    def _check_log(self, run_id: str, command: dict[str, Any], log: bytes) -> None:
+        if command["status"] in ("succeeded", "failed") and command["log_bytes"] != len(log):
+            says = f"its manifest says {command['log_bytes']} bytes and the log has {len(log)}"
+            raise Violation(f"the log of stage '{command['id']}' of {run_id} is not whole: {says}")
+
+    def _check_truth(self, document: dict[str, Any]) -> None:
+        """What is called succeeded did succeed; a run that succeeded has no stage that did not, unless allowed."""
+        run_id = document["run_id"]
+        for command in document["commands"]:
+            succeeded = command["status"] == "succeeded"
+            if succeeded and (run_id, command["digest"]) not in self.successes:
+                raise Violation(f"stage '{command['id']}' of {run_id} is called succeeded and never did")
+            allowed = succeeded or (command["allow_failure"] and command["status"] == "failed")
+            if document["status"] == "succeeded" and command["selected"] and not allowed:
+                raise Violation(f"{run_id} is called succeeded, its stage '{command['id']}' {command['status']}")
+            if "cannot start directory" in command["summary"]:
+                raise Violation(f"stage '{command['id']}' of {run_id} failed because its workspace is gone")
+
+    def _check_index(self, was: Entry, now: Entry) -> None:
+        before, after = (json.loads(self.store.blobs[each.oid]) for each in (was, now))
+        for document in (before, after):
+            for item in document["items"]:
+                item.pop("gate", None)
+        if before != after:
+            raise Violation("a commit of the reconciler changes more of tasks/index.json than gates")
+
+    def _check_checklist(self, commit: str, path: str, was: bytes, now: bytes) -> None:
+        before, after = was.splitlines(keepends=True), now.splitlines(keepends=True)
+        changed = [number for number, pair in enumerate(zip(before, after, strict=False)) if pair[0] != pair[1]]
+        if len(before) != len(after) or any(b"<!-- item:" not in before[number] for number in changed):
+            raise Violation(f"a commit of the reconciler changes lines of {path} that are no items")
+        lines = {number + 1 for number in changed}
+        for item in checklist.items(now, path):
+            if item.line in lines:
+                self._check_item(commit, path, item)
+
+    def _check_item(self, commit: str, path: str, item: checklist.Item) -> None:
+        where = f"item {item.id} of {path}"
+        if not item.ticked or item.evidence_path is None:
+            raise Violation(f"{where} was edited and is not ticked with evidence")
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(path), item.evidence_path))
+        data = self.store.read(commit, target)
+        if data is None:
+            raise Violation(f"{where} names {target}, which is not in its commit")
+        if json.loads(data)["status"] != "succeeded":
+            raise Violation(f"{where} names {target}, which has not succeeded")
+
+    # -------------------------------------------------------------------------------------------- passes, the end
+
+    def acknowledged(self, commit: str, heads: Iterable[str]) -> None:
+        """A pass says that evidence is committed: the branch holds it from now on."""
+        if not any(self.store.is_ancestor(commit, head) for head in (self.tip, *heads)):
+            raise Violation(f"commit {commit[:10]} was reported as published and is not on the branch")
+
+    def check_end(self, owned: Mapping[str, bytes | None]) -> None:
+        """After all is quiet: the tip proves what it should and holds everything that people wrote."""
+        tip, store = self.tip, self.store
+        for path, data in owned.items():
+            now = store.read(tip, path)
+            if path.endswith(".md") and now is not None and data is not None:
+                same = len(now.splitlines()) == len(data.splitlines())
+            elif path == "tasks/index.json":
+                same = now is not None
+            else:
+                same = now == data
+            if not same:
+                raise Violation(f"{path} is not what people committed")
+        self._check_metrics()
+
+    def _check_metrics(self) -> None:
+        """The sums of a task are those of its manifests."""
+        tree = self.store.commits[self.tip].tree
+        counts: dict[str, int] = {}
+        for run_id, _ in self.statuses.items():
+            task = self._task_of(tree, run_id)
+            if task:
+                counts[task] = counts.get(task, 0) + 1
+        for task, count in counts.items():
+            data = self.store.read(self.tip, f".runs/{task}/metrics.json")
+            total = json.loads(data or b"{}").get("runs", {}).get("total")
+            if total is not None and total != count:
+                raise Violation(f"the metrics of task {task} count {total} runs, the tip holds {count}")
+
+    def _task_of(self, tree: str, run_id: str) -> str:
+        runs = self.store.at(tree, ".runs")
+        tasks = self.store.trees[runs.oid] if runs is not None else {}
+        return next((task for task in tasks if self.store.at(tree, f".runs/{task}/cli/{run_id}/manifest.json")), "")

@@ -1,0 +1,229 @@
+"""Break the code on purpose, one breakage at a time, and see whether scenarios or simulator notice.
+
+    python -m tests.simulation.mutations            # all of them, a few minutes
+    python -m tests.simulation.mutations lease      # those whose name holds a word
+
+A breakage is a text of ours that is replaced in a copy of the package. It is caught when the scenarios fail or a
+seeded history breaks a promise. One that nothing catches ends this with 1: then a test is missing, or the code.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SEEDS = "0:1500"
+PROCESSES = 2
+SCENARIOS = ["tests/scenarios/test_decisions.py", "tests/unit/test_manifest.py", "tests/contract/test_remote.py"]
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """One breakage: what it stands for, and which text of which file becomes another."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+MUTATIONS = (
+    Mutation(
+        "only the first attempt is claimed",
+        "apply.py",
+        "        plan = _frozen(world, action.task_id, action.run_id, claim)\n        _record_claim(world, directory, claim)\n",
+        "        plan = _frozen(world, action.task_id, action.run_id, claim)\n",
+    ),
+    Mutation(
+        "the worker is spawned before its claim is recorded",
+        "apply.py",
+        "        _record_claim(world, directory, claim)\n    _spawn(world, directory, plan, 1)\n",
+        "    _spawn(world, directory, plan, 1)\n    with rundir.holding(directory):\n"
+        "        _record_claim(world, directory, claim)\n",
+    ),
+    Mutation(
+        "silence is measured by timestamps of the wall clock",
+        "hearing.py",
+        "        return max(0.0, asked.monotonic_s - heard.at.monotonic_s)\n",
+        "        from datetime import datetime\n"
+        "        return (datetime.fromisoformat(asked.at) - datetime.fromisoformat(heard.at.at)).total_seconds()\n",
+    ),
+    Mutation(
+        "silence goes on while the remote does not answer",
+        "hearing.py",
+        "        heard, asked = self.memory.heard.get(ref), self.asked or self.world.now()\n",
+        "        heard, asked = self.memory.heard.get(ref), self.world.now()\n",
+    ),
+    Mutation(
+        "a push names no value that it replaces",
+        "remote.py",
+        "        leases = [f\"--force-with-lease={each.ref}:{each.old or ''}\" for each in updates]\n",
+        '        leases = ["--force"]\n',
+    ),
+    Mutation(
+        "the branch is pushed without its claims",
+        "publish.py",
+        "    updates = (branch, *ended, *farewell)\n",
+        "    updates = (branch,)\n",
+    ),
+    Mutation(
+        "claims are deleted before the evidence is there",
+        "publish.py",
+        "        rejected = remote.push(updates, atomic=True)\n",
+        "        rejected = remote.push(updates[1:], atomic=False) or remote.push([branch], atomic=False)\n",
+    ),
+    Mutation(
+        "there is no second look after a claim",
+        "claims.py",
+        "            and not seen.actual.proves(each.run_id, each.claim.number)\n",
+        "",
+    ),
+    Mutation(
+        "whoever pushed believes to have the claim",
+        "claims.py",
+        "            if refs.get(claim_ref(each.run_id)) == ours[claim_ref(each.run_id)]\n",
+        "            if claim_ref(each.run_id) in {*refs, *ours}\n",
+    ),
+    Mutation(
+        "the lease is renewed for longer than others wait",
+        "claims.py",
+        "RENEW_SHARE = 2 / 3\n",
+        "RENEW_SHARE = 2.0\n",
+    ),
+    Mutation(
+        "the lease is renewed from the end of a push",
+        "claims.py",
+        "            self._renew_lease(began)\n",
+        "            self._renew_lease(replace(self.world.now(), monotonic_s=self.world.now().monotonic_s + 20))\n",
+    ),
+    Mutation(
+        "a run is taken over from a host that lives",
+        "diff.py",
+        "    if not limits.online or not (held.ours or held.silent):\n",
+        "    if not limits.online or not (held.ours or held.silent_s > 3):\n",
+    ),
+    Mutation(
+        "a run is published by whoever has records of it",
+        "diff.py",
+        "    return held is not None and held.ours and held.claim.number == run.number\n",
+        "    return True\n",
+    ),
+    Mutation(
+        "a run that another host has is not let go",
+        "diff.py",
+        "    if held is not None and not held.ours:\n",
+        "    if held is not None and held.claim.number < 0:\n",
+    ),
+    Mutation(
+        "nothing is fenced",
+        "loop.py",
+        "        fence(self.world, actions)\n",
+        "",
+    ),
+    Mutation(
+        "a late worker does not look for a newer claim",
+        "simulation/worker.py",
+        "not admitted(",
+        "False and not admitted(",
+    ),
+    Mutation(
+        "the content of a new record is not synced",
+        "disk.py",
+        "            self.create(staging, data, sync=True, mode=mode)\n            self.link(staging, path)\n",
+        "            self.create(staging, data, sync=False, mode=mode)\n            self.link(staging, path)\n",
+    ),
+    Mutation(
+        "the name of a new record is not synced",
+        "disk.py",
+        "            self.unlink(staging)\n        self.sync_directory(path.parent)\n        return True\n",
+        "            self.unlink(staging)\n        return True\n",
+    ),
+    Mutation(
+        "the mark of a run is not synced",
+        "rundir.py",
+        "sync=bool(plan))",
+        "sync=False)",
+    ),
+    Mutation(
+        "items are ticked by runs that failed",
+        "publish.py",
+        '    succeeded = [each for each in documents if each["status"] == "succeeded"]\n',
+        "    succeeded = list(documents)\n",
+    ),
+    Mutation(
+        "stages are matched by position",
+        "manifest.py",
+        "            if digests.get(record.id) == record.digest and not _succeeded(earlier):\n",
+        "            if not _succeeded(earlier):\n",
+    ),
+    Mutation(
+        "evidence of an attempt proves the next one",
+        "diff.py",
+        "        return found is not None and found.attempt >= number\n",
+        "        return found is not None\n",
+    ),
+    Mutation(
+        "attempts are not bounded",
+        "diff.py",
+        "    if used >= run.attempts_max:\n",
+        "    if used >= 1000 * run.attempts_max:\n",
+    ),
+    Mutation(
+        "a run is evidence with the records and without the logs",
+        "publish.py",
+        '        files[command["log_path"]] = log\n',
+        "",
+    ),
+)
+
+
+def main() -> int:
+    words = sys.argv[1:]
+    chosen = [each for each in MUTATIONS if all(word in each.name for word in words)]
+    with ThreadPoolExecutor(PROCESSES) as pool:
+        missed = [each.name for each, caught in zip(chosen, pool.map(catch, chosen), strict=True) if not caught]
+    print(f"{len(chosen) - len(missed)} of {len(chosen)} caught" + "".join(f"\nMISSED: {each}" for each in missed))
+    return 1 if missed else 0
+
+
+def catch(mutation: Mutation) -> bool:
+    """Apply a breakage to a copy, and return whether it is noticed; print by what."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="reconciler-mutation-") as name:
+        place = Path(name)
+        for each in ("reconciler", "schemas", "tests"):
+            shutil.copytree(ROOT / each, place / each, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", place)
+        broken = place / "reconciler" / mutation.file
+        text = broken.read_text(encoding="utf-8")
+        if text.count(mutation.old) != 1:
+            sys.exit(f"'{mutation.name}': {mutation.file} does not hold the text exactly once; mend this list")
+        broken.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
+        by = _noticed(place)
+    print(f"{by or 'NOTHING':>10}  {mutation.name} ({time.monotonic() - began:.0f} s)", flush=True)
+    return bool(by)
+
+
+def _noticed(place: Path) -> str:
+    """Return what fails in a copy: "scenarios", "seed <n>", or "" for nothing."""
+    environment = {**os.environ, "PYTHONPATH": str(place), "PYTHONDONTWRITEBYTECODE": "1"}
+    pytest = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *SCENARIOS]
+    if subprocess.run(pytest, cwd=place, env=environment, capture_output=True, check=False).returncode:
+        return "scenarios"
+    simulate = [sys.executable, "-m", "tests.simulation", "--seeds", SEEDS, "-j", "1"]
+    told = subprocess.run(simulate, cwd=place, env=environment, capture_output=True, text=True, check=False)
+    if not told.returncode:
+        return ""
+    return next((" ".join(line.split()[:2]) for line in told.stdout.splitlines() if "seed" in line), "simulator")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

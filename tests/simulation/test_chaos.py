@@ -1,0 +1,40 @@
+"""The verb `chaos`: the same simulation on a repository's own requests."""
+
+from __future__ import annotations
+
+import json
+
+from tests.scratch import Scratch
+
+
+def test_own_requests_are_tried_and_told_in_words(scratch: Scratch) -> None:
+    scratch.pipeline("p", "stages:\n  - id: build\n    command: make\n  - id: ship\n    command: ./ship\n")
+    scratch.request("a", "p", proves="[t/one]")
+    scratch.request("b", "p", priority=3)
+    scratch.write("tasks/t.md", "- [ ] One <!-- item: t/one -->\n")
+    scratch.commit()
+    before = scratch.fingerprint()
+    told = scratch.run("chaos", "--minutes", "0.02")
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert "histories" in told.stdout and "no run had two attempts at once" in told.stdout
+    assert scratch.fingerprint() == before
+
+
+def test_for_programs_it_is_a_document(scratch: Scratch) -> None:
+    scratch.simple("a", "true")
+    told = scratch.run("chaos", "--seed", "7", "--minutes", "0.01", "--format", "json")
+    document = json.loads(told.stdout)
+    assert (document["seed"], document["broken"], told.returncode) == (7, [], 0)
+    assert document["histories"] > 0 and document["happened"]["passes"] > 0
+
+
+def test_without_a_request_there_is_nothing_to_try(scratch: Scratch) -> None:
+    scratch.write("README.md", "nothing\n")
+    scratch.commit()
+    told = scratch.run("chaos")
+    assert told.returncode == 1 and "holds no request" in told.stderr
+
+
+def test_time_is_needed(scratch: Scratch) -> None:
+    scratch.simple("a", "true")
+    assert scratch.run("chaos", "--minutes", "0").returncode == 2

@@ -1,0 +1,90 @@
+"""Seeded histories: whatever goes wrong, the promises hold, and in the end all is quiet."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from reconciler.simulation.history import History
+from reconciler.simulation.memory import remembering
+from reconciler.simulation.shrink import shortest
+from reconciler.simulation.story import story_of
+from reconciler.simulation.tell import report, tell_seeds
+
+CHUNK = 50
+SEEDS = int(os.environ.get("SIMULATED_SEEDS", "2000"))
+REGRESSIONS: list[dict[str, Any]] = YAML(typ="safe").load(Path(__file__).with_name("regressions.yaml"))
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+def test_the_promises_hold(first: int) -> None:
+    _, broken = tell_seeds(range(first, first + CHUNK))
+    assert not broken, report(broken[0])
+
+
+@pytest.mark.parametrize("case", REGRESSIONS, ids=lambda case: str(case["seed"]))
+def test_what_went_wrong_once_goes_wrong_no_more(case: dict[str, Any]) -> None:
+    with remembering():
+        broken = [
+            result
+            for remote in (False, True, None)
+            if (result := History(story_of(case["seed"], remote=remote)).tell()).violation
+        ]
+    assert not broken, f"{case['found']}\n{report(broken[0])}"
+
+
+PROGRAM = """
+from reconciler.simulation.history import History
+from reconciler.simulation.memory import remembering
+from reconciler.simulation.story import story_of
+with remembering():
+    for seed in range(40):
+        print(seed, History(story_of(seed)).tell().digest)
+"""
+
+
+def test_a_seed_is_the_same_history_in_every_process() -> None:
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", PROGRAM], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True,
+            check=True, timeout=300,
+        ).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert len(told) == 1
+
+
+def test_remembering_changes_nothing() -> None:
+    stories = [story_of(seed) for seed in range(5)]
+    plain = [History(each).tell().moves for each in stories]
+    with remembering():
+        remembered = [History(each).tell().moves for each in stories]
+    assert remembered == plain
+
+
+def test_a_broken_history_is_told_in_its_shortest_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A claim that is not synced is found, and the trace that is printed is a short one."""
+    from reconciler.simulation.disk import SimulatedDisk
+
+    whole = SimulatedDisk.write_new
+
+    def forgetful(self: SimulatedDisk, path: Path, data: bytes, *, mode: int = 0o644) -> bool:
+        self.make_directory(path.parent)
+        self.create(path, data, sync=False, mode=mode)
+        return True
+
+    monkeypatch.setattr(SimulatedDisk, "write_new", forgetful)
+    with remembering():
+        results = (History(story_of(seed)).tell() for seed in range(50))
+        broken = next(each for each in results if each.violation)
+        short = shortest(broken)
+    monkeypatch.setattr(SimulatedDisk, "write_new", whole)
+    assert "is spawned before" in short.violation
+    assert not [each for each in short.story.happenings if each.kind != "switch"]
+    assert short.trace and short.moves <= broken.moves
