@@ -253,6 +253,12 @@ def claims_for(world: World, action: Action, held: Held | None) -> tuple[Claim, 
             return ()
 
 
+def is_recorded(world: World, shared: SharedClaim) -> bool:
+    """Return whether the newest claim of a run that was claimed at the remote is recorded here as well."""
+    directory = world.runs.directory(shared.task_id, shared.run_id)
+    return world.disk.exists(directory.record("claims", shared.number))
+
+
 def _plan_file(number: int) -> str:
     return f"plans/{number}.json" if number > 1 else "plan.json"
 

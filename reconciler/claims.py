@@ -14,7 +14,7 @@ be gone before others take over. The ratio is that of client-go's leader electio
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -52,6 +52,7 @@ class Claims:
     observer: Observer
     announced: Instant | None = None
     said: Mapping[RunId, int] = field(default_factory=dict)
+    made: dict[RunId, RefUpdate] = field(default_factory=dict)
     refused: PushRefused | None = None
     """What the remote refused of the last push, though it may have granted other claims of it."""
 
@@ -70,7 +71,7 @@ class Claims:
     ) -> frozenset[RunId]:
         """Make claims, release refs, announce the runs that live here if that is due; return the runs whose claim is
         granted. Raise TransientError if the remote cannot be asked."""
-        self.refused = None
+        self.refused, self.made = None, {}
         runs = {**living, **{each.run_id: each.claim.number for each in wanted}}
         messages = [codec.compact(each.claim) for each in wanted]
         announce = bool(wanted) or self._announcement_is_due(runs)
@@ -125,12 +126,27 @@ class Claims:
         self.observer.ask()
         seen = self.observer.observe()
         refs = self.observer.hearing.refs
+        self.made = {
+            each.run_id: RefUpdate(ref=claim_ref(each.run_id), old=oid, new=each.old)
+            for each in wanted
+            if (oid := ours[claim_ref(each.run_id)]) is not None and refs.get(claim_ref(each.run_id)) == oid
+        }
         return frozenset(
             each.run_id
             for each in wanted
-            if refs.get(claim_ref(each.run_id)) == ours[claim_ref(each.run_id)]
-            and not seen.actual.proves(each.run_id, each.claim.number)
+            if each.run_id in self.made and not seen.actual.proves(each.run_id, each.claim.number)
         )
+
+    def give_back(self, used: Container[RunId]) -> None:
+        """Take back the claims that were made last and are not used: nothing was executed by them, and a claim that
+        never becomes a record here would cost an attempt. Raise TransientError if the remote cannot be asked."""
+        assert self.world.remote is not None and self.observer.hearing is not None
+        unused = [update for run_id, update in self.made.items() if run_id not in used]
+        if unused:
+            self.observer.online = False
+            failed = self.world.remote.push(unused, atomic=False)
+            self.observer.hearing.note([each for each in unused if each.ref not in failed])
+        self.made = {}
 
     # -------------------------------------------------------------------------------------------- announcing
 

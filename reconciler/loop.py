@@ -7,7 +7,7 @@ keeps `runs_max` exact and commits few; the promise that nothing runs twice rest
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from reconciler.actions import (
@@ -17,6 +17,7 @@ from reconciler.actions import (
     Launch,
     Publish,
     Quarantine,
+    Reclaim,
     Release,
     Restore,
     Retire,
@@ -24,7 +25,7 @@ from reconciler.actions import (
     Wait,
     Yield,
 )
-from reconciler.apply import Done, apply, claims_for, fence, subject_of
+from reconciler.apply import Done, apply, claims_for, fence, is_recorded, subject_of
 from reconciler.claims import ANNOUNCEMENTS_A_LEASE, Claims, Wanted
 from reconciler.conditions import set_condition
 from reconciler.diff import ENDED, diff, phase
@@ -178,6 +179,8 @@ class Loop:
         fence(self.world, actions)
         granted = None if self.world.remote is None else self._agree(seen, actions)
         done = tuple(apply(self.world, actions, granted))
+        if granted is not None:
+            self._give_back(actions, granted)
         result = Pass(seen=seen, actions=actions, done=done, online=self.world.remote is None or self.observer.online)
         if self.world.remote is not None and granted and self.observer.tip != seen.tip:
             return replace(result, tip_moved=True)
@@ -205,6 +208,16 @@ class Loop:
         elif wanted or released:
             self.contact.obeyed()
         return {each.run_id: each.claim for each in wanted if each.run_id in granted}
+
+    def _give_back(self, actions: Sequence[Action], granted: Mapping[RunId, SharedClaim]) -> None:
+        """Take back at the remote what was claimed there and could not be recorded here."""
+        used = {run_id for run_id, claim in granted.items() if is_recorded(self.world, claim)}
+        # What is claimed again was recorded long ago, though damage may have taken the newest record.
+        used |= {each.run_id for each in actions if isinstance(each, Reclaim)}
+        try:
+            self.claims.give_back(used)
+        except TransientError as error:
+            self.contact.lost(error)
 
     def _wanted(self, seen: Observation, action: Action) -> Wanted | None:
         """Return the claim that an action needs, None if it needs none or it cannot be made."""

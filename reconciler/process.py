@@ -146,7 +146,7 @@ def kill_holders_of_removed(lock: Path) -> None:
     deadline = time.monotonic() + KILL_PATIENCE_S
     while (processes := left()) and time.monotonic() < deadline:
         for each in processes:
-            send(each, signal.SIGKILL, group=_leads_group(each))
+            send(each, signal.SIGKILL, group=leads_group(each))
         time.sleep(0.01)
 
 
@@ -194,10 +194,10 @@ def _signal_target(target: Target, number: signal.Signals) -> None:
         send(worker, number)
     if worker is None or number == signal.SIGKILL:
         for process in {*target.leaders, *holders(target.lock)}:
-            send(process, number, group=_leads_group(process))
+            send(process, number, group=leads_group(process))
 
 
-def _leads_group(process: Process) -> bool:
+def leads_group(process: Process) -> bool:
     with contextlib.suppress(ProcessLookupError):
         return os.getpgid(process.pid) == process.pid
     return False

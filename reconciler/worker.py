@@ -15,6 +15,7 @@ import gc
 import json
 import os
 import platform
+import select
 import selectors
 import signal
 import socket
@@ -52,6 +53,10 @@ RESERVE_BYTES = 256 * 1024
 RECORD_PATIENCE_S = 60.0
 PR_SET_CHILD_SUBREAPER = 36
 BACKOFF_MAX_S = 300.0
+GUARD_INTERVAL_S = 5.0
+"""How often a guard looks whether the lease was renewed, when it is not about to end."""
+GUARD_MARGIN_S = 0.25
+"""What a worker gets beyond its grace before its guard takes it for one that does not heed its lease."""
 VIEW_INTERVAL_S = 0.2
 """Stages that end faster than this share one rewrite of the manifest that people look at."""
 
@@ -121,6 +126,7 @@ def run_attempt(
     if claim is None or plan is None:
         return
     _adopt_orphans()
+    _post_guard(directory, descriptor, lease, plan.grace_s)
     Execution(directory, plan, claim, checkout, descriptor, secrets, lease).run()
 
 
@@ -145,6 +151,58 @@ def _adopt_orphans() -> None:
     """Become the parent of processes whose own parent dies, so that none of a stage's can slip away (Linux)."""
     if sys.platform == "linux":
         _libc().prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+# ------------------------------------------------------------------------------------------------ the guard
+
+
+def _post_guard(directory: RunDirectory, lock: int, lease: Path | None, grace_s: float) -> None:
+    """Start a process that ends what is left of this attempt when this worker dies or outlives its lease (Linux).
+
+    A stage whose worker was KILLed would go on with nobody to look at the lease, while another host takes the run
+    over. The guard holds nothing of the attempt and notices our death by the end of a pipe that only we hold open.
+    """
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(OSError):  # without processes to spare, passes of this machine fence all the same
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        if os.fork() == 0:
+            os.close(writing)
+            os.close(lock)
+            os._exit(_guard(reading, directory, lease, grace_s))
+        os.close(reading)
+
+
+def _guard(alive: int, directory: RunDirectory, lease: Path | None, grace_s: float) -> int:
+    """Wait until nobody holds the other end of the pipe `alive`, or the lease is over; then KILL who holds the lock."""
+    os.setsid()
+    os.chdir("/")
+    silent = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(silent, stream)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    ended = select.poll()
+    ended.register(alive, select.POLLIN)
+    while (left_s := _left_s(lease, grace_s)) > 0:
+        if ended.poll(1000 * min(left_s, GUARD_INTERVAL_S)):
+            break
+    deadline = time.monotonic() + RECORD_PATIENCE_S
+    while (found := process.holders(directory.lock)) and time.monotonic() < deadline:
+        for each in found:
+            process.send(each, signal.SIGKILL, group=process.leads_group(each))
+        time.sleep(0.01)
+    return 0
+
+
+def _left_s(lease: Path | None, grace_s: float) -> float:
+    """Return in how many seconds a worker that heeds its lease is gone for certain, its stages too."""
+    if lease is None:
+        return float("inf")
+    until = rundir.read_lease(DISK, lease)
+    if until is None or until.boot_id != process.boot_id():
+        return 0.0
+    return until.monotonic_s + grace_s + GUARD_MARGIN_S - time.monotonic()
 
 
 @cache

