@@ -131,8 +131,8 @@ MUTATIONS = (
     Mutation(
         "a late worker does not look for a newer claim",
         "simulation/worker.py",
-        "not admitted(",
-        "False and not admitted(",
+        "        if handle is None or directory.newest() != number or self._over():\n",
+        "        if handle is None:\n",
     ),
     Mutation(
         "the content of a new record is not synced",
