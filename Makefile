@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: help demo test simulate soak check lint types validate bench docs clean
+.PHONY: help demo test simulate soak mutate check lint types validate bench docs clean
 
 help: ## Show what can be made
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ simulate: $(VENV)/installed ## Tell the histories of SEEDS=FIRST:LAST, with ever
 soak: $(VENV)/installed ## Kill at random 300 times; share 200 requests between 20 reconcilers
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -rP tests/soak.py
 
+mutate: $(VENV)/installed ## Break the code on purpose, one error at a time; each must be noticed
+	$(BIN)/python -m tests.simulation.mutations
+
 check: lint types validate test ## What continuous integration runs
 
 lint: $(VENV)/installed
@@ -43,6 +46,7 @@ validate: $(VENV)/installed
 
 bench: $(VENV)/installed ## Measure, with a reference in the same run
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/remote.py
 
 docs: $(VENV)/installed ## Write the generated reference pages
 	$(BIN)/python docs/reference/generate.py

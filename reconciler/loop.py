@@ -53,6 +53,8 @@ GATHER_S = 1.0
 REFUSALS_MAX = 20
 """After so many passes in a row in which the environment refused something, waiting longer is not the cure."""
 
+MOVED_MAX = 50
+"""So often a single pass is done again because somebody else moved the tip meanwhile."""
 PUBLISHED_MAX = 2000
 """So many runs share a commit at most: the same push deletes a ref for each, and a command line is finite."""
 BACKOFF_S, BACKOFF_MAX_S = 0.5, 60.0
@@ -133,6 +135,16 @@ class Loop:
             if self.claims.refused is not None:
                 self.observer.online, result = False, replace(result, online=False)
             self.observer.remember()
+        return result
+
+    def run_settled(self, watch: Callable[[Pass], None]) -> Pass:
+        """Do one pass, and another one as long as the tip has moved in the middle of it."""
+        for _ in range(MOVED_MAX):
+            result = self.run_pass()
+            watch(result)
+            if not result.tip_moved:
+                break
+            self.contact.spread()
         return result
 
     def run_until_idle(

@@ -41,9 +41,7 @@ class Session:
         try:
             if wait:
                 return self.loop.run_until_idle(self._watch, deadline_s, goal)
-            result = self.loop.run_pass()
-            self._watch(result)
-            return result
+            return self.loop.run_settled(self._watch)
         finally:
             if self.live is not None:
                 self.live.stop()
