@@ -37,6 +37,8 @@ from reconciler.world import World
 
 MEMORY_BYTES_MAX = 16 * 1024 * 1024
 ID = re.compile(r"[a-z0-9](\.?[a-z0-9_-]){0,99}")
+PLAN_FILE = re.compile(r"plan\.json|plans/[1-9][0-9]{0,8}\.json")
+NUMBER_MAX = 10**6
 NAME_CHARACTERS_MAX = 100
 
 Note = SharedClaim | Announcement
@@ -232,4 +234,6 @@ def _parsed(kind: type[Note], data: bytes | None) -> Note | None:
     if isinstance(note, Announcement):
         return replace(note, name=note.name[:NAME_CHARACTERS_MAX], lease_s=min(max(note.lease_s, 0.0), 86400.0))
     numbers = [each.number for each in note.claims]
-    return note if numbers == sorted(set(numbers)) and all(each > 0 for each in numbers) else None
+    in_order = numbers == sorted(set(numbers)) and all(0 < each <= NUMBER_MAX for each in numbers)
+    # The name of a file on another machine becomes one here when a run is taken over.
+    return note if in_order and all(PLAN_FILE.fullmatch(each.plan) for each in note.claims) else None

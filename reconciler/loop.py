@@ -26,8 +26,9 @@ from reconciler.actions import (
     Yield,
 )
 from reconciler.apply import Done, apply, claims_for, fence, is_recorded, subject_of
-from reconciler.claims import ANNOUNCEMENTS_A_LEASE, Claims, Wanted
+from reconciler.claims import Claims, Wanted
 from reconciler.conditions import set_condition
+from reconciler.contact import Contact
 from reconciler.diff import ENDED, diff, phase
 from reconciler.errors import (
     GitFailed,
@@ -40,7 +41,6 @@ from reconciler.errors import (
     TransientError,
 )
 from reconciler.git import Draft
-from reconciler.host import name_host
 from reconciler.model import Claim, Phase, Plan, Process, RunId, SharedClaim
 from reconciler.observe import Observation, Observer
 from reconciler.publish import Publication, publish, push_branch, refresh
@@ -57,17 +57,9 @@ MOVED_MAX = 50
 """So often a single pass is done again because somebody else moved the tip meanwhile."""
 PUBLISHED_MAX = 2000
 """So many runs share a commit at most: the same push deletes a ref for each, and a command line is finite."""
-BACKOFF_S, BACKOFF_MAX_S = 0.5, 60.0
-"""How long the remote is left alone when it does not answer: about 1, 2, 4 ... 60 seconds."""
 REFUSED = "let the reconciler push there, or set 'publish: {mode: branch}' in reconciler.yaml, or 'remote: null'"
 LOCKED_MAX = 20
 """So often publishing is tried again while git finds a lock file: half a minute, in which a dead git's is removed."""
-SPREAD_S, SPREAD_MAX_S = 0.05, 5.0
-"""How long at most to wait after another host was faster: 0.1, 0.2 ... 5 seconds, times a random fraction."""
-SPREAD_A_HOST_S = 0.08
-"""How long one host needs to publish: fetch, commit, push. So many may want to as are announced."""
-FAILURES_MAX = 5
-"""After so many failures in a row a command that has nothing of its own to bring home stops waiting for the remote."""
 
 SETTLING = (Cancel, Abandon, Quarantine, Restore, Retire, TakeOver, Yield, Release)
 """Actions after which another pass finds the world changed at once."""
@@ -159,7 +151,7 @@ class Loop:
             refused = refused + 1 if any(each.error for each in result.done) else 0
             over = deadline_s is not None and self.world.now().monotonic_s >= deadline_s
             reached = goal in result.seen.actual.evidence and goal not in result.seen.actual.runs
-            hopeless = refused >= REFUSALS_MAX or self.contact.hopeless(result)
+            hopeless = refused >= REFUSALS_MAX or (self.contact.hopeless() and not result.seen.actual.runs)
             if (result.idle and result.online) or result.blocked or over or reached or hopeless:
                 return result
             self.sleep(result, deadline_s)
@@ -335,98 +327,6 @@ class Loop:
     def _unblocked(self, result: Pass) -> Pass:
         set_condition(self.world.repository.state, "publish", "", result.seen.now.at, self.world.disk)
         return result
-
-
-# ------------------------------------------------------------------------------------------------ contact
-
-
-@dataclass(slots=True)
-class Contact:
-    """When to ask the remote, and how long to leave it alone after it did not answer.
-
-    Evidence is retried without a limit; what grows is the pause, with jitter, so that many hosts do not come back at
-    one instant.
-    """
-
-    world: World
-    observer: Observer
-    failures: int = 0
-    refused: bool = False
-    """Whether the last failure was a refusal: then the remote does answer, and that alone is no success."""
-    rejections: int = 0
-    not_before_s: float = float("-inf")
-
-    def ask_if_due(self) -> None:
-        """Ask the remote if there is one, and if what is known of it is old or no longer true."""
-        hearing = self.observer.hearing
-        if hearing is None:
-            return
-        name_host(self.world.disk, self.world.repository.state, self.world.machine, self.world.chance)
-        now_s = self.world.now().monotonic_s
-        asked_s = hearing.asked.monotonic_s if hearing.asked else float("-inf")
-        fresh = self.observer.online and now_s - asked_s < self.observer.settings.poll_interval_s
-        if fresh or now_s < self.not_before_s:
-            return
-        try:
-            self.observer.ask()
-        except TransientError as error:
-            self.lost(error)
-            return
-        self.not_before_s = float("-inf")
-        if not self.refused:
-            self._well()
-
-    def obeyed(self) -> None:
-        """Note that the remote did what was asked of it, after it may have refused that before."""
-        if self.refused:
-            self._well()
-
-    def _well(self) -> None:
-        self.failures, self.refused = 0, False
-        self._say("")
-
-    def lost(self, error: TransientError) -> None:
-        """Note that the remote did not answer, or not clearly: it is left alone for a while."""
-        self.observer.online = False
-        self.failures += 1
-        self.refused = isinstance(error, PushRefused)
-        if isinstance(error, GitFailed) and ".lock" in error.stderr:
-            self.world.repository.clear_stale_locks()
-        longest_s = min(BACKOFF_MAX_S, self.observer.settings.lease_s / ANNOUNCEMENTS_A_LEASE)
-        pause_s = min(longest_s, BACKOFF_S * 2 ** min(self.failures, 16)) * (0.5 + self.world.chance.fraction())
-        self.not_before_s = self.world.now().monotonic_s + pause_s
-        tries = f"{self.failures} tries" if self.failures > 1 else "1 try"
-        self._say(f"the remote cannot be used ({tries}, the next one after {pause_s:.1f} s): {error}")
-
-    def landed(self) -> None:
-        self.rejections = 0
-
-    def spread(self) -> None:
-        """Sleep a moment after somebody else was faster: at random, twice as long at most as the last time, and as
-        long as all the others need who may be at it."""
-        self.rejections += 1
-        hosts = len(self.observer.hearing.hosts) if self.observer.hearing is not None else 0
-        window_s = max(SPREAD_S * 2 ** min(self.rejections, 16), SPREAD_A_HOST_S * hosts)
-        self.world.sleep(self.world.chance.fraction() * min(SPREAD_MAX_S, window_s))
-
-    def patience_s(self) -> float:
-        """Return in how many seconds the remote has to be asked."""
-        hearing = self.observer.hearing
-        if hearing is None:
-            return float("inf")
-        now_s = self.world.now().monotonic_s
-        if not self.observer.online:
-            return max(0.0, self.not_before_s - now_s)
-        asked_s = hearing.asked.monotonic_s if hearing.asked else float("-inf")
-        return max(0.0, asked_s + self.observer.settings.poll_interval_s - now_s)
-
-    def hopeless(self, result: Pass) -> bool:
-        """Return whether it is of no use to wait for the remote: nothing lives here that it is needed for."""
-        return self.failures >= FAILURES_MAX and not result.seen.actual.runs
-
-    def _say(self, reason: str) -> None:
-        state, at = self.world.repository.state, self.world.now().at
-        set_condition(state, "remote", reason, at, self.world.disk)
 
 
 def living(seen: Observation) -> dict[RunId, int]:

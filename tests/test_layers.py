@@ -49,7 +49,7 @@ LINES: dict[str, tuple[str, ...]] = {
     ),
     "world": ("world",),
     "joints": ("hearing", "observe", "claims", "apply", "publish", "stage", "worker", "check"),
-    "loop": ("loop",),
+    "loop": ("contact", "loop"),
     "simulation": ("simulation/",),
     "faces": ("survey", "session", "display", "terminal"),
     "verbs": ("commands/", "agents/", "executors/", "outlets/"),

@@ -1,0 +1,70 @@
+"""What other machines say is believed as far as it can be true, and whatever a ref holds harms nobody."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from reconciler import codec
+from reconciler.hearing import _parsed
+from reconciler.model import Announcement, Claim, HostId, Instant, Process, RunId, SharedClaim, TaskId
+
+AT = Instant(at="2026-03-01T12:00:00.000Z", monotonic_s=1.0, boot_id="theirs")
+CLAIM = Claim(
+    number=1,
+    series=1,
+    claimed=AT,
+    claimer=Process(pid=1, start_ticks=1, boot_id="theirs"),
+    reason="launched",
+    actor="reconciler",
+    plan="plan.json",
+    plan_digest="d" * 64,
+    commit="c" * 40,
+    host="them-1",
+)
+SHARED = SharedClaim(run_id=RunId("a-11111111"), task_id=TaskId("t"), host=HostId("them-1"), claims=(CLAIM,), nonce="n")
+LIVING = Announcement(
+    host=HostId("them-1"), name="them", at=AT.at, lease_s=300.0, runs={RunId("a-11111111"): 1}, nonce="n"
+)
+
+
+def test_a_claim_and_an_announcement_are_read_as_they_were_written() -> None:
+    assert _parsed(SharedClaim, codec.compact(SHARED)) == SHARED
+    assert _parsed(Announcement, codec.compact(LIVING)) == LIVING
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        (replace(CLAIM, plan="../../../../etc/passwd"),),
+        (replace(CLAIM, plan="/etc/passwd"),),
+        (replace(CLAIM, plan="plans/../plan.json"),),
+        (replace(CLAIM, number=0),),
+        (replace(CLAIM, number=10**9),),
+        (CLAIM, CLAIM),
+        (replace(CLAIM, number=2), CLAIM),
+    ],
+    ids=["a path", "an absolute path", "a detour", "no number", "a huge number", "twice", "out of order"],
+)
+def test_a_claim_that_nobody_of_us_would_make_is_none(claims: tuple[Claim, ...]) -> None:
+    assert _parsed(SharedClaim, codec.compact(replace(SHARED, claims=claims))) is None
+
+
+@pytest.mark.parametrize("host", ["../x", "", "A", "a b", "a/b", "a" * 200])
+def test_the_name_of_a_host_is_a_word(host: str) -> None:
+    assert _parsed(SharedClaim, codec.compact(replace(SHARED, host=HostId(host)))) is None
+    assert _parsed(Announcement, codec.compact(replace(LIVING, host=HostId(host)))) is None
+
+
+@pytest.mark.parametrize("data", [None, b"", b"{", b"[]", b"null", b"{}", b"\xff", b'{"host": "x"}', b"[" * 10_000])
+def test_what_is_no_note_is_none(data: bytes | None) -> None:
+    assert _parsed(SharedClaim, data) is None
+    assert _parsed(Announcement, data) is None
+
+
+@pytest.mark.parametrize(("said", "taken"), [(-5.0, 0.0), (1e12, 86400.0), (60.0, 60.0)])
+def test_a_lease_is_bounded(said: float, taken: float) -> None:
+    found: Any = _parsed(Announcement, codec.compact(replace(LIVING, lease_s=said)))
+    assert found.lease_s == taken
