@@ -22,7 +22,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 SEEDS = "0:1500"
 PROCESSES = 2
-SCENARIOS = ["tests/scenarios/test_decisions.py", "tests/unit/test_manifest.py", "tests/contract/test_remote.py"]
+SCENARIOS = [
+    "tests/scenarios/test_decisions.py",
+    "tests/scenarios/test_silence.py",
+    "tests/unit/test_manifest.py",
+    "tests/contract/test_remote.py",
+]
 
 
 @dataclass(frozen=True, slots=True)
