@@ -20,7 +20,8 @@ Conditions = dict[str, dict[str, str]]
 def read_conditions(state: Path, disk: Disk = DISK) -> Conditions:
     """Return name -> {reason, since} of every condition that holds."""
     with contextlib.suppress(OSError, CodecError, ValueError, RecursionError, AttributeError):
-        found = json.loads(disk.read_bounded(state / "conditions.json", BYTES_MAX) or b"{}")
+        data = disk.read_bounded(state / "conditions.json", BYTES_MAX)
+        found = json.loads(data) if data else {}
         return {
             name: each for name, each in found.items() if isinstance(each, dict) and {"reason", "since"} <= each.keys()
         }

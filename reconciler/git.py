@@ -389,7 +389,7 @@ class Repository:
                 if any(trees):
                     ahead.append((f"{path}/", trees[0], trees[1]))
                 if now is not None and not now.is_tree:
-                    yield path, replace(now, path=path)
+                    yield path, Entry(now.mode, now.oid, path)
                 elif was is not None and not was.is_tree:
                     yield path, None
 
@@ -408,7 +408,7 @@ class Repository:
                 folders[folder] = self.tree(self.look_up([f"{commit}:{folder}"])[0])
             entry = folders[folder].get(name)
             if entry is not None and entry.is_file:
-                found.append(replace(entry, path=path))
+                found.append(Entry(entry.mode, entry.oid, path))
         return tuple(found)
 
     def search(self, commit: str, texts: Sequence[str], globs: Sequence[str]) -> tuple[str, ...]:

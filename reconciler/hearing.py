@@ -75,6 +75,7 @@ class Hearing:
         self.changed = False
         self.claims: dict[RunId, SharedClaim] = {}
         self.hosts: dict[HostId, Announcement] = {}
+        self._wanted: dict[str, str] = {}
         self._notes: dict[str, Note | None] = {}
 
     def ask(self, branches: Sequence[str]) -> None:
@@ -152,6 +153,9 @@ class Hearing:
     def _read(self) -> None:
         """Read the notes behind the refs; one that cannot be read counts as a claim of nobody, which falls silent."""
         wanted = {ref: oid for ref, oid in self.refs.items() if ref.startswith((CLAIMS, HOSTS))}
+        if wanted == self._wanted:
+            return
+        self._wanted = wanted
         missing = sorted({oid for oid in wanted.values() if oid not in self._notes})
         found = read_notes(self.world.repository, missing) if missing else {}
         kinds: dict[str, type[Note]] = {

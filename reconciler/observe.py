@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -148,7 +147,7 @@ class Observer:
                 unclaimed=tuple(each for each in marked if each[1] not in runs),
             ),
             limits=Limits(
-                runs_max=self.settings.runs_max or 2 * (os.cpu_count() or 1),
+                runs_max=self.settings.runs_max or 2 * self.world.cpus,
                 online=self.hearing is None or self.online,
                 host=me if self.hearing else None,
             ),
@@ -333,8 +332,11 @@ class Observer:
         known = self.wishes.get(path)
         if known is not None and known[0] == (self.tip, made_of):
             return known[1]
-        plan = known[1].plan if known is not None and known[0][1] == made_of else self.plan_for(request)
-        plan = plan if isinstance(plan, Rejection) else replace(plan, commit=self.tip or "", branch=self.branch or "")
+        plan = known[1].plan if known is not None and known[0][1] == made_of else None
+        if plan is None:
+            plan = self.plan_for(request)
+        elif isinstance(plan, Plan):
+            plan = replace(plan, commit=self.tip or "", branch=self.branch or "")
         wish = Wish(request=request, run_id=RunId(self.cache.requests[path][1]), plan=plan)
         self.wishes[path] = ((self.tip, made_of), wish)
         return wish

@@ -257,7 +257,7 @@ def _spare_ignored_work(world: World, seen: Observation, files: Mapping[str, byt
     git refuses to overwrite untracked files itself, but not those it was told to ignore.
     """
     directory = world.repository.directory
-    for parent in {parent for path in files for parent in Path(path).parents}:
+    for parent in sorted({parent for path in files for parent in _parents(path)}):
         if _is_file(world, directory / parent):
             raise PublishBlocked(f"'{parent}' is a file, and evidence needs a directory there; move or remove it")
     theirs = [path for path in files if not path.startswith(".runs/") and _is_file(world, directory / path)]
@@ -265,6 +265,13 @@ def _spare_ignored_work(world: World, seen: Observation, files: Mapping[str, byt
     for path, oid in zip(theirs, tracked, strict=True):
         if oid is None and world.disk.read(directory / path, len(files[path]) + 1) != files[path]:
             raise PublishBlocked(f"it would overwrite your work in {path}; commit, move or remove it")
+
+
+def _parents(path: str) -> Iterable[str]:
+    """Return the directories a path leads through, "" being the uppermost."""
+    while path:
+        path = path.rpartition("/")[0]
+        yield path
 
 
 def _is_file(world: World, path: Path) -> bool:

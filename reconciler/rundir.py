@@ -92,12 +92,12 @@ class RunDirectory:
         return self.path / "workspace"
 
     def record(self, family: str, number: int) -> Path:
-        return self.path / family / f"{number}.json"
+        return self.path / f"{family}/{number}.json"
 
     def numbers(self, family: str) -> tuple[int, ...]:
         """Return the numbers of the records in `family`, ascending."""
-        names = (name[:-5] for name in self.disk.names(self.path / family) if name.endswith(".json"))
-        return tuple(sorted(int(name) for name in names if _is_number(name))[-ATTEMPTS_HELD_MAX:])
+        names = [name[:-5] for name in self.disk.names(self.path / family) if name.endswith(".json")]
+        return tuple(sorted([int(name) for name in names if _is_number(name)])[-ATTEMPTS_HELD_MAX:])
 
     def newest(self) -> int:
         """Return the number of the newest claim, 0 if there is none. A claim in quarantine keeps its number."""
@@ -196,7 +196,7 @@ class Runs:
     is_alive: Callable[[Process], bool] = process.is_alive
 
     def directory(self, task_id: str, run_id: str) -> RunDirectory:
-        return RunDirectory(self.root / task_id / "cli" / run_id, self.disk)
+        return RunDirectory(self.root / f"{task_id}/cli/{run_id}", self.disk)
 
     def marked(self) -> tuple[tuple[TaskId, RunId], ...]:
         """Return the runs that are not finished with, in the order of their ids."""

@@ -34,6 +34,7 @@ class World:
     chance: Chance
     now: Callable[[], Instant]
     machine: str = ""
+    cpus: int = os.cpu_count() or 1
     remote: Remote | None = None
     sleep: Callable[[float], None] = time.sleep
 

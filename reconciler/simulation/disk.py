@@ -14,7 +14,8 @@ from pathlib import Path
 from random import Random
 from typing import TypeVar
 
-from reconciler.disk import Disk, Seen
+from reconciler import codec
+from reconciler.disk import RECORD_BYTES_MAX, Disk, Seen
 from reconciler.simulation.scheduler import Actor
 from reconciler.simulation.seams import Machine
 
@@ -24,6 +25,7 @@ LOOKS_AGAIN_AFTER_S = 0.05
 """The first pause of somebody who waits; every next one is twice as long."""
 
 PENDING_MAX = 120
+NOTHING: tuple[None, int] = (None, 0)
 
 
 @dataclass(eq=False, slots=True)
@@ -34,17 +36,21 @@ class File:
     durable: bytes | None = None
     changed_ns: int = 0
     mode: int = 0o644
+    seen: Seen | None = None
     holders: list[Actor] = field(default_factory=list)
     lookers: list[Actor] = field(default_factory=list)
 
 
 @dataclass(eq=False, slots=True)
 class Folder:
-    """`names` is what a process sees, `durable` maps a name to what is there after a power loss, and since when."""
+    """`names` is what a process sees, `durable` maps a name to what is there after a power loss, and since when.
+    `changes` are those since the last sync, of which some may be durable by now."""
 
     names: dict[str, Node] = field(default_factory=dict)
     durable: dict[str, tuple[Node | None, int]] = field(default_factory=dict)
+    changes: list[Change] = field(default_factory=list)
     changed_ns: int = 0
+    seen: Seen | None = None
 
 
 Node = File | Folder
@@ -66,8 +72,8 @@ class SimulatedDisk(Disk):
         self.host, self.scheduler = host, host.scheduler
         self.move = host.scheduler.move
         self.root = Folder()
-        self.folders: dict[str, Folder] = {"": self.root, "/": self.root}
-        self.pending: list[Change] = []
+        self.forget_places()
+        self.pending: dict[int, Change] = {}
         self.count = 0
         self.acknowledged: dict[str, tuple[File, bytes]] = {}
         self.handles: dict[int, tuple[File, Actor]] = {}
@@ -90,22 +96,38 @@ class SimulatedDisk(Disk):
             self.folders[path] = node
         return node
 
-    def node(self, path: str) -> Node | None:
-        parent, _, name = path.rpartition("/")
-        folder = self._folder(parent)
-        return folder.names.get(name) if folder is not None else None
+    def forget_places(self) -> None:
+        """Forget where paths lead: a directory is no longer where it was."""
+        self.folders: dict[str, Folder] = {"": self.root, "/": self.root}
+        self.places: dict[str, tuple[Folder, str]] = {}
 
-    def _node_or_none(self, path: str) -> Node | None:
-        with contextlib.suppress(NotADirectoryError):
-            return self.node(path)
-        return None
+    def _place_or_none(self, path: str) -> tuple[Folder, str] | None:
+        """Return the directory that a path leads to, and the name in it."""
+        place = self.places.get(path)
+        if place is None:
+            parent, _, name = path.rpartition("/")
+            folder = self.folders.get(parent) or self._folder(parent)
+            if folder is None:
+                return None
+            place = self.places[path] = (folder, name)
+        return place
 
     def _place(self, path: str) -> tuple[Folder, str]:
-        parent, _, name = path.rpartition("/")
-        folder = self._folder(parent)
-        if folder is None:
+        place = self.places.get(path) or self._place_or_none(path)
+        if place is None:
             raise _missing(path)
-        return folder, name
+        return place
+
+    def node(self, path: str) -> Node | None:
+        place = self.places.get(path) or self._place_or_none(path)
+        return place[0].names.get(place[1]) if place is not None else None
+
+    def _node_or_none(self, path: str) -> Node | None:
+        try:
+            place = self.places.get(path) or self._place_or_none(path)
+        except NotADirectoryError:
+            return None
+        return place[0].names.get(place[1]) if place is not None else None
 
     def file(self, path: str) -> File:
         node = self.node(path)
@@ -121,29 +143,26 @@ class SimulatedDisk(Disk):
         self.count += 1
         at = self.host.stamp()
         for folder, name, node in parts:
-            if node is None:
-                old = folder.names.pop(name, None)
-            else:
-                old = folder.names.get(name)
-                folder.names[name] = node
+            names = folder.names
+            old = names.pop(name, None) if node is None else names.get(name)
+            if node is not None:
+                names[name] = node
             folder.changed_ns = at
-            if isinstance(old, Folder) and old is not node:
-                self.folders = {"": self.root, "/": self.root}
-        self.pending.append(Change(self.count, parts))
+            if type(old) is Folder and old is not node:
+                self.forget_places()
+        change = self.pending[self.count] = Change(self.count, parts)
+        for folder, _, _ in parts:
+            folder.changes.append(change)
         if len(self.pending) > PENDING_MAX:
             # The kernel writes back by itself what is old enough.
-            for change in self.pending[: PENDING_MAX // 2]:
-                _make_durable(change)
-            del self.pending[: PENDING_MAX // 2]
+            for number in list(self.pending)[: PENDING_MAX // 2]:
+                _make_durable(self.pending.pop(number))
 
     def _sync(self, folder: Folder) -> None:
-        kept = []
-        for change in self.pending:
-            if any(part[0] is folder for part in change.parts):
+        for change in folder.changes:
+            if self.pending.pop(change.number, None) is not None:
                 _make_durable(change)
-            else:
-                kept.append(change)
-        self.pending = kept
+        folder.changes.clear()
 
     def is_durable(self, path: Path) -> bool:
         """Return whether a file, as it is now, would survive a power loss."""
@@ -151,7 +170,7 @@ class SimulatedDisk(Disk):
         for name in str(path).split("/")[1:]:
             if not isinstance(folder, Folder):
                 return False
-            node = folder.durable.get(name, (None, 0))[0]
+            node = folder.durable.get(name, NOTHING)[0]
             if node is None or node is not folder.names.get(name):
                 return False
             folder = node
@@ -160,13 +179,13 @@ class SimulatedDisk(Disk):
     def lose_power(self, chance: Random) -> None:
         """Forget what was not synced, by chance, and every lock."""
         likelihood = chance.choice((0.0, 0.5, 1.0))
-        for change in self.pending:
+        for change in self.pending.values():
             if chance.random() < likelihood:
                 _make_durable(change)
         self.pending.clear()
         self.handles.clear()
         self.lock_paths.clear()
-        self.folders = {"": self.root, "/": self.root}
+        self.forget_places()
         self._restore(self.root, chance)
 
     def _restore(self, folder: Folder, chance: Random) -> None:
@@ -207,6 +226,19 @@ class SimulatedDisk(Disk):
         self.move("read", text)
         return self.file(text).data[at : at + bytes_max]
 
+    def read_bounded(self, path: Path, bytes_max: int = RECORD_BYTES_MAX) -> bytes | None:
+        """As it is, but without an error for what is not there: that is most of what is asked for."""
+        text = str(path)
+        self.move("read", text)
+        node = self._node_or_none(text)
+        if node is None:
+            return None
+        if not isinstance(node, File):
+            raise codec.CodecError("Is a directory")
+        if len(node.data) > bytes_max:
+            raise codec.CodecError(f"larger than {bytes_max} bytes")
+        return node.data
+
     def replace(self, old: Path, new: Path) -> None:
         source, target = str(old), str(new)
         self.move("rename", f"{source} to {target.rpartition('/')[2]}" if self.scheduler.trace is not None else "")
@@ -241,38 +273,42 @@ class SimulatedDisk(Disk):
     def unlink(self, path: Path) -> None:
         text = str(path)
         self.move("unlink", text)
-        parent, _, name = text.rpartition("/")
-        folder = self._folder(parent)
-        node = folder.names.get(name) if folder is not None else None
-        if folder is None or node is None:
+        place = self._place_or_none(text)
+        node = place[0].names.get(place[1]) if place is not None else None
+        if place is None or node is None:
             return
         if isinstance(node, Folder):
             raise IsADirectoryError(errno.EISDIR, "Is a directory", text)
-        self._change((folder, name, None))
+        self._change((*place, None))
         self.move("")
 
     def sync_directory(self, directory: Path) -> None:
         text = str(directory)
         self.move("sync names", text)
-        found = self._folder(text)
+        found = self.folders.get(text) or self.node(text)
         if found is None:
             raise _missing(text)
-        self._sync(found)
+        if isinstance(found, File):
+            found.durable = found.data
+        else:
+            self._sync(found)
         self.move("")
 
     def make_directory(self, path: Path, *, sync: bool = True) -> None:
         text = str(path)
+        known, place = self.folders.get(text), self.places.get(text)
+        if known and place and (not sync or place[0].durable.get(place[1], NOTHING)[0] is known):
+            return
         made = []
         while (node := self._node_or_none(text)) is None and text:
             made.append(text)
             text = text.rpartition("/")[0]
         if isinstance(node, File):
             raise FileExistsError(errno.EEXIST, "File exists", text)
-        parent, _, name = text.rpartition("/")
-        above = self._folder(parent)
-        if sync and above is not None and above.durable.get(name, (None, 0))[0] is not node:
+        place = self._place_or_none(text)
+        if sync and place is not None and place[0].durable.get(place[1], NOTHING)[0] is not node:
             # Whoever made it may have died before its name was synced.
-            self.sync_directory(Path(parent or "/"))
+            self.sync_directory(Path(text.rpartition("/")[0] or "/"))
         for each in reversed(made):
             self.make_folder(each)
             if sync:
@@ -293,7 +329,7 @@ class SimulatedDisk(Disk):
         text = str(directory)
         self.move("list", text)
         try:
-            found = self._folder(text)
+            found = self.folders.get(text) or self._folder(text)
         except NotADirectoryError:
             return []
         return list(found.names) if found is not None else []
@@ -301,15 +337,19 @@ class SimulatedDisk(Disk):
     def look(self, path: Path | str) -> Seen | None:
         text = str(path)
         self.move("look at", text)
-        try:
-            node = self.node(text)
-        except NotADirectoryError:
-            return None
+        node = self._node_or_none(text)
         if node is None:
             return None
-        if isinstance(node, Folder):
-            return Seen(True, node.changed_ns, 4096)
-        return Seen(False, node.changed_ns, len(node.data))
+        size = len(node.data) if type(node) is File else 4096
+        seen = node.seen
+        if seen is None or seen.changed_ns != node.changed_ns or seen.bytes != size:
+            seen = node.seen = Seen(type(node) is Folder, node.changed_ns, size)
+        return seen
+
+    def exists(self, path: Path | str) -> bool:
+        text = str(path)
+        self.move("look at", text)
+        return self._node_or_none(text) is not None
 
     def remove_tree(self, path: Path) -> None:
         text = str(path)
@@ -446,7 +486,7 @@ class SimulatedDisk(Disk):
 
 def _make_durable(change: Change) -> None:
     for folder, name, node in change.parts:
-        if folder.durable.get(name, (None, 0))[1] < change.number:
+        if folder.durable.get(name, NOTHING)[1] < change.number:
             folder.durable[name] = (node, change.number)
 
 
@@ -455,5 +495,5 @@ def _missing(path: str) -> FileNotFoundError:
 
 
 def _without(actors: list[T], actor: T) -> None:
-    with contextlib.suppress(ValueError):
+    if actor in actors:
         actors.remove(actor)

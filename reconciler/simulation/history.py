@@ -187,8 +187,7 @@ class History:
 
     def _note_pass(self, host: Host) -> None:
         self.count("passes")
-        faults_left = any(each.kind != "switch" for each in self.scheduler.ahead)
-        if faults_left or self.deeds_left or self.scheduler.now < self.last_stop:
+        if self.scheduler.faults_left or self.deeds_left or self.scheduler.now < self.last_stop:
             return
         self.passes[host.name] = self.passes.get(host.name, 0) + 1
         # A pass that only looks costs a machine nothing: the bound is on passes *and* on time.

@@ -15,23 +15,53 @@ from reconciler.simulation.seams import Telling
 EPOCH_S = 1_900_000_000
 """When every history begins, by the wall clock: 2030-03-17."""
 FIRST_PID = 100
+PATHS_MAX = 50_000
+"""So many paths are remembered."""
 
 
 class QuickPath(type(Path())):  # type: ignore[misc]
-    """A path that remembers what was found below it: making Paths would be a quarter of all work here."""
+    """A path that remembers what was found around it: making Paths would be a quarter of all work here."""
 
-    __slots__ = ("below",)
-    below: dict[str, QuickPath]
+    __slots__ = ("above", "below")
+    made = 0
+    above: QuickPath
+    below: dict[str | Path, QuickPath]
 
-    def __truediv__(self, name: str) -> QuickPath:
+    def __truediv__(self, name: str | Path) -> QuickPath:
         try:
-            below = self.below
+            return self.below[name]
         except AttributeError:
-            below = self.below = {}
-        found = below.get(name)
-        if found is None:
-            found = below[name] = super().__truediv__(name)
+            self.below = {}
+        except KeyError:
+            pass
+        found: QuickPath = super().__truediv__(name)
+        self.below[name] = found
+        QuickPath.made += 1
+        if type(name) is str and "/" not in name:
+            found.above = self
         return found
+
+    def with_name(self, name: str) -> QuickPath:
+        return self.parent / name
+
+    @property
+    def parent(self) -> QuickPath:
+        try:
+            return self.above
+        except AttributeError:
+            self.above = super().parent
+            return self.above
+
+
+_checkouts: dict[str, QuickPath] = {}
+
+
+def _checkout(name: str) -> QuickPath:
+    """Return where the repository of a machine is, and all that is known below it, from one history to the next."""
+    if QuickPath.made > PATHS_MAX:
+        _checkouts.clear()
+        QuickPath.made = 0
+    return _checkouts.setdefault(name, QuickPath(f"/{name}/repo"))
 
 
 class Host:
@@ -52,7 +82,7 @@ class Host:
         self.by_pid: dict[int, Actor] = {}
         self.arms: dict[str, int] = {}
         self.disk = SimulatedDisk(self)
-        self.checkout = QuickPath(f"/{name}/repo")
+        self.checkout = _checkout(name)
         self.repository = SimulatedRepository(self, self.disk, store, self.checkout)
         self.disk.make_directory(self.checkout)
         self.index = index

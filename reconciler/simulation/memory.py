@@ -1,15 +1,22 @@
-"""Parsing remembered, for the time of simulations only: the same bytes are the same frozen value."""
+"""What was computed remembered, for the time of simulations only: the same bytes are the same frozen value, and the
+same frozen value is the same text."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import is_dataclass
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import is_dataclass, replace
+from enum import Enum
+from json.encoder import encode_basestring
+from operator import attrgetter
 from typing import Any
 
-from reconciler import checklist, codec, parse, settings
+from reconciler import checklist, codec, parse, resolve, settings
+from reconciler.model import Pipeline, PipelineId, Plan, Rejection, Request, Settings
 
-REMEMBERED_MAX = 20_000
+REMEMBERED_MAX = 2_000
 
 
 def _remembering(function: Callable[..., Any], key: Callable[..., Any]) -> Callable[..., Any]:
@@ -18,30 +25,103 @@ def _remembering(function: Callable[..., Any], key: Callable[..., Any]) -> Calla
     def remembered(*arguments: Any) -> Any:
         asked = key(*arguments)
         try:
-            found = known[asked]
+            return known[asked]
         except KeyError:
             pass
-        else:
-            if isinstance(found, codec.CodecError):
-                raise found.with_traceback(None)
-            return found
-        try:
-            made = function(*arguments)
-            made = tuple(made) if isinstance(made, Iterator) else made
-        except codec.CodecError as error:
-            made = error
+        made = function(*arguments)
+        made = tuple(made) if isinstance(made, Iterator) else made
         if len(known) >= REMEMBERED_MAX:
             known.clear()
         known[asked] = made
-        if isinstance(made, codec.CodecError):
-            raise made
         return made
 
     return remembered
 
 
-_dump, _render = codec.dump, codec.render
-_LEAVES = (int, float, bool, type(None))
+# ------------------------------------------------------------------------------------------------ JSON
+
+
+def _is_frozen(kind: Any) -> bool:
+    """Return whether values of a type may be remembered: whoever gets one cannot change it for others."""
+    parameters = getattr(kind, "__dataclass_params__", None)
+    return parameters is not None and bool(parameters.frozen)
+
+
+class _Keys(dict[Any, str]):
+    """How the keys of objects are spelled."""
+
+    def __missing__(self, key: Any) -> str:
+        if len(self) >= REMEMBERED_MAX:
+            self.clear()
+        made = self[key] = f"{encode_basestring(str(key))}: "
+        return made
+
+
+class _Texts(dict[type, Callable[[Any], str]]):
+    """How values of each type are spelled in JSON on one line."""
+
+    def __missing__(self, kind: type) -> Callable[[Any], str]:
+        made = self[kind] = self._of(kind)
+        return made
+
+    def _of(self, kind: type) -> Callable[[Any], str]:
+        if issubclass(kind, Enum):
+            return lambda value: self[type(value.value)](value.value)
+        if issubclass(kind, Mapping):
+            return self._mapping
+        if issubclass(kind, tuple | list):
+            return lambda value: f"[{', '.join([self[type(each)](each) for each in value])}]"
+        return self._fields(kind) if is_dataclass(kind) else lambda value: json.dumps(_dump(value), ensure_ascii=False)
+
+    def _mapping(self, value: Mapping[Any, Any]) -> str:
+        parts = [_KEYS[key] + self[type(each)](each) for key, each in value.items()]
+        return f"{{{', '.join(parts)}}}"
+
+    def _fields(self, kind: Any) -> Callable[[Any], str]:
+        """Return how a dataclass is spelled: one that is frozen is spelled once."""
+        names = codec._field_names(kind)
+        form = "{" + ", ".join(f'"{name}": %s' for name in names) + "}"
+        fields = attrgetter(*names) if len(names) > 1 else lambda value: (getattr(value, names[0]),)
+        known: dict[int, tuple[Any, str]] = {}
+
+        def spell(value: Any) -> str:
+            return form % tuple([self[type(each)](each) for each in fields(value)])
+
+        def spell_once(value: Any) -> str:
+            found = known.get(id(value))
+            if found is not None:
+                return found[1]
+            text = spell(value)
+            if len(known) >= REMEMBERED_MAX:
+                known.clear()
+            known[id(value)] = (value, text)
+            return text
+
+        return spell_once if _is_frozen(kind) else spell
+
+
+def _spell_float(value: float) -> str:
+    if not math.isfinite(value):
+        raise ValueError(f"Out of range float values are not JSON compliant: {value!r}")
+    return repr(value)
+
+
+_compact, _dump, _parse, _resolve = codec.compact, codec.dump, codec.parse, resolve.resolve
+_KEYS, _TEXTS = _Keys(), _Texts()
+_TEXTS.update({str: encode_basestring, int: int.__repr__, float: _spell_float})
+_TEXTS.update({bool: lambda value: "true" if value else "false", type(None): lambda value: "null"})
+
+
+def _quick_compact(value: Any) -> bytes:
+    """Return what `codec.compact` returns, and remember what it is if it cannot change."""
+    kind = type(value)
+    try:
+        data = f"{_TEXTS[kind](value)}\n".encode()
+    except UnicodeEncodeError:
+        return _compact(value)
+    if _is_frozen(kind) and (kind, data) not in _parsed:
+        _remember_parsed(kind, data, value)
+    return data
 
 
 def _quick_dump(value: Any) -> Any:
@@ -53,37 +133,90 @@ def _quick_dump(value: Any) -> Any:
         return {str(key): _quick_dump(item) for key, item in value.items()}
     if kind is tuple or kind is list:
         return [_quick_dump(item) for item in value]
-    names = _names.get(kind)
-    if names is None:
-        names = _names[kind] = codec._field_names(kind) if is_dataclass(kind) else ()
-    return {name: _quick_dump(getattr(value, name)) for name in names} if names else _dump(value)
+    return _dump(value)
 
 
-_names: dict[Any, tuple[str, ...]] = {}
+_LEAVES = (int, float, bool, type(None))
+_parsed: dict[tuple[type, bytes], Any] = {}
 
-KNOWN = (
-    (codec, "parse", lambda kind, data: (kind, data)),
-    (parse, "parse_request", lambda data, source, contracts: (data, source)),
-    (parse, "parse_pipeline", lambda data, source, contracts: (data, source)),
-    (settings, "parse_settings", lambda data, source, contracts: (data, source)),
-    (checklist, "_survey", lambda data, path: (data, path)),
+
+def _remember_parsed(kind: type, data: bytes, value: Any) -> None:
+    if len(_parsed) >= REMEMBERED_MAX:
+        _parsed.clear()
+    _parsed[kind, data] = value
+
+
+def _quick_parse(kind: type, data: bytes) -> Any:
+    """Return what `codec.parse` returns."""
+    found = _parsed.get((kind, data))
+    if found is None:
+        try:
+            found = _parse(kind, data)
+        except codec.CodecError as error:
+            found = error
+        if _is_frozen(kind):
+            _remember_parsed(kind, data, found)
+    if type(found) is codec.CodecError:
+        raise found.with_traceback(None)
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ plans
+
+_plans: dict[tuple[object, ...], tuple[tuple[object, ...], Plan]] = {}
+
+
+def _quick_resolve(
+    request: Request, pipelines: Mapping[PipelineId, Pipeline | Rejection], settings: Settings, place: resolve.Place
+) -> Plan | Rejection:
+    """Return what `resolve.resolve` returns: of the commit and the branch, a plan holds no more than their names."""
+    pipeline, instructions = pipelines.get(request.pipeline), place.instructions
+    key = (id(request), id(pipeline), id(settings), instructions)
+    known = _plans.get(key)
+    if known is None:
+        plan = _resolve(request, pipelines, settings, place)
+        if isinstance(plan, Rejection):
+            return plan
+    elif (known[1].commit, known[1].branch) == (place.commit, place.branch):
+        return known[1]
+    else:
+        plan = replace(known[1], commit=place.commit, branch=place.branch)
+    if len(_plans) >= REMEMBERED_MAX:
+        _plans.clear()
+    _plans[key] = ((request, pipeline, settings), plan)
+    return plan
+
+
+# ------------------------------------------------------------------------------------------------ all of it
+
+REMEMBERING = [
+    (module, name, _remembering(getattr(module, name), key))
+    for module, name, key in (
+        (parse, "parse_request", lambda data, source, contracts: (data, source)),
+        (parse, "parse_pipeline", lambda data, source, contracts: (data, source)),
+        (settings, "parse_settings", lambda data, source, contracts: (data, source)),
+        (checklist, "_survey", lambda data, path: (data, path)),
+    )
+]
+QUICK: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
+    (codec, "parse", _quick_parse),
+    (codec, "compact", _quick_compact),
+    # Indenting is slow, and nobody reads these documents.
+    (codec, "render", _quick_compact),
+    (codec, "dump", _quick_dump),
+    (resolve, "resolve", _quick_resolve),
+    *REMEMBERING,
 )
-REMEMBERING = [(module, name, _remembering(getattr(module, name), key)) for module, name, key in KNOWN]
 
 
 @contextlib.contextmanager
 def remembering() -> Iterator[None]:
-    """Remember what parsing returned."""
-    before = [(module, name, getattr(module, name)) for module, name, _ in REMEMBERING]
+    """Remember what parsing, spelling and resolving returned."""
+    before = [(module, name, getattr(module, name)) for module, name, _ in QUICK]
     try:
-        for module, name, function in REMEMBERING:
+        for module, name, function in QUICK:
             setattr(module, name, function)
-        codec.dump = _quick_dump
-        # Indenting is slow, and nobody reads these documents.
-        codec.render = codec.compact
         yield
     finally:
-        codec.dump = _dump
-        codec.render = _render
         for module, name, function in before:
             setattr(module, name, function)

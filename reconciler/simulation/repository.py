@@ -9,12 +9,12 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from reconciler.errors import GitFailed, PublishBlocked, TipMoved
-from reconciler.git import Draft, Entry, Objects, Repository
+from reconciler.git import TREE_MODE, Draft, Entry, Objects, Repository
 from reconciler.simulation.disk import SimulatedDisk
 from reconciler.simulation.seams import Machine
 
@@ -35,20 +35,18 @@ class Store:
 
     blobs: dict[str, bytes] = field(default_factory=dict)
     trees: dict[str, dict[str, Entry]] = field(default_factory=dict)
+    found: dict[str, str | None] = field(default_factory=dict)
+    """What is at `<commit>:<path>`, once asked: objects do not change."""
     commits: dict[str, Commit] = field(default_factory=dict)
 
     def blob(self, data: bytes) -> str:
-        oid = hashlib.sha1(b"blob %d\0%s" % (len(data), data), usedforsecurity=False).hexdigest()
+        oid = _blob_id(data)
         self.blobs[oid] = data
         return oid
 
     def tree(self, entries: Mapping[str, Entry]) -> str:
         """Return the id of a tree, the one git gives it."""
-        ordered = sorted(entries.values(), key=lambda each: f"{each.path}/" if each.is_tree else each.path)
-        raw = b"".join(
-            b"%s %s\0%s" % (each.mode.lstrip("0").encode(), each.path.encode(), bytes.fromhex(each.oid))
-            for each in ordered
-        )
+        raw = b"".join([row for _, row in sorted([_row(each.mode, each.oid, each.path) for each in entries.values()])])
         oid = hashlib.sha1(b"tree %d\0%s" % (len(raw), raw), usedforsecurity=False).hexdigest()
         self.trees.setdefault(oid, dict(entries))
         return oid
@@ -87,6 +85,8 @@ class Store:
 
     def at(self, tree: str | None, path: str) -> Entry | None:
         """Return what is at a path below a tree."""
+        if "/" not in path:
+            return self.trees[tree].get(path) if tree is not None else None
         *folders, name = path.split("/")
         for folder in folders:
             entry = self.trees[tree].get(folder) if tree is not None else None
@@ -105,13 +105,13 @@ class Store:
         after = self.trees[new] if new is not None else {}
         for name in sorted({**before, **after}):
             was, now = before.get(name), after.get(name)
-            if was == now:
+            if was is now or was == now:
                 continue
             trees = [each.oid if each is not None and each.is_tree else None for each in (was, now)]
-            if any(trees):
+            if trees[0] or trees[1]:
                 yield from self.differences(trees[0], trees[1], f"{prefix}{name}/")
             files = [each if each is not None and not each.is_tree else None for each in (was, now)]
-            if any(files):
+            if files[0] or files[1]:
                 yield f"{prefix}{name}", files[0], files[1]
 
     def is_ancestor(self, old: str, new: str) -> bool:
@@ -126,6 +126,18 @@ class Store:
         return False
 
 
+@lru_cache(maxsize=2_000)
+def _blob_id(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0%s" % (len(data), data), usedforsecurity=False).hexdigest()
+
+
+@lru_cache(maxsize=2_000)
+def _row(mode: str, oid: str, name: str) -> tuple[str, bytes]:
+    """Return by what an entry is sorted among others of a tree, and how it is spelled there."""
+    spelled = b"%s %s\0%s" % (mode.lstrip("0").encode(), name.encode(), bytes.fromhex(oid))
+    return f"{name}/" if mode == TREE_MODE else name, spelled
+
+
 @cache
 def pattern_of(glob: str) -> re.Pattern[str]:
     """Return what a git pathspec with `:(glob)` matches."""
@@ -134,6 +146,11 @@ def pattern_of(glob: str) -> re.Pattern[str]:
         known = {"**/": "(?:.*/)?", "/**": "/.*", "*": "[^/]*", "?": "[^/]"}
         parts.append(known.get(part) or re.escape(part))
     return re.compile("".join(parts))
+
+
+@lru_cache(maxsize=2_000)
+def _matches(path: str, globs: tuple[str, ...]) -> bool:
+    return any(pattern_of(glob).fullmatch(path) for glob in globs)
 
 
 class SimulatedObjects(Objects):
@@ -161,6 +178,7 @@ class SimulatedRepository(Repository):
             ("disk", disk),
             ("store", store),
             ("refs", {}),
+            ("found", store.found),
             ("move", host.scheduler.move),
         ):
             object.__setattr__(self, name, value)
@@ -169,7 +187,12 @@ class SimulatedRepository(Repository):
     disk: SimulatedDisk
     store: Store
     refs: dict[str, str]
+    found: dict[str, str | None]
     move: Any
+
+    @cached_property
+    def state(self) -> Path:
+        return self.common / "reconciler"
 
     # -------------------------------------------------------------------------------------------- reading
 
@@ -183,10 +206,16 @@ class SimulatedRepository(Repository):
 
     def look_up(self, names: Sequence[str]) -> tuple[str | None, ...]:
         self._ask("look up", names[0] if names else "")
-        return tuple(self._look_up(name) for name in names)
+        found = self.found
+        return tuple([found[name] if name in found else self._look_up(name) for name in names])
 
     def _look_up(self, name: str) -> str | None:
         revision, colon, path = name.partition(":")
+        known = self.store.commits.get(revision)
+        if known is not None and path:
+            found = self.store.at(known.tree, path)
+            oid = self.found[name] = found.oid if found is not None else None
+            return oid
         revision = revision.removesuffix("^{commit}")
         if revision == "HEAD":
             revision = f"refs/heads/{self.host.branch}"
@@ -213,11 +242,10 @@ class SimulatedRepository(Repository):
         if not texts or not globs:
             return ()
         self._ask("search", commit)
-        patterns = [pattern_of(glob) for glob in globs]
-        wanted = [text.encode() for text in texts]
+        wanted, limits = [text.encode() for text in texts], tuple(globs)
         found = []
         for path, _, entry in self.store.differences(None, self.store.commits[commit].tree):
-            if entry is not None and any(pattern.fullmatch(path) for pattern in patterns):
+            if entry is not None and _matches(path, limits):
                 data = self.store.blobs[entry.oid]
                 if any(text in data for text in wanted):
                     found.append(path)

@@ -76,7 +76,8 @@ class Scheduler:
     def __init__(
         self, happenings: Sequence[Happening], happen: Callable[[Happening], None], *, trace: bool, moves_max: int
     ) -> None:
-        self.ahead = sorted(happenings, reverse=True)
+        self.ahead = sorted(happenings, key=lambda each: (each.move, each.kind, each.value), reverse=True)
+        self.faults_left = sum(each.kind != "switch" for each in self.ahead)
         self.moves_max = moves_max
         self.next_at = self.ahead[-1].move if self.ahead else moves_max
         self.happen = happen
@@ -117,6 +118,7 @@ class Scheduler:
     def _let_happen(self) -> None:
         while self.ahead and self.ahead[-1].move <= self.moves:
             happening = self.ahead.pop()
+            self.faults_left -= happening.kind != "switch"
             self.next_at = self.ahead[-1].move if self.ahead else self.moves_max
             self.happen(happening)
             if self.current is not None and self.current.dead:

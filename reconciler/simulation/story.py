@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from random import Random
 
 from reconciler.simulation.scheduler import Happening
@@ -111,7 +112,8 @@ def path_of(number: int) -> str:
     return f"runs.d/r{number:02d}.yaml"
 
 
-def base_files(settings: int, lease: int) -> dict[str, bytes]:
+@cache
+def base_files(settings: int, lease: int) -> Mapping[str, bytes]:
     """Return the files that every simulated repository begins with."""
     lists = {
         f"tasks/t{task}.md": "".join(
@@ -142,7 +144,7 @@ def story_of(seed: int, *, remote: bool | None = None) -> Story:
     far = chance.random() < 0.5 if remote is None else remote
     hosts = hosts_of(chance, far)
     files = base_files(chance.randrange(len(SETTINGS)), chance.randint(1, 3) if far else 0)
-    files |= {path_of(number): request(number) for number in range(requests) if chance.random() < 0.6}
+    files = {**files, **{path_of(number): request(number) for number in range(requests) if chance.random() < 0.6}}
     deeds = [Deed(chance.uniform(0, 20), "ask", number) for number in range(requests) if path_of(number) not in files]
     if requests:
         span_s = chance.choice((5, 40, 90))
@@ -186,4 +188,4 @@ def happenings_of(chance: Random, far: bool) -> tuple[Happening, ...]:
     while at < span and len(found) < 400:
         at += 1 + int(chance.expovariate(1 / every))
         found.append(Happening(at, "switch", chance.random()))
-    return tuple(sorted(found))
+    return tuple(sorted(found, key=lambda each: (each.move, each.kind, each.value)))

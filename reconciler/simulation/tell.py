@@ -53,12 +53,20 @@ def tell(stories: Iterable[Story], watch: Callable[[Result], None] | None = None
 
 @contextlib.contextmanager
 def _collecting_seldom() -> Iterator[Callable[[], object]]:
-    """Let nobody look for garbage in the middle of a history: there is much that lives, and little to find."""
+    """Let nobody look for garbage in the middle of a history, nor in what lives from one history to the next: there is
+    much of that, and little to find."""
+
+    def collect() -> None:
+        gc.collect()
+        gc.freeze()
+
     was = gc.isenabled()
     gc.disable()
+    gc.freeze()
     try:
-        yield gc.collect
+        yield collect
     finally:
+        gc.unfreeze()
         if was:
             gc.enable()
 

@@ -125,6 +125,8 @@ class Watch:
         known = self.statuses.get(run_id)
         if known is not None and (number < known[0] or (number == known[0] and status != known[1])):
             raise Violation(f"{run_id} was {known[1]} at attempt {known[0]} and becomes {status} at attempt {number}")
+        if number < self.newest.get(run_id, 0):
+            raise Violation(f"attempt {number} of {run_id} is published after attempt {self.newest[run_id]} has begun")
         self.statuses[run_id] = (number, status)
         self._check_files(commit, document)
         self._check_truth(document)

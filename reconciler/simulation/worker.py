@@ -62,6 +62,7 @@ class SimulatedWorker:
         self.run_id = directory.name
         self.number, self.plan_sha256 = number, plan_sha256
         self.lease, self.leased_until_s = lease, -NEVER if lease else NEVER
+        self.machine = Host(name=host.name, system="simulated", machine="none", python="3", cpus=1)
 
     def main(self) -> None:
         # A real worker prints what went wrong to worker.err and exits; nobody waits for it.
@@ -319,7 +320,7 @@ class SimulatedWorker:
         return Attempt(
             number=self.number,
             worker=self.actor.me,
-            host=Host(name=self.host.name, system="simulated", machine="none", python="3", cpus=1),
+            host=self.machine,
             started=self.started,
             stages=tuple(self.records.values()),
             elapsed_s=round(self.host.monotonic() - self.started.monotonic_s, 3),

@@ -33,6 +33,7 @@ def world_of(host: Host, server: Server | None) -> World:
         chance=SimulatedChance(host),
         now=host.now,
         sleep=host.sleep,
+        cpus=2,
         machine=f"simulated {host.name} 0:0",
         remote=SimulatedRemote(host, host.repository, server) if server is not None else None,
     )

@@ -88,14 +88,14 @@ MUTATIONS = (
     Mutation(
         "there is no second look after a claim",
         "claims.py",
-        "            and not seen.actual.proves(each.run_id, each.claim.number)\n",
-        "",
+        "            if each.run_id in self.made and not seen.actual.proves(each.run_id, each.claim.number)\n",
+        "            if each.run_id in self.made\n",
     ),
     Mutation(
         "whoever pushed believes to have the claim",
         "claims.py",
-        "            if refs.get(claim_ref(each.run_id)) == ours[claim_ref(each.run_id)]\n",
-        "            if claim_ref(each.run_id) in {*refs, *ours}\n",
+        "            if (oid := ours[claim_ref(each.run_id)]) is not None and refs.get(claim_ref(each.run_id)) == oid\n",
+        "            if (oid := ours[claim_ref(each.run_id)]) is not None\n",
     ),
     Mutation(
         "the lease is renewed for longer than others wait",

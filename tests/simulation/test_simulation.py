@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from reconciler import codec, resolve
+from reconciler.model import Announcement, Attempt, Claim, Instant, Plan, SharedClaim
+from reconciler.simulation import memory
 from reconciler.simulation.history import History
 from reconciler.simulation.memory import remembering
 from reconciler.simulation.shrink import shortest
@@ -66,6 +69,32 @@ def test_remembering_changes_nothing() -> None:
     with remembering():
         remembered = [History(each).tell().moves for each in stories]
     assert remembered == plain
+
+
+def test_what_is_remembered_is_what_would_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records are spelled as the codec spells them and read back as they were, plans are what resolving gives."""
+    checked = []
+
+    def compact(value: Any) -> bytes:
+        data = memory._quick_compact(value)
+        assert data == memory._compact(value)
+        if memory._is_frozen(type(value)):
+            assert memory._parse(type(value), data) == value
+        checked.append(type(value))
+        return data
+
+    def resolved(*arguments: Any) -> Any:
+        found = memory._quick_resolve(*arguments)
+        assert found == memory._resolve(*arguments)
+        return found
+
+    with remembering(), monkeypatch.context() as patched:
+        patched.setattr(codec, "compact", compact)
+        patched.setattr(codec, "render", compact)
+        patched.setattr(resolve, "resolve", resolved)
+        broken = [result for seed in range(30) if (result := History(story_of(seed)).tell()).violation]
+    assert not broken, broken[0].violation
+    assert {Plan, Claim, Attempt, SharedClaim, Announcement, Instant, dict} <= set(checked)
 
 
 def test_a_broken_history_is_told_in_its_shortest_form(monkeypatch: pytest.MonkeyPatch) -> None:
