@@ -196,7 +196,7 @@ class Runs:
     is_alive: Callable[[Process], bool] = process.is_alive
 
     def directory(self, task_id: str, run_id: str) -> RunDirectory:
-        return RunDirectory(self.root / f"{task_id}/cli/{run_id}", self.disk)
+        return RunDirectory(self.root / task_id / f"cli/{run_id}", self.disk)
 
     def marked(self) -> tuple[tuple[TaskId, RunId], ...]:
         """Return the runs that are not finished with, in the order of their ids."""

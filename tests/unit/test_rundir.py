@@ -563,8 +563,16 @@ def test_a_mark_that_is_a_directory_still_finds_its_run(runs: Runs, directory: R
     assert runs.marked() == ((TASK, ID),)
 
 
-def test_a_mark_without_a_run_and_half_a_mark_are_passed_over(runs: Runs) -> None:
+def test_a_mark_without_a_run_is_told_with_the_task_it_names(runs: Runs) -> None:
     runs.mark(TASK, ID)
+    assert runs.marked() == ((TASK, ID),)
+    assert runs.observe(TASK, ID) is None
+
+
+@pytest.mark.parametrize("said", [b"", b"../x\n", b"\xff\n", b"A task\n", b"x" * 200])
+def test_a_mark_that_names_no_task_and_half_a_mark_are_passed_over(runs: Runs, said: bytes) -> None:
+    runs.mark(TASK, ID)
+    (runs.state / "live" / ID).write_bytes(said)
     (runs.state / "live" / f".{ID}.4242.tmp").write_bytes(b"t\n")
     assert runs.marked() == ()
 
