@@ -225,6 +225,7 @@ def actual_of(case: dict[str, Any]) -> Actual:
             HostId(host): Neighbour(oid=f"oid-{host}", silent_s=silent, lease_s=300.0)
             for host, silent in case.get("neighbours", {}).items()
         },
+        unclaimed=tuple((TASK, RunId(run)) for run in case.get("unclaimed", ())),
         lost={RunId(run): commit for run, commit in case.get("lost", {}).items()},
     )
 
@@ -287,7 +288,7 @@ def test_the_pass_decides(case: dict[str, Any]) -> None:
 
 def test_a_case_says_nothing_that_is_not_read() -> None:
     known = {"wishes", "runs", "names", "evidence", "runs_max", "publish_due", "phases", "does"}
-    known |= {"held", "neighbours", "online", "lost"}
+    known |= {"held", "neighbours", "online", "lost", "unclaimed"}
     of_run = {"run", "is", "number", "series", "claimed", "claimer", "started", "boot", "attempt", "beat", "lock"}
     of_run |= {"worker", "planned", "cancel", "end", "corrupt", "attempts_max"}
     for each in cases():
