@@ -126,7 +126,7 @@ def run_attempt(
     if claim is None or plan is None:
         return
     _adopt_orphans()
-    _post_guard(directory, descriptor, lease, plan.grace_s)
+    _post_guard(directory, lease, plan.grace_s)
     Execution(directory, plan, claim, checkout, descriptor, secrets, lease).run()
 
 
@@ -156,11 +156,12 @@ def _adopt_orphans() -> None:
 # ------------------------------------------------------------------------------------------------ the guard
 
 
-def _post_guard(directory: RunDirectory, lock: int, lease: Path | None, grace_s: float) -> None:
+def _post_guard(directory: RunDirectory, lease: Path | None, grace_s: float) -> None:
     """Start a process that ends what is left of this attempt when this worker dies or outlives its lease (Linux).
 
     A stage whose worker was KILLed would go on with nobody to look at the lease, while another host takes the run
-    over. The guard holds nothing of the attempt and notices our death by the end of a pipe that only we hold open.
+    over. The guard notices our death by the end of a pipe that only we hold open. It has inherited the lock, so as long
+    as it is there nobody else can have it: whoever does is of this attempt, and no claimer or successor is hit.
     """
     if sys.platform != "linux":
         return
@@ -168,7 +169,6 @@ def _post_guard(directory: RunDirectory, lock: int, lease: Path | None, grace_s:
         reading, writing = os.pipe2(os.O_CLOEXEC)
         if os.fork() == 0:
             os.close(writing)
-            os.close(lock)
             os._exit(_guard(reading, directory, lease, grace_s))
         os.close(reading)
 
@@ -184,7 +184,8 @@ def _guard(alive: int, directory: RunDirectory, lease: Path | None, grace_s: flo
         signal.signal(number, signal.SIG_IGN)
     ended = select.poll()
     ended.register(alive, select.POLLIN)
-    while (left_s := _left_s(lease, grace_s)) > 0:
+    began_s = time.monotonic()
+    while (left_s := _left_s(lease, began_s, grace_s)) > 0:
         if ended.poll(1000 * min(left_s, GUARD_INTERVAL_S)):
             break
     deadline = time.monotonic() + RECORD_PATIENCE_S
@@ -195,14 +196,14 @@ def _guard(alive: int, directory: RunDirectory, lease: Path | None, grace_s: flo
     return 0
 
 
-def _left_s(lease: Path | None, grace_s: float) -> float:
+def _left_s(lease: Path | None, began_s: float, grace_s: float) -> float:
     """Return in how many seconds a worker that heeds its lease is gone for certain, its stages too."""
     if lease is None:
         return float("inf")
     until = rundir.read_lease(DISK, lease)
-    if until is None or until.boot_id != process.boot_id():
-        return 0.0
-    return until.monotonic_s + grace_s + GUARD_MARGIN_S - time.monotonic()
+    here = until is not None and until.boot_id == process.boot_id()
+    until_s = max(began_s, until.monotonic_s) if until is not None and here else began_s
+    return until_s + grace_s + GUARD_MARGIN_S - time.monotonic()
 
 
 @cache

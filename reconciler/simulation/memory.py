@@ -1,5 +1,7 @@
-"""What was computed remembered, for the time of simulations only: the same bytes are the same frozen value, and the
-same frozen value is the same text."""
+"""What was computed is remembered while simulating.
+
+The same bytes are the same frozen value, and the same frozen value is the same text.
+"""
 
 from __future__ import annotations
 
