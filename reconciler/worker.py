@@ -168,8 +168,13 @@ def _post_guard(directory: RunDirectory, lease: Path | None, grace_s: float) -> 
     with contextlib.suppress(OSError):  # without processes to spare, passes of this machine fence all the same
         reading, writing = os.pipe2(os.O_CLOEXEC)
         if os.fork() == 0:
-            os.close(writing)
-            os._exit(_guard(reading, directory, lease, grace_s))
+            # Whatever happens in it, the guard must never return into the worker's code.
+            status = 70
+            try:
+                os.close(writing)
+                status = _guard(reading, directory, lease, grace_s)
+            finally:
+                os._exit(status)
         os.close(reading)
 
 
