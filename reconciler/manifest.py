@@ -20,6 +20,7 @@ from reconciler.model import (
     PlannedStage,
     Refusal,
     StageId,
+    StageKind,
     StageRecord,
     StageStatus,
     Status,
@@ -260,7 +261,16 @@ def _command(records: Records, stage: PlannedStage, record: StageRecord | None) 
         "cpu_user_s": record.cpu_user_s,
         "cpu_system_s": record.cpu_system_s,
         "memory_peak_bytes": record.memory_peak_bytes,
+        "answer": _answer(root, record),
     }
+
+
+def _answer(root: str, record: StageRecord) -> dict[str, object] | None:
+    """Return what a stage that is no command said of itself, its files by their paths in the repository."""
+    if record.answer is None:
+        return None
+    files: list[dict[str, object]] = record.answer["files"]  # type: ignore[assignment]
+    return {**record.answer, "files": [{**each, "path": f"{root}/{each['path']}"} for each in files]}
 
 
 def _untouched(records: Records, stage: PlannedStage) -> StageStatus:
@@ -270,9 +280,16 @@ def _untouched(records: Records, stage: PlannedStage) -> StageStatus:
 
 def command_text(stage: PlannedStage) -> str:
     """Return the command as a person would recognise it, bounded."""
+    if stage.kind != StageKind.COMMAND:
+        return f"{stage.kind.value}: {_used(stage)}"
     shell = stage.argv[:2] == ("sh", "-c") and len(stage.argv) == 3
     text = stage.argv[2] if shell else " ".join(stage.argv)
     return _bounded(text, COMMAND_CHARACTERS_MAX)
+
+
+def _used(stage: PlannedStage) -> str:
+    used = stage.pipeline or (stage.agent or stage.guard or {}).get("use")
+    return str(used)
 
 
 def _attempt(records: Records, number: int) -> dict[str, object]:

@@ -224,14 +224,14 @@ class Stage:
     """One step of a pipeline as its file says it. Exactly one of command, agent, guard, pipeline is set.
 
     `needs` is None when the file does not say (then: the stage before it). A `command` that is a string goes
-    to `sh -c`; a tuple is an argv.
+    to `sh -c`; a tuple is an argv. `guard` always names its kind as `use`.
     """
 
     id: StageId
     title: str = ""
     command: str | tuple[str, ...] | None = None
     agent: Mapping[str, object] | None = None
-    guard: str | None = None
+    guard: Mapping[str, object] | None = None
     pipeline: PipelineId | None = None
     approval: Mapping[str, object] | None = None
     cwd: str = "."
@@ -245,6 +245,7 @@ class Stage:
     summary_hint: str = ""
     role: Role | None = None
     requires_cloud: bool = False
+    sandbox: Mapping[str, object] | None = None
 
     @property
     def kind(self) -> StageKind:
@@ -348,6 +349,13 @@ class PlannedStage:
     role: Role | None
     selected: bool
     digest: str
+    agent: Mapping[str, object] | None = None
+    guard: Mapping[str, object] | None = None
+    pipeline: PipelineId | None = None
+    approval: Mapping[str, object] | None = None
+    when: str | None = None
+    requires_cloud: bool = False
+    sandbox: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -455,7 +463,8 @@ class StageRecord:
     """What happened to one stage in one attempt. `tries` counts executions within the attempt.
 
     `log_bytes` and `log_sha256` are of the whole redacted output, even where the file keeps less of it;
-    `memory_peak_bytes` is the largest resident set of any one of its processes.
+    `memory_peak_bytes` is the largest resident set of any one of its processes. `answer` is what a stage that is no
+    command said of itself (`order.Answer`), None before.
     """
 
     id: StageId
@@ -478,6 +487,7 @@ class StageRecord:
     cpu_system_s: float = 0.0
     memory_peak_bytes: int = 0
     process: Process | None = None
+    answer: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -68,6 +68,7 @@ _NOT_AVAILABLE: tuple[tuple[str, str, object], ...] = (
     ("pipeline", "stages.[].approval", _ANY),
     ("pipeline", "stages.[].when", _ANY),
     ("pipeline", "stages.[].requires_cloud", True),
+    ("pipeline", "stages.[].sandbox", _ANY),
     ("approval", "", _ANY),
     ("settings", "redact.mode", "off"),
     ("settings", "redact.mode", "shadow"),
@@ -440,6 +441,10 @@ def _command(value: str | Sequence[str]) -> str | tuple[str, ...]:
     return value if isinstance(value, str) else tuple(value)
 
 
+def _guard(value: str | Mapping[str, object]) -> Mapping[str, object]:
+    return {"use": value} if isinstance(value, str) else value
+
+
 def _stages(value: Sequence[Mapping[str, Any]]) -> tuple[Stage, ...]:
     return tuple(Stage(**fields_of(each, _STAGE)) for each in value)
 
@@ -463,6 +468,7 @@ _REQUEST: Conversions = {
 }
 _STAGE: Conversions = {
     "command": ("command", _command),
+    "guard": ("guard", _guard),
     "needs": ("needs", tuple),
     "timeout": ("timeout_s", parse_duration),
     "attempts_max": ("attempts_max", int),

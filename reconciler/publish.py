@@ -20,6 +20,7 @@ from reconciler.errors import ContentError, NoAtomicPush, PublishBlocked, PushUn
 from reconciler.git import Draft
 from reconciler.model import Attempt, Claim, End, Link, Refusal, RunId, TaskId, claim_ref
 from reconciler.observe import Observation
+from reconciler.order import ARTIFACT_BYTES_MAX, ARTIFACTS
 from reconciler.remote import RefUpdate, Remote
 from reconciler.rundir import RunDirectory
 from reconciler.world import World
@@ -342,10 +343,26 @@ def _command_files(
         log = bounded(directory.disk, directory.path / command["log_path"].removeprefix(f"{root}/"), bytes_max)
         files[command["log_path"]] = log
         command["log_committed_bytes"] = len(log)
+    answer = command["answer"]
+    for each in answer["files"] if answer is not None else ():
+        found = _artifact(directory, each["path"].removeprefix(f"{root}/"), each["bytes"], each["sha256"])
+        if found is not None:
+            files[each["path"]] = found
     if command["error_file"] is not None:
         tail = log[-ERROR_TAIL_BYTES:].decode(errors="replace")
         files[command["error_file"]] = codec.render(manifest.error_document(command, tail))
     return files
+
+
+def _artifact(directory: RunDirectory, name: str, size: int, sha256: str) -> bytes | None:
+    """Return a file that a stage left as evidence; None if it is not what the stage answered for, or too large."""
+    parts = name.split("/")
+    if parts[0] != ARTIFACTS or {"", ".", ".."} & set(parts) or size > ARTIFACT_BYTES_MAX:
+        return None
+    with contextlib.suppress(OSError):
+        data = directory.disk.read(directory.path / name, size + 1)
+        return data if hashlib.sha256(data).hexdigest() == sha256 else None
+    return None
 
 
 def full_log(disk: Disk, path: Path) -> Path:

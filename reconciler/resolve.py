@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from reconciler import codec
 from reconciler.model import (
@@ -149,9 +150,17 @@ def _stages(
             role=stage.role,
             selected=stage.id in selected,
             digest=digests[stage.id],
+            **_set(stage),
         )
         for index, stage in enumerate(pipeline.stages)
     )
+
+
+def _set(stage: Stage) -> dict[str, Any]:
+    """Return what a stage says beside its command and is executed as it says it."""
+    keys = ("agent", "guard", "pipeline", "approval", "when", "requires_cloud", "sandbox")
+    said = {key: getattr(stage, key) for key in keys}
+    return {key: value for key, value in said.items() if value not in (None, False)}
 
 
 def _argv(stage: Stage) -> tuple[str, ...]:
@@ -203,6 +212,7 @@ def _digests(
                 "workspace": workspace,
                 "parameters": parameters,
                 "needs": {each: found[each] for each in needs[stage_id]},
+                **_set(stage),
             }
         )
     return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import resource
@@ -21,9 +22,11 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from reconciler import process
+from reconciler import codec, process
 from reconciler.model import PlannedStage, Process, StageRecord, StageStatus
+from reconciler.order import ANSWER_BYTES_MAX, Answer, Verdict
 from reconciler.redact import Redactor
 
 READ_BYTES = 64 * 1024
@@ -37,6 +40,10 @@ BACKGROUND_GRACE_S = 1.0
 
 MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
 """The unit of ru_maxrss: KiB on Linux, bytes on macOS (getrusage(2))."""
+
+PACKAGE = str(Path(__file__).resolve().parent.parent)
+DRIVER = "import sys; sys.path.insert(0, sys.argv[1]); from reconciler.drive import main; sys.exit(main(sys.argv[2]))"
+"""How the process of a stage that is no command starts: isolated, with this very package."""
 
 ANSI = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]")
 
@@ -134,24 +141,46 @@ class Ongoing:
         self.verdict: StageStatus | None = None
         self.reason = ""
         self.usage: resource.struct_rusage | None = None
+        self.driven = False
+        self.answers: int | None = None
+        self.said = b""
+        self.answer: Answer | None = None
 
-    def start(self, place: Path, environment: Mapping[str, str], lock: int, selector: selectors.BaseSelector) -> None:
-        """Start the process in a group of its own, with the run's lock inherited; a failure to is its exit 127."""
+    def start(
+        self,
+        place: Path,
+        environment: Mapping[str, str],
+        lock: int,
+        selector: selectors.BaseSelector,
+        order: bytes | None = None,
+    ) -> None:
+        """Start the process in a group of its own, with the run's lock inherited; a failure to is its exit 127.
+
+        With an `order` it is a driver's process, which reads that and must answer.
+        """
         self.log.open()
+        self.selector = selector
         if self.record.tries > 1:
             self.log.write(f"--- try {self.record.tries} ---\n".encode())
             self.log.recent = b""
-        reading, writing = os.pipe2(os.O_CLOEXEC) if sys.platform == "linux" else os.pipe()
+        reading, writing = _pipe()
+        told = answering = subprocess.DEVNULL
+        argv = self.stage.argv
         try:
+            if order is not None:
+                self.driven = True
+                told = _file_of(order, self.log.file.with_suffix(".order"))
+                self.answers, answering = _pipe()
+                argv = (sys.executable, "-I", "-c", DRIVER, PACKAGE, str(answering))
             popen = subprocess.Popen(
-                self.stage.argv,
+                argv,
                 cwd=place / self.stage.cwd,
                 env=environment,
-                stdin=subprocess.DEVNULL,
+                stdin=told,
                 stdout=writing,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                pass_fds=(lock,),
+                pass_fds=(lock, *([answering] if order is not None else [])),
             )
         except (OSError, ValueError) as error:
             os.close(reading)
@@ -159,18 +188,24 @@ class Ongoing:
         else:
             # The worker reaps with wait4 to learn what a stage used; this keeps Popen from reaping as well.
             popen.returncode = 0
-            self._watch(popen.pid, reading, selector)
+            self._watch(popen.pid, reading)
         finally:
             os.close(writing)
+            for each in (told, answering):
+                if each != subprocess.DEVNULL:
+                    os.close(each)
         self.record = replace(self.record, started_at=process.instant().at, process=self._identity())
 
     def _identity(self) -> Process | None:
         return process.identify(self.pid) if self.pid else None
 
-    def _watch(self, pid: int, reading: int, selector: selectors.BaseSelector) -> None:
-        self.pid, self.pipe, self.selector = pid, reading, selector
+    def _watch(self, pid: int, reading: int) -> None:
+        self.pid, self.pipe = pid, reading
         os.set_blocking(reading, False)
-        selector.register(reading, selectors.EVENT_READ, self._read)
+        self.selector.register(reading, selectors.EVENT_READ, self._read)
+        if self.answers is not None:
+            os.set_blocking(self.answers, False)
+            self.selector.register(self.answers, selectors.EVENT_READ, self._hear)
 
     def _not_started(self, error: OSError | ValueError, place: Path) -> None:
         reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -191,6 +226,30 @@ class Ongoing:
             self.log.write(chunk)
         else:
             self._close_pipe()
+
+    def _hear(self) -> None:
+        """Read what there is of the answer now; at its end, or when it is too long, close it."""
+        assert self.answers is not None
+        try:
+            chunk = os.read(self.answers, READ_BYTES)
+        except BlockingIOError:
+            return
+        self.said += chunk
+        if not chunk or len(self.said) > ANSWER_BYTES_MAX:
+            self.selector.unregister(self.answers)
+            os.close(self.answers)
+            self.answers = None
+
+    def _answer(self) -> Answer | None:
+        """Return what a driver's process answered, redacted; None if that is no answer. The process has exited and the
+        log is closed: all that was said is in the pipe, and the redactor is free."""
+        heard = -1
+        while self.answers is not None and len(self.said) > heard:
+            heard = len(self.said)
+            self._hear()
+        with contextlib.suppress(codec.CodecError, ValueError, RecursionError):
+            return codec.load(Answer, _redacted(json.loads(self.said), self.log.redactor))
+        return None
 
     def _close_pipe(self) -> None:
         if self.pipe is not None:
@@ -244,6 +303,7 @@ class Ongoing:
     def finish(self) -> StageRecord:
         """Return the record of this try."""
         self.log.close()
+        self.answer = self._answer() if self.driven else None
         status = self._status()
         used = self.usage
         return replace(
@@ -258,6 +318,7 @@ class Ongoing:
             log_sha256=self.log.sha256.hexdigest(),
             redactions=self.log.redactor.count,
             process=None,
+            answer=codec.dump(self.answer) if self.answer is not None else self.record.answer,
             cpu_user_s=round(used.ru_utime, 3) if used else 0.0,
             cpu_system_s=round(used.ru_stime, 3) if used else 0.0,
             memory_peak_bytes=used.ru_maxrss * MAXRSS_BYTES if used else 0,
@@ -267,6 +328,8 @@ class Ongoing:
         if self.verdict is not None:
             return self.verdict
         # Output that could not be kept proves nothing, whatever the exit code.
+        if self.driven and (self.answer is None or self.answer.verdict == Verdict.FAILED):
+            return StageStatus.FAILED
         return StageStatus.SUCCEEDED if self.exit_code == 0 and not self.log.error else StageStatus.FAILED
 
     def _summary(self, status: StageStatus) -> str:
@@ -274,6 +337,8 @@ class Ongoing:
             return f"its log could not be written: {self.log.error}"
         if self.reason:
             return self.reason
+        if self.answer is not None and self.answer.summary:
+            return self.answer.summary[:SUMMARY_CHARACTERS_MAX]
         if status == StageStatus.FAILED:
             name = _signal_name(self.exit_code)
             how = f"killed by {name}" if name else f"exit code {self.exit_code}"
@@ -296,6 +361,32 @@ class Ongoing:
         if self.pid is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
+
+
+def _pipe() -> tuple[int, int]:
+    return os.pipe2(os.O_CLOEXEC) if sys.platform == "linux" else os.pipe()
+
+
+def _file_of(data: bytes, path: Path) -> int:
+    """Return a descriptor to read `data` from; its file has no name by then."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    path.unlink()
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def _redacted(value: Any, redactor: Redactor) -> Any:
+    """Return JSON values without the secrets in their texts."""
+    if isinstance(value, str):
+        return (redactor.feed(value.encode()) + redactor.flush()).decode(errors="replace")
+    if isinstance(value, list):
+        return [_redacted(each, redactor) for each in value]
+    if isinstance(value, dict):
+        return {_redacted(key, redactor): _redacted(each, redactor) for key, each in value.items()}
+    return value
 
 
 def _sync_names(directory: Path) -> None:

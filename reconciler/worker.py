@@ -38,10 +38,13 @@ from reconciler.model import (
     Instant,
     Outcome,
     Plan,
+    PlannedStage,
     StageId,
+    StageKind,
     StageRecord,
     StageStatus,
 )
+from reconciler.order import Order
 from reconciler.redact import Redactor, secret_values
 from reconciler.rundir import RunDirectory
 from reconciler.stage import Log, Ongoing
@@ -246,11 +249,12 @@ class Execution:
     ) -> None:
         self.directory, self.plan, self.claim, self.lock, self.secrets = directory, plan, claim, lock, secrets
         self.lease, self.leased_until_s = lease, float("-inf") if lease else float("inf")
-        self.number = claim.number
+        self.number, self.checkout = claim.number, checkout
         self.place = checkout if plan.workspace.value == "checkout" else directory.workspace
         self.started = process.instant()
         self.claims = rundir.read_all(directory, "claims", Claim)
         self.attempts = rundir.read_all(directory, "attempts", Attempt)
+        self.answers = self._earlier_answers()
         self.records = self._first_records()
         self.ongoing: dict[StageId, Ongoing] = {}
         self.logs: dict[StageId, Log] = {}
@@ -275,6 +279,11 @@ class Execution:
             for stage in self.plan.stages
             if stage.selected
         }
+
+    def _earlier_answers(self) -> dict[StageId, Mapping[str, object]]:
+        """Return what each stage answered last in the attempts before, whatever became of it."""
+        known = manifest.fold(self.plan, [self.attempts[each] for each in sorted(self.attempts)])
+        return {each: record.answer for each, record in known.items() if record.answer is not None}
 
     def run(self) -> None:
         """Execute every selected stage that is not done, and write down how it went."""
@@ -335,9 +344,28 @@ class Execution:
         record = replace(record, status=StageStatus.RUNNING, tries=record.tries + 1, attempt=self.number)
         ongoing = Ongoing(stage=stage, record=record, log=self._log(index), grace_s=self.plan.grace_s)
         self.not_before.pop(stage.id, None)
-        ongoing.start(self.place, self._environment(stage.id), self.lock, self.selector)
+        order = self._order(stage, record) if stage.kind != StageKind.COMMAND else None
+        ongoing.start(self.place, self._environment(stage.id), self.lock, self.selector, order)
         self.records[stage.id] = ongoing.record
         self.ongoing[stage.id] = ongoing
+
+    def _order(self, stage: PlannedStage, record: StageRecord) -> bytes:
+        """Return what the process of a stage that is no command is told."""
+        ended = [each for each in self.records.values() if each.status in (StageStatus.SUCCEEDED, StageStatus.FAILED)]
+        return codec.compact(
+            Order(
+                plan=self.plan,
+                stage=stage.id,
+                number=self.number,
+                try_number=record.tries,
+                commit=self.claim.commit,
+                run_directory=str(self.directory.path),
+                workspace=str(self.place),
+                checkout=str(self.checkout),
+                earlier=record.answer or self.answers.get(stage.id) or {},
+                results={each.id: {"status": each.status, "answer": each.answer} for each in ended},
+            )
+        )
 
     def _log(self, index: int) -> Log:
         """Return the log of a stage, the same one for all its tries."""

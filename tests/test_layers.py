@@ -18,7 +18,7 @@ PACKAGE = TESTS.parent / "reconciler"
 
 # From the ground up; a name that ends with `/` is a directory. A module imports lower lines and its own.
 LINES: dict[str, tuple[str, ...]] = {
-    "words": ("__init__", "errors", "model", "actions", "codec"),
+    "words": ("__init__", "errors", "model", "actions", "codec", "order"),
     "pure": (
         "parse",
         "yaml_events",
@@ -48,11 +48,23 @@ LINES: dict[str, tuple[str, ...]] = {
         "events",
     ),
     "world": ("world",),
-    "joints": ("hearing", "observe", "claims", "apply", "publish", "stage", "worker", "check"),
+    "joints": (
+        "hearing",
+        "observe",
+        "claims",
+        "apply",
+        "publish",
+        "stage",
+        "worker",
+        "drive",
+        "check",
+        "guards/",
+        "agents/",
+    ),
     "loop": ("contact", "loop"),
     "simulation": ("simulation/",),
     "faces": ("survey", "session", "display", "terminal"),
-    "verbs": ("commands/", "agents/", "executors/", "outlets/"),
+    "verbs": ("commands/", "executors/", "outlets/"),
     "entry": ("cli", "__main__"),
 }
 ORDER = list(LINES)

@@ -274,7 +274,7 @@ GOOD: list[tuple[str, object]] = [
     *(("pipeline", _staged(cwd=each)) for each in (".", "a", "a/b", "..a", "a..", "a/..b", ".hidden")),
     *(("pipeline", _staged(env={each: ""})) for each in ("A", "_", "path", "GIT", "PARAM", "MY_GIT_DIR", "A" * 128)),
     *(("pipeline", _staged(command=each)) for each in ("x", ["x"], ["x", ""], "a\nb", "a" * 65536)),
-    *(("pipeline", {"stages": [{"id": "a", key: "x"}]}) for key in ("guard", "pipeline")),
+    *(("pipeline", {"stages": [{"id": "a", key: word}]}) for key, word in (("guard", "docs"), ("pipeline", "x"))),
     ("pipeline", {"stages": [STAGE] * 200}),
     ("pipeline", {"stages": [STAGE], "parameters": {"a": {}}}),
     ("pipeline", _staged(approval={"reason": "x"}, role="review", when="x", attempts_max=20, needs=[])),

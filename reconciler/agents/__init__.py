@@ -1,0 +1,10 @@
+"""Coding agents as stages: one module for each command line that is driven."""
+
+from __future__ import annotations
+
+from reconciler.order import Answer, Order
+
+
+def run_agent(order: Order) -> Answer:
+    """Let the agent that the stage names work in the run's workspace, and judge what came of it."""
+    raise NotImplementedError(order.stage)

@@ -1,0 +1,52 @@
+"""The process of a stage that is no command: read the order, do it, answer.
+
+Whatever goes wrong in it is an answer as well, with a reason: only a process that was killed answers nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+
+from reconciler import codec
+from reconciler.model import StageKind
+from reconciler.order import ANSWER_BYTES_MAX, ORDER_BYTES_MAX, Answer, Order, Verdict
+
+
+def main(answers: str) -> int:
+    """Do the order that standard input holds, answer on the descriptor of this number, and return the exit status."""
+    descriptor = int(answers)
+    os.set_inheritable(descriptor, False)
+    order = codec.parse(Order, sys.stdin.buffer.read(ORDER_BYTES_MAX))
+    answer = _answer(order)
+    data = codec.compact(answer)
+    if len(data) > ANSWER_BYTES_MAX:
+        answer = Answer(verdict=Verdict.FAILED, reason="answer-too-large", summary=f"its answer has {len(data)} bytes")
+        data = codec.compact(answer)
+    with contextlib.suppress(BrokenPipeError), os.fdopen(descriptor, "wb") as stream:
+        stream.write(data)
+    return 1 if answer.verdict == Verdict.FAILED else 0
+
+
+def _answer(order: Order) -> Answer:
+    try:
+        return _do(order)
+    except Exception as error:
+        traceback.print_exc()
+        return Answer(verdict=Verdict.FAILED, reason="driver-failed", summary=f"{type(error).__name__}: {error}"[:500])
+
+
+def _do(order: Order) -> Answer:
+    match order.planned.kind:
+        case StageKind.AGENT:
+            from reconciler.agents import run_agent
+
+            return run_agent(order)
+        case StageKind.GUARD:
+            from reconciler.guards import run_guard
+
+            return run_guard(order)
+        case other:
+            raise ValueError(f"a stage of kind '{other}' needs no process of this sort")
