@@ -4,24 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reconciler.model import Held, Outcome, Plan, RunId, TaskId
+from reconciler.model import Decision, Held, Outcome, Plan, RunId, TaskId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """Freeze the plan, claim attempt 1, spawn its worker."""
+    """Freeze the plan, claim its first attempt here, spawn its worker. `number` is above 1 for a run that another
+    machine left waiting, and goes on because of `decisions`."""
 
     plan: Plan
+    number: int = 1
+    decisions: tuple[Decision, ...] = ()
+    reason: str = "launched"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resume:
-    """Fence what is left of attempt `after`, claim the next one on the frozen plan, spawn its worker."""
+    """Fence what is left of attempt `after`, claim the next one on the frozen plan, spawn its worker. `decisions` are
+    those on gates that it waited for."""
 
     run_id: RunId
     task_id: TaskId
     after: int
     reason: str
+    decisions: tuple[Decision, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

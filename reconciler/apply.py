@@ -104,7 +104,7 @@ def subject_of(action: Action) -> RunId:
 def _act(world: World, action: Action, shared: SharedClaim | None) -> str:
     match action:
         case Launch():
-            return launch(world, action.plan, shared)
+            return launch(world, action, shared)
         case Resume():
             return resume(world, action, shared)
         case TakeOver():
@@ -132,17 +132,18 @@ def _act(world: World, action: Action, shared: SharedClaim | None) -> str:
 # ------------------------------------------------------------------------------------------------ starting
 
 
-def launch(world: World, plan: Plan, shared: SharedClaim | None = None) -> str:
-    """Freeze the plan, claim attempt 1 and spawn its worker."""
+def launch(world: World, action: Launch, shared: SharedClaim | None = None) -> str:
+    """Freeze the plan, claim the first attempt on this machine and spawn its worker."""
+    plan = action.plan
     directory = _settle(world, plan)
     with rundir.holding(directory):
         if directory.newest():
             return f"{plan.run_id}: already claimed"
-        plan = _freeze(world, directory, replace(plan, resume_token_sha256=_make_token(world, directory)), "plan.json")
-        claim = shared.claims[-1] if shared else launching_claim(world, plan)
+        claim = shared.claims[-1] if shared else launching_claim(world, action)
+        plan = _freeze(world, directory, replace(plan, resume_token_sha256=_make_token(world, directory)), claim.plan)
         _record_claim(world, directory, claim)
-    _spawn(world, directory, plan, 1)
-    return f"{plan.run_id}: launched"
+    _spawn(world, directory, plan, claim.number)
+    return f"{plan.run_id}: launched" + (f" as attempt {claim.number}" if claim.number > 1 else "")
 
 
 def _settle(world: World, plan: Plan) -> RunDirectory:
@@ -196,9 +197,11 @@ def make_claim(
     )
 
 
-def launching_claim(world: World, plan: Plan) -> Claim:
-    """Return the claim of the first attempt of a run."""
-    return make_claim(world, plan, 1, 1, "plan.json", reason="launched", actor=ACTOR)
+def launching_claim(world: World, action: Launch) -> Claim:
+    """Return the claim of the first attempt of a run on this machine."""
+    number, reason = action.number, action.reason
+    claim = make_claim(world, action.plan, number, number, _plan_file(number), reason=reason, actor=ACTOR)
+    return replace(claim, decisions=action.decisions)
 
 
 def resuming_claim(world: World, action: Resume) -> Claim:
@@ -207,7 +210,11 @@ def resuming_claim(world: World, action: Resume) -> Claim:
     last = _last_claim(directory)
     plan = _frozen(world, action.task_id, action.run_id, last)
     series, file, keeps = (last.series, last.plan, last.keeps_from) if last else (1, "plan.json", 1)
-    return make_claim(world, plan, action.after + 1, series, file, reason=action.reason, actor=ACTOR, keeps_from=keeps)
+    number, decided = action.after + 1, (*(last.decisions if last else ()), *action.decisions)
+    # Somebody decided: what the run used up until it waited does not count against it.
+    series = number if action.decisions else series
+    claim = make_claim(world, plan, number, series, file, reason=action.reason, actor=ACTOR, keeps_from=keeps)
+    return replace(claim, decisions=decided)
 
 
 def taking_claims(world: World, action: TakeOver) -> tuple[Claim, ...]:
@@ -218,10 +225,10 @@ def taking_claims(world: World, action: TakeOver) -> tuple[Claim, ...]:
     last = claims[-1] if claims else None
     series, keeps = (last.series, last.keeps_from) if last else (1, 1)
     file = _plan_file(number + 1)
-    return (
-        *claims,
-        make_claim(world, action.plan, number + 1, series, file, reason=action.reason, actor=ACTOR, keeps_from=keeps),
+    newest = make_claim(
+        world, action.plan, number + 1, series, file, reason=action.reason, actor=ACTOR, keeps_from=keeps
     )
+    return (*claims, replace(newest, decisions=last.decisions if last else ()))
 
 
 def claims_here(world: World, action: Reclaim) -> tuple[Claim, ...]:
@@ -240,7 +247,7 @@ def claims_for(world: World, action: Action, held: Held | None) -> tuple[Claim, 
     TransientError if it cannot be said, or if something of the run still lives."""
     match action:
         case Launch():
-            return (launching_claim(world, action.plan),)
+            return (launching_claim(world, action),)
         case Resume() | TakeOver():
             if world.disk.lock_is_held(world.runs.directory(action.task_id, action.run_id).lock):
                 raise LockHeld(f"{action.run_id}: an attempt of this run is alive")
@@ -400,7 +407,7 @@ def abandon(world: World, action: Abandon) -> str:
 def _write_end_if_open(world: World, directory: RunDirectory, number: int, outcome: Outcome, detail: str) -> None:
     with rundir.holding(directory):
         attempt = directory.read(Attempt, directory.record("attempts", number))
-        finished = attempt is not None and attempt.outcome not in (None, Outcome.INTERRUPTED)
+        finished = attempt is not None and attempt.outcome not in (None, Outcome.INTERRUPTED, Outcome.WAITING)
         if not finished and directory.newest() == number:
             _write_end(world, directory, number, outcome, detail)
 

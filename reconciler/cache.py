@@ -16,14 +16,15 @@ from reconciler import __version__
 from reconciler.codec import CodecError
 from reconciler.disk import DISK, Disk
 
-FORMAT = f"1-{__version__}"
+FORMAT = f"2-{__version__}"
 BYTES_MAX = 256 * 1024 * 1024
 
 
 @dataclass(slots=True)
 class Cache:
-    """`requests` maps a path below runs.d to [blob, run id or None, task, problems]; `evidence` a run id to
-    [task, name, status, attempt, completed_at, duration_s, manifest blob]. `*_tree` is the git tree each speaks of."""
+    """`requests` maps a path below runs.d to [blob, run id or None, task, problems], of an approval to [blob, None, the
+    run it is about, problems]; `evidence` a run id to [task, name, status, attempt, completed_at, duration_s, manifest
+    blob, what it waits for or None]. `*_tree` is the git tree each speaks of."""
 
     requests_tree: str | None = None
     requests: dict[str, list[Any]] = field(default_factory=dict)
@@ -43,7 +44,7 @@ def read_cache(path: Path, disk: Disk = DISK) -> Cache:
 def _checked(cache: Cache) -> Cache:
     sound = isinstance(cache.requests, dict) and isinstance(cache.evidence, dict)
     rows = all(type(row) is list and len(row) == 4 for row in cache.requests.values()) if sound else False
-    return cache if rows and all(type(row) is list and len(row) == 7 for row in cache.evidence.values()) else Cache()
+    return cache if rows and all(type(row) is list and len(row) == 8 for row in cache.evidence.values()) else Cache()
 
 
 def write_cache(path: Path, cache: Cache, disk: Disk = DISK) -> None:

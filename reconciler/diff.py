@@ -26,8 +26,12 @@ from reconciler.actions import (
     Wait,
     Yield,
 )
+from reconciler.approve import Case, weigh
 from reconciler.model import (
+    Choice,
+    Decision,
     Evidence,
+    Gate,
     Held,
     HostId,
     Instant,
@@ -37,11 +41,14 @@ from reconciler.model import (
     Outcome,
     Phase,
     Plan,
+    Policy,
     Rejection,
     Run,
     RunId,
+    StageStatus,
     Suspend,
     TaskId,
+    Waiting,
     Wish,
     claim_ref,
     host_ref,
@@ -56,11 +63,17 @@ ENDED = (Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Desired:
-    """What the tip asks for and does not prove yet. `names` holds every name that has a request at all."""
+    """What the tip asks for and does not prove yet. `names` holds every name that has a request at all.
+
+    Of runs that wait for decisions, `cases` says what policies look at and `decisions` what was committed.
+    """
 
     wishes: tuple[Wish, ...]
     rejections: tuple[Rejection, ...] = ()
     names: Mapping[Name, RunId | None]
+    policies: tuple[Policy, ...] = ()
+    cases: Mapping[RunId, Case] = field(default_factory=dict)
+    decisions: Mapping[RunId, tuple[Decision, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +95,19 @@ class Actual:
         """Return whether the tip holds evidence of attempt `number` of a run, or of a later one."""
         found = self.evidence.get(run_id)
         return found is not None and found.attempt >= number
+
+    def proves_as(self, run: Run, now_phase: Phase) -> bool:
+        """Return whether the tip holds evidence of a run as it is here: that it waits does not prove how it ended."""
+        found = self.evidence.get(run.run_id)
+        if found is None or found.attempt != run.number:
+            return found is not None and found.attempt > run.number
+        return found.waiting is None or now_phase not in ENDED
+
+    def waits_elsewhere(self, run_id: RunId) -> Waiting | None:
+        """Return what a run waits for of which nothing is here, None if it does not."""
+        found = self.evidence.get(run_id)
+        there = run_id in self.runs or run_id in (self.held or {})
+        return found.waiting if found is not None and not there else None
 
 
 def phase(run: Run | None, now: Instant) -> Phase:
@@ -156,6 +182,7 @@ def diff(desired: Desired, actual: Actual, now: Instant, limits: Limits) -> tupl
     ]
     under_way = _under_way(actual, repairs, now)
     room = Room(limits.runs_max - under_way)
+    repairs += _wake(wanted, desired, actual, now, limits, room)
     repairs += _elsewhere(wanted, desired, actual, now, limits, room)
     launches = list(_launches(desired, actual, now, limits, room))
     repairs += _unclaimed(actual, [*repairs, *launches])
@@ -211,8 +238,8 @@ def _about_run(
         return
     now_phase, why = judge(run, now)
     wish = wanted.get(run_id)
-    is_proven = actual.proves(run_id, number)
-    if not (is_proven and now_phase in ENDED) and actual.held is not None:
+    is_proven = actual.proves_as(run, now_phase)
+    if not _is_at_rest(run, now_phase, is_proven, actual) and actual.held is not None:
         unshared = _unshared(run, wish, is_proven, desired, actual, limits)
         if unshared is not None:
             yield unshared
@@ -227,6 +254,15 @@ def _about_run(
         yield from _restore(run, wish)
     elif now_phase == Phase.STALE:
         yield _repair(run, wish, why, now, limits)
+
+
+def _is_at_rest(run: Run, now_phase: Phase, is_proven: bool, actual: Actual) -> bool:
+    """Return whether a run needs no claim: the tip proves its end, or that it waits, and nobody has gone on with it."""
+    if not is_proven:
+        return False
+    if now_phase != Phase.WAITING:
+        return now_phase in ENDED
+    return run.run_id not in (actual.held or {}) and actual.evidence[run.run_id].attempt == run.number
 
 
 def _unshared(
@@ -284,7 +320,8 @@ def _unwanted(run: Run, wish: Wish | None, desired: Desired, now_phase: Phase) -
     if successor is not None and successor != run.run_id:
         return f"superseded by {successor}"
     # A run that goes on after its request was deleted is left to finish; one that has to be resumed is not.
-    return "its request was deleted" if run.name not in desired.names and now_phase == Phase.STALE else ""
+    idle = now_phase in (Phase.STALE, Phase.WAITING)
+    return "its request was deleted" if run.name not in desired.names and idle else ""
 
 
 def _repair(run: Run, wish: Wish | None, why: str, now: Instant, limits: Limits) -> Action:
@@ -299,6 +336,55 @@ def _repair(run: Run, wish: Wish | None, why: str, now: Instant, limits: Limits)
     if not limits.online:
         return Wait(subject=run_id, reason=f"{why}; waits for the remote to resume it")
     return Resume(run_id=run_id, task_id=task_id, after=number, reason=why)
+
+
+# ------------------------------------------------------------------------------------------------ gates
+
+
+def _wake(
+    wanted: Mapping[RunId, Wish], desired: Desired, actual: Actual, now: Instant, limits: Limits, room: Room
+) -> Iterable[Action]:
+    """Decide about the runs here that wait: go on with what was decided, say what is missing of the rest."""
+    for run_id, run in sorted(actual.runs.items()):
+        wish = wanted.get(run_id)
+        idle = phase(run, now) == Phase.WAITING and not run.cancel and not run.corrupt and run.planned
+        if idle and wish is not None and not _unwanted(run, wish, desired, Phase.WAITING):
+            proven = actual.proves_as(run, Phase.WAITING)
+            if proven and not _is_at_rest(run, Phase.WAITING, proven, actual):
+                continue
+            yield _about_waiting(run, wish, desired, now, limits, room)
+
+
+def _about_waiting(run: Run, wish: Wish, desired: Desired, now: Instant, limits: Limits, room: Room) -> Action:
+    stages = run.attempt.stages if run.attempt is not None else ()
+    gates = [each.gate for each in stages if each.status == StageStatus.WAITING and each.gate is not None]
+    decisions, missing = _weighed(run.run_id, gates, desired, now)
+    if not decisions:
+        return Wait(subject=run.run_id, reason=missing, settled=True)
+    if held := suspended(wish.request.suspend, now):
+        return Wait(subject=run.run_id, reason=f"decided, and not resumed: {held}", settled=True)
+    if not limits.online:
+        return Wait(subject=run.run_id, reason="waits for the remote, where it must be claimed")
+    if not room.take():
+        return Wait(subject=run.run_id, reason="waits for a free slot (runs_max)")
+    reason = _told(decisions)
+    return Resume(run_id=run.run_id, task_id=run.task_id, after=run.number, reason=reason, decisions=decisions)
+
+
+def _weighed(run_id: RunId, gates: Sequence[Gate], desired: Desired, now: Instant) -> tuple[tuple[Decision, ...], str]:
+    """Return the decisions on gates that open or close them, and in words what the others wait for."""
+    case = desired.cases.get(run_id)
+    if case is None:
+        return (), "waits for approval"
+    weighed = [weigh(gate, case, desired.decisions.get(run_id, ()), desired.policies, now.at) for gate in gates]
+    decisions = tuple(decision for each in weighed for decision in each.decisions if each.choice is not None)
+    missing = [f"'{each.gate.stage}' ({each.gate.reason}): {each.missing}" for each in weighed if each.choice is None]
+    return decisions, f"waits for approval of {'; '.join(missing)}"
+
+
+def _told(decisions: Sequence[Decision]) -> str:
+    words = {Choice.APPROVE: "approved", Choice.REJECT: "rejected"}
+    return "; ".join(f"stage '{each.stage}' was {words[each.decision]} by {each.actor}" for each in decisions)
 
 
 # ------------------------------------------------------------------------------------------------ other machines
@@ -378,7 +464,9 @@ def _launches(desired: Desired, actual: Actual, now: Instant, limits: Limits, ro
     """Decide about the wishes of which there is no run yet: by priority, then by path."""
     held = actual.held or {}
     absent = [wish for wish in desired.wishes if wish.run_id not in actual.runs and wish.run_id not in held]
-    absent = [wish for wish in absent if not actual.proves(wish.run_id, 1)]
+    absent = [
+        wish for wish in absent if not actual.proves(wish.run_id, 1) or actual.waits_elsewhere(wish.run_id) is not None
+    ]
     busy = _busy_names(actual, now)
     for wish in sorted(absent, key=lambda each: (-each.request.priority, *_turn(each, actual, limits))):
         reason = _held_back(wish, actual, now)
@@ -390,10 +478,27 @@ def _launches(desired: Desired, actual: Actual, now: Instant, limits: Limits, ro
             yield Wait(subject=wish.run_id, reason=f"waits for {older}, which it supersedes, to end")
         elif not limits.online:
             yield Wait(subject=wish.run_id, reason="waits for the remote, where it must be claimed")
+        elif actual.waits_elsewhere(wish.run_id) is not None:
+            yield _go_on(wish, wish.plan, desired, actual, now, room)
         elif room.take():
             yield Launch(plan=wish.plan)
         else:
             yield Wait(subject=wish.run_id, reason="waits for a free slot (runs_max)")
+
+
+def _go_on(wish: Wish, plan: Plan, desired: Desired, actual: Actual, now: Instant, room: Room) -> Action:
+    """Decide about a run that another machine left waiting, and that any machine may go on with."""
+    evidence = actual.evidence[wish.run_id]
+    assert evidence.waiting is not None
+    if plan.digest != evidence.waiting.plan_digest:
+        reason = "waits, and the plan it waits on cannot be made again from its commit; raise 'rerun'"
+        return Wait(subject=wish.run_id, reason=reason, settled=True)
+    decisions, missing = _weighed(wish.run_id, evidence.waiting.gates, desired, now)
+    if not decisions:
+        return Wait(subject=wish.run_id, reason=missing, settled=True)
+    if not room.take():
+        return Wait(subject=wish.run_id, reason="waits for a free slot (runs_max)")
+    return Launch(plan=plan, number=evidence.attempt + 1, decisions=decisions, reason=_told(decisions))
 
 
 def _busy_names(actual: Actual, now: Instant) -> dict[Name, RunId]:
@@ -442,8 +547,8 @@ def _publish(actual: Actual, now: Instant, limits: Limits, *, more: bool) -> Seq
         for run in actual.runs.values()
         if run.planned
         and not run.corrupt
-        and phase(run, now) in ENDED
-        and not actual.proves(run.run_id, run.number)
+        and (now_phase := phase(run, now)) in (*ENDED, Phase.WAITING)
+        and not actual.proves_as(run, now_phase)
         and _is_ours(run, actual)
     ]
     if not ended or not limits.online or (more and not limits.publish_due):

@@ -60,27 +60,32 @@ def rows(
         _elsewhere(each, waits) for run_id, each in held.items() if not actual.proves(run_id, each.claim.number)
     ]
     there = {*actual.runs, *held}
-    absent = [_absent(wish, actions, waits) for wish in desired.wishes if wish.run_id not in there]
+    absent = [
+        _absent(wish, actions, waits)
+        for wish in desired.wishes
+        if wish.run_id not in there and wish.run_id not in actual.evidence
+    ]
     shown = {each.run_id for each in elsewhere}
     proved = [each for each in actual.evidence.values() if each.run_id not in actual.runs and each.run_id not in shown]
     newest = sorted(proved, key=lambda each: (each.completed_at, each.run_id), reverse=True)
-    return [*live, *elsewhere, *absent, *(_proved(each, commits) for each in newest)]
+    return [*live, *elsewhere, *absent, *(_proved(each, commits, waits) for each in newest)]
 
 
 def _live(run: Run, is_proven: bool, waits: Mapping[str, str], commits: Mapping[str, str], now: Instant) -> Row:
     run_phase, why = judge(run, now)
     stages = run.attempt.stages if run.attempt else ()
     ended = run_phase in ENDED
+    shown = StageStatus.WAITING if run_phase == Phase.WAITING else StageStatus.RUNNING
     return Row(
         run_id=run.run_id,
         task_id=run.task_id,
         name=run.name,
         phase=run_phase,
-        stage=", ".join(each.id for each in stages if each.status == StageStatus.RUNNING) if not ended else "",
+        stage=", ".join(each.id for each in stages if each.status == shown) if not ended else "",
         done=sum(each.status == StageStatus.SUCCEEDED for each in stages),
         total=len(stages),
         attempts=run.number,
-        heartbeat_age_s=None if ended or run.attempt is None else _age(silence(run, now)),
+        heartbeat_age_s=None if ended or run_phase == Phase.WAITING or run.attempt is None else _age(silence(run, now)),
         duration_s=run.attempt.elapsed_s if run.attempt and ended else None,
         completed_at=run.attempt.ended_at if run.attempt else None,
         evidence=commits.get(run.run_id, "committed") if is_proven else "",
@@ -134,13 +139,13 @@ def _absent(wish: Wish, actions: Sequence[Action], waits: Mapping[str, str]) -> 
     )
 
 
-def _proved(evidence: Evidence, commits: Mapping[str, str]) -> Row:
+def _proved(evidence: Evidence, commits: Mapping[str, str], waits: Mapping[str, str]) -> Row:
     return Row(
         run_id=evidence.run_id,
         task_id=evidence.task_id,
         name=evidence.name,
         phase=Phase(evidence.status.value),
-        stage="",
+        stage=", ".join(each.stage for each in evidence.waiting.gates) if evidence.waiting else "",
         done=0,
         total=0,
         attempts=evidence.attempt,
@@ -148,7 +153,7 @@ def _proved(evidence: Evidence, commits: Mapping[str, str]) -> Row:
         duration_s=evidence.duration_s,
         completed_at=evidence.completed_at,
         evidence=commits.get(evidence.run_id, "committed"),
-        reason="",
+        reason=waits.get(evidence.run_id, ""),
     )
 
 

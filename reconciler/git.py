@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from reconciler.disk import DISK
@@ -308,6 +309,24 @@ def _chunked(names: Sequence[str], bytes_max: int = 16 * 1024) -> Iterator[Seque
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """The commit that changed a path last: its author as `Name <address>`, when it was committed (UTC), and by whom it
+    is signed, None if by nobody who is believed."""
+
+    commit: str
+    author: str
+    at: str
+    signer: str | None
+
+
+SIGNING_TIMEOUT_S = 120.0
+"""A person may have to type a passphrase, or touch a key."""
+
+NO_OTHER_SIGNATURES = ("gpg.program=false", "gpg.x509.program=false")
+"""Of signatures only those by SSH keys are believed: what a person's key ring trusts is that person's matter."""
+
+
+@dataclass(frozen=True, slots=True)
 class Repository:
     """One repository. `directory` is its checkout (the git directory of a bare one), `common` the git directory
     that all its worktrees share."""
@@ -440,6 +459,33 @@ class Repository:
                     found.setdefault(run_status.split(" ")[0], commit)
         return found
 
+    def last_change(self, tip: str, path: str, signers: Path | None = None) -> Change | None:
+        """Return the newest commit in the history of `tip` that changed a path, and whose it is; None if there is none,
+        or if it cannot be told from what a shallow clone was cut off from.
+
+        With the file of allowed `signers` an SSH signature is verified by it, and by nothing a person has configured.
+        """
+        form = "%H%x00%an <%ae>%x00%ct%x00" + ("%G?%x00%GS" if signers is not None else "%x00")
+        believed = () if signers is None else (f"gpg.ssh.allowedSignersFile={signers}", *NO_OTHER_SIGNATURES)
+        asked = ("log", "-1", "--no-show-signature", f"--format={form}", "--end-of-options", tip, "--")
+        found = self.git(*asked, f":(literal){path}", config=believed).split("\0")
+        if len(found) != 5 or found[0] in self._cut_off():
+            return None
+        at = datetime.fromtimestamp(int(found[2]), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        signer = found[4] if found[3] == "G" and found[4] else None
+        return Change(commit=found[0], author=found[1], at=at, signer=signer)
+
+    def _cut_off(self) -> frozenset[str]:
+        """Return the commits at which the history of a shallow clone ends."""
+        with contextlib.suppress(OSError):
+            return frozenset((self.common / "shallow").read_text().split())
+        return frozenset()
+
+    def first_parent_changes(self, commit: str) -> tuple[str, ...]:
+        """Return the paths that a commit changed against its first parent (all its files, if it has none)."""
+        trees = self.look_up([f"{commit}^{{tree}}", f"{commit}^1^{{tree}}"])
+        return tuple(sorted(path for path, _ in self.changes(trees[1], trees[0])))
+
     def is_ancestor(self, old: str, new: str) -> bool:
         """Return whether `old` is `new` or in its history, as far as that is here: what a shallow clone cut off is
         not, nor is an object that is missing."""
@@ -478,6 +524,14 @@ class Repository:
             draft = replace(draft, base_tree=self._tree_of(draft.base_tree))
         answer = self.git("fast-import", "--quiet", "--force", "--done", standard_input=_stream(draft))
         return answer.strip()
+
+    def signed(self, commit: str) -> str:
+        """Return a copy of a commit with one parent that is signed as the person at this machine has configured it.
+        Raise GitFailed if that cannot be done."""
+        message = self.git("log", "-1", "--format=%B", "--end-of-options", commit)
+        tree, parent = self._tree_of(commit), self.look_up([f"{commit}^1"])[0]
+        asked = ("commit-tree", "-S", "-p", parent or "", "-F", "-", tree)
+        return self.git(*asked, standard_input=message.encode(), timeout_s=SIGNING_TIMEOUT_S)
 
     def _tree_of(self, oid: str) -> str:
         """Return the tree of a commit, or a tree itself."""

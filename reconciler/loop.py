@@ -237,9 +237,11 @@ class Loop:
         shared = self.claims.shared(run_id, task_id, claims)
         return Wanted(run_id=run_id, old=held.oid if held is not None else None, claim=shared)
 
-    def commit(self, seen: Observation, draft: Draft) -> None:
-        """Put a person's commit onto the branch. Raise TipMoved if that is elsewhere by now."""
+    def commit(self, seen: Observation, draft: Draft, *, sign: bool = False) -> None:
+        """Put a person's commit onto the branch, signed if asked. Raise TipMoved if that is elsewhere by now."""
         commit = self.world.repository.make_commit(draft)
+        if sign:
+            commit = self.world.repository.signed(commit)
         if self.world.remote is None:
             self.world.repository.advance(seen.branch, seen.tip, commit)
             return
@@ -269,8 +271,10 @@ class Loop:
     def _publish(self, result: Pass, wanted: Publish) -> Pass:
         """Publish, and turn what can stand in the way of it into something `status` can say."""
         seen, runs = result.seen, wanted.runs[:PUBLISHED_MAX]
-        if self.last is not None and self.last.commit == seen.evidence_tip and set(self.last.runs) & set(_ids(wanted)):
-            raise InvariantError(f"evidence committed in {self.last.commit} is not recognised: {_ids(wanted)[:3]}")
+        again = set(self.last.runs) & set(_ids(wanted)) if self.last is not None else set()
+        unknown = sorted(each for each in again if each not in seen.actual.evidence)
+        if self.last is not None and self.last.commit == seen.evidence_tip and unknown:
+            raise InvariantError(f"evidence committed in {self.last.commit} is not recognised: {unknown[:3]}")
         if self.world.remote is not None and not self.observer.online:
             return replace(result, tip_moved=True)
         farewell = self.claims.farewell(_ids(wanted), living(seen)) if self.world.remote is not None else []

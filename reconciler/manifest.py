@@ -117,6 +117,8 @@ def status_of(records: Records) -> tuple[Status, str]:
         return Status.QUEUED, "claimed; its worker has not started yet"
     if attempt.outcome is None:
         return Status.IN_PROGRESS, attempt.detail
+    if attempt.outcome == Outcome.WAITING:
+        return Status.WAITING, attempt.detail
     if attempt.outcome == Outcome.INTERRUPTED:
         return Status.IN_PROGRESS, f"attempt {number} was interrupted; the next pass resumes it"
     return Status(attempt.outcome.value), attempt.detail
@@ -150,7 +152,7 @@ def manifest(records: Records, *, updated_at: str, heartbeat_at: str | None) -> 
         "approval_policy": plan.approval_policy.value,
         "commands": commands,
         "child_runs": [],
-        "approvals": [],
+        "approvals": _approvals(records),
         "resume_events": _resume_events(records),
         "instructions_hash": plan.instructions.hash,
         "instructions_sources": list(plan.instructions.sources),
@@ -271,6 +273,25 @@ def _answer(root: str, record: StageRecord) -> dict[str, object] | None:
         return None
     files: list[dict[str, object]] = record.answer["files"]  # type: ignore[assignment]
     return {**record.answer, "files": [{**each, "path": f"{root}/{each['path']}"} for each in files]}
+
+
+def _approvals(records: Records) -> list[dict[str, object]]:
+    """Return what was asked at gates and what was decided, in the order of the stages."""
+    known = fold(records.plan, records.counting)
+    asked = [known[stage.id] for stage in records.plan.stages if stage.id in known and known[stage.id].gate is not None]
+    return [entry for record in asked for entry in _at_gate(record)]
+
+
+def _at_gate(record: StageRecord) -> list[dict[str, object]]:
+    assert record.gate is not None
+    gate = record.gate
+    prompt = {"stage": gate.stage, "prompt": _bounded(gate.reason), "asked_at": gate.asked_at}
+    unsaid = {"decision": None, "actor": "", "at": None, "reason": "", "commit": None, "signer": None}
+    said = [
+        {key: getattr(each, key) for key in unsaid} | {"decision": each.decision.value, "policy": each.policy}
+        for each in record.decisions
+    ]
+    return [prompt | each for each in said] or [prompt | unsaid | {"policy": gate.policy}]
 
 
 def _untouched(records: Records, stage: PlannedStage) -> StageStatus:

@@ -60,15 +60,18 @@ class StageStatus(StrEnum):
     FAILED = "failed"
     SKIPPED = "skipped"
     INTERRUPTED = "interrupted"
+    WAITING = "waiting"
 
 
 class Outcome(StrEnum):
-    """How an attempt ended. `interrupted` is not an end of the run: the next attempt goes on."""
+    """How an attempt ended. `interrupted` and `waiting` are no end of the run: a next attempt goes on, at once or when
+    what it waits for has come."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
     INTERRUPTED = "interrupted"
+    WAITING = "waiting"
 
 
 class Workspace(StrEnum):
@@ -100,6 +103,13 @@ class ExecutionMode(StrEnum):
     AUTO = "auto"
     MCP = "mcp"
     CLOUD = "cloud"
+
+
+class Choice(StrEnum):
+    """What a decision on a gate says."""
+
+    APPROVE = "approve"
+    REJECT = "reject"
 
 
 class Severity(StrEnum):
@@ -200,13 +210,43 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Approval:
-    """A committed decision on a gate."""
+    """The file of a decision on a gate. `plan` is the digest of the plan it is for, None for whichever waits."""
 
     source: Source
     run: RunId
     stage: StageId
-    decision: str
+    decision: Choice
     reason: str
+    plan: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """A decision on a gate, and what git says of it.
+
+    `actor` is the author of the commit that holds it (or the policy that decided by itself, then `commit` is None),
+    `at` when that was committed, `signer` who signed it by the allowed signers, None if nobody did.
+    """
+
+    stage: StageId
+    decision: Choice
+    reason: str
+    actor: str
+    at: str
+    commit: str | None = None
+    signer: str | None = None
+    plan: str | None = None
+    policy: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """A stage that waits for a decision: what is asked, by which policy ("" for the default), since when."""
+
+    stage: StageId
+    reason: str
+    policy: str
+    asked_at: str
 
 
 # ---------------------------------------------------------------------------------------------- pipelines
@@ -246,6 +286,7 @@ class Stage:
     role: Role | None = None
     requires_cloud: bool = False
     sandbox: Mapping[str, object] | None = None
+    finally_: bool = False
 
     @property
     def kind(self) -> StageKind:
@@ -301,6 +342,33 @@ class PublishSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """`approvals.<name>`: where it holds (every rule that is given must match), and what it demands of decisions.
+
+    `approvers` are e-mail addresses with `*`; empty means whoever may commit. `within_s` None means for ever.
+    """
+
+    name: str
+    pipelines: tuple[str, ...] = ()
+    stages: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+    authors: tuple[str, ...] = ()
+    approvers: tuple[str, ...] = ()
+    approvals_min: int = 1
+    within_s: float | None = None
+    other_person: bool = False
+    signed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """Whom a signature is believed: the path of an allowed-signers file (ssh-keygen(1)) in the repository."""
+
+    allowed_signers: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """`reconciler.yaml`. `branch` None means the branch HEAD names; `runs_max` None twice the cores; `remote` None
     that there is none, whatever is configured."""
@@ -321,6 +389,8 @@ class Settings:
     checklists: tuple[str, ...] = ("tasks/**/*.md", "docs/**/*.md", ".agent/**/*.md")
     redact: Redact = Redact()
     publish: PublishSettings = PublishSettings()
+    approvals: tuple[Policy, ...] = ()
+    trust: Trust = Trust()
 
 
 # ---------------------------------------------------------------------------------------------- plans
@@ -356,6 +426,7 @@ class PlannedStage:
     when: str | None = None
     requires_cloud: bool = False
     sandbox: Mapping[str, object] | None = None
+    finally_: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -442,7 +513,8 @@ class Claim:
 
     `series` is the number of the first attempt since a person last asked (launch or `resume`); the bound
     `attempts_max` counts from there. `plan` is the file of the frozen plan this attempt executes. Successes of
-    attempts before `keeps_from` do not count. `host` is who executes it, "" where no remote is shared.
+    attempts before `keeps_from` do not count. `host` is who executes it, "" where no remote is shared. `decisions` are
+    those on gates that have opened or closed them.
     """
 
     number: int
@@ -456,6 +528,7 @@ class Claim:
     commit: str
     keeps_from: int = 1
     host: str = ""
+    decisions: tuple[Decision, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -488,6 +561,8 @@ class StageRecord:
     memory_peak_bytes: int = 0
     process: Process | None = None
     answer: Mapping[str, object] | None = None
+    gate: Gate | None = None
+    decisions: tuple[Decision, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -568,8 +643,17 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """What evidence says of a run that waits for decisions: at which gates, on which plan, made from which commit."""
+
+    plan_digest: str
+    commit: str
+    gates: tuple[Gate, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """A run as the tip of the branch proves it."""
+    """A run as the tip of the branch proves it: ended, or `waiting` for decisions."""
 
     run_id: RunId
     task_id: TaskId
@@ -579,6 +663,7 @@ class Evidence:
     completed_at: str
     duration_s: float
     manifest_blob: str
+    waiting: Waiting | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

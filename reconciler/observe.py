@@ -11,22 +11,28 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from reconciler import codec, resolve
+from reconciler.approve import Case
 from reconciler.cache import read_cache, write_cache
 from reconciler.diff import ENDED, Actual, Desired, phase
 from reconciler.errors import ContentError, GitFailed
-from reconciler.git import Entry
+from reconciler.git import Change, Entry
 from reconciler.hearing import Hearing
 from reconciler.model import (
+    Approval,
+    Decision,
     Evidence,
+    Gate,
     Held,
     HostId,
     Instant,
     Instructions,
     Limits,
     Name,
+    Phase,
     Pipeline,
     PipelineId,
     Plan,
@@ -37,14 +43,19 @@ from reconciler.model import (
     RunId,
     Settings,
     Source,
+    StageId,
     Status,
     TaskId,
+    Waiting,
     Wish,
     Workspace,
 )
 from reconciler.world import World
 
 SETTINGS_PATH = "reconciler.yaml"
+APPROVAL_SUFFIX = ".approval.yaml"
+DECISIONS_MAX = 100
+"""So many decisions about one run are looked at, in the order of their paths."""
 OBJECT_ID = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 
 
@@ -99,6 +110,7 @@ class Observer:
         self.evidence: Mapping[str, list[Any]] = self.cache.evidence
         self.evidence_tip = ""
         self.plans: dict[str, Plan | Rejection | None] = {}
+        self.changes: dict[str, tuple[str | None, Change | None]] = {}
         self._index_requests()
 
     def ask(self) -> None:
@@ -137,7 +149,7 @@ class Observer:
             tip=tip,
             evidence_tip=self.evidence_tip,
             settings=self.settings,
-            desired=Desired(wishes=tuple(wishes), rejections=self._rejections(wishes, runs), names=self.names),
+            desired=self._desired(wishes, runs),
             actual=Actual(
                 runs=runs,
                 evidence=Proven(self.evidence),
@@ -153,6 +165,27 @@ class Observer:
             ),
             now=self.world.now(),
         )
+
+    def _desired(self, wishes: Sequence[Wish], runs: Mapping[RunId, Run]) -> Desired:
+        """Return what is wanted, and what was decided about the runs that wait for it."""
+        now, policies = self.world.now(), self.settings.approvals
+        proven = Proven(self.evidence)
+        elsewhere = {each.run_id: proven[each.run_id] for each in wishes if self._waits(each.run_id)}
+        here = {run_id: run for run_id, run in runs.items() if phase(run, now) == Phase.WAITING}
+        wishes = [self._as_frozen(each, elsewhere, runs) for each in wishes]
+        waiting = [each for each in wishes if each.run_id in here or each.run_id in elsewhere]
+        return Desired(
+            wishes=tuple(wishes),
+            rejections=self._rejections(wishes, runs),
+            names=self.names,
+            policies=policies,
+            cases={each.run_id: self._case(each, here.get(each.run_id), elsewhere) for each in waiting},
+            decisions={each.run_id: self._decisions(each.run_id) for each in waiting},
+        )
+
+    def _waits(self, run_id: str) -> bool:
+        row = self.evidence.get(run_id)
+        return row is not None and row[7] is not None
 
     def remember(self) -> None:
         """Write down what has changed since it was read: the cache, and what was heard of other machines."""
@@ -280,10 +313,12 @@ class Observer:
         parsed = self._parse(path, entry, data)
         if isinstance(parsed, Rejection):
             return [entry.oid, None, None, codec.dump(parsed.problems)]
+        if isinstance(parsed, Approval):
+            return [entry.oid, None, parsed.run, []]
         self.requests[path] = parsed
         return [entry.oid, resolve.run_id(parsed), parsed.task, []]
 
-    def _parse(self, path: str, entry: Entry, data: bytes | None) -> Request | Rejection:
+    def _parse(self, path: str, entry: Entry, data: bytes | None) -> Request | Approval | Rejection:
         if not entry.is_file:
             kind = {"120000": "a symbolic link", "160000": "a submodule"}.get(entry.mode, f"mode {entry.mode}")
             return _rejected(path, f"this is {kind}, not a file", "commit the file itself", "not-a-file")
@@ -292,17 +327,19 @@ class Observer:
         from reconciler import parse
 
         source = Source(path=path, blob=entry.oid)
-        if path.endswith(".approval.yaml"):
-            approval = parse.parse_approval(data, source, self.world.contracts)
-            assert isinstance(approval, Rejection)
-            return approval
+        if path.endswith(APPROVAL_SUFFIX):
+            return parse.parse_approval(data, source, self.world.contracts)
         return parse.parse_request(data, source, self.world.contracts)
 
     def _index_requests(self) -> None:
         """Index the rows by name and by run id, and find the files that claim one name together."""
         by_name: dict[Name, list[str]] = {}
-        for path in self.cache.requests:
-            by_name.setdefault(_name(path), []).append(path)
+        self.approvals: dict[str, list[str]] = {}
+        for path, row in self.cache.requests.items():
+            if path.endswith(APPROVAL_SUFFIX):
+                self.approvals.setdefault(row[2], []).append(path)
+            else:
+                by_name.setdefault(_name(path), []).append(path)
         self.twins = {path: paths for paths in by_name.values() if len(paths) > 1 for path in paths}
         rows = self.cache.requests
         self.names = {name: rows[paths[0]][1] if len(paths) == 1 else None for name, paths in by_name.items()}
@@ -311,7 +348,7 @@ class Observer:
     def _unsettled(self, marked: Sequence[tuple[TaskId, RunId]]) -> list[str]:
         """Return the paths of requests that the tip does not prove, and of those that are under way again."""
         evidence = self.evidence
-        found = [path for run_id, path in self.paths.items() if run_id not in evidence]
+        found = [path for run_id, path in self.paths.items() if (row := evidence.get(run_id)) is None or row[7]]
         again = [self.paths[run_id] for _, run_id in marked if run_id in evidence and run_id in self.paths]
         return found + again
 
@@ -383,6 +420,82 @@ class Observer:
         twins = [_twin(path, paths) for path, paths in self.twins.items()]
         unplanned = [wish.plan for wish in wishes if isinstance(wish.plan, Rejection) and wish.run_id not in runs]
         return tuple(sorted((*rows, *twins, *unplanned), key=lambda each: each.path))
+
+    # -------------------------------------------------------------------------------------------- gates
+
+    def _as_frozen(self, wish: Wish, elsewhere: Mapping[RunId, Evidence], runs: Mapping[RunId, Run]) -> Wish:
+        """Return a wish with the plan that its run waits on, where another machine left it waiting."""
+        evidence = elsewhere.get(wish.run_id)
+        if evidence is None or evidence.waiting is None or wish.run_id in runs:
+            return wish
+        key = f"{wish.run_id} {evidence.waiting.commit}"
+        if key not in self.plans:
+            self.plans[key] = self._plan_at(wish.run_id, evidence.waiting.commit)
+        frozen = self.plans[key]
+        return replace(wish, plan=frozen) if frozen is not None else wish
+
+    def _case(self, wish: Wish, run: Run | None, elsewhere: Mapping[RunId, Evidence]) -> Case:
+        """Return what policies look at of a run that waits."""
+        request, evidence = wish.request, elsewhere.get(wish.run_id)
+        waiting = evidence.waiting if evidence is not None else None
+        commit, digest = (waiting.commit, waiting.plan_digest) if waiting is not None else ("", "")
+        if run is not None and run.claim is not None:
+            commit, digest = run.claim.commit, run.claim.plan_digest
+        asked = self._change(request.source.path)
+        paths = any(each.paths for each in self.settings.approvals)
+        return Case(
+            pipeline=request.pipeline,
+            plan_digest=digest,
+            labels=request.labels,
+            author=asked.author if asked is not None else "",
+            commit=asked.commit if asked is not None else "",
+            changed=self.world.repository.first_parent_changes(commit) if paths and commit else (),
+        )
+
+    def _decisions(self, run_id: RunId) -> tuple[Decision, ...]:
+        """Return the decisions about a run that the tip holds, in the order of their paths."""
+        paths = sorted(self.approvals.get(run_id, ()))[:DECISIONS_MAX]
+        read = self.world.repository.blobs([self.cache.requests[path][0] for path in paths])
+        found = []
+        for path, (oid, data) in zip(paths, read, strict=True):
+            approval = self._parse(path, Entry("100644", oid, path), data)
+            if isinstance(approval, Approval):
+                found.append(self._decision(approval))
+        return tuple(found)
+
+    def _decision(self, approval: Approval) -> Decision:
+        change = self._change(approval.source.path)
+        return Decision(
+            stage=approval.stage,
+            decision=approval.decision,
+            reason=approval.reason,
+            actor=change.author if change is not None else "",
+            at=change.at if change is not None else "",
+            commit=change.commit if change is not None else None,
+            signer=change.signer if change is not None else None,
+            plan=approval.plan,
+        )
+
+    def _change(self, path: str) -> Change | None:
+        """Return whose a file at the tip is, looked up once for every tip."""
+        known = self.changes.get(path)
+        if known is None or known[0] != self.tip:
+            signers = self._signers() if path.endswith(APPROVAL_SUFFIX) else None
+            known = self.changes[path] = (self.tip, self.world.repository.last_change(self.tip or "", path, signers))
+        return known[1]
+
+    def _signers(self) -> Path | None:
+        """Write down the allowed signers of the tip where git finds them; None if signatures are not asked for."""
+        path = self.settings.trust.allowed_signers
+        if path is None:
+            return None
+        oid = self.world.repository.look_up([f"{self.tip}:{path}"])[0]
+        data = next(self.world.repository.blobs([oid]))[1] if oid is not None else None
+        place = self.world.repository.state / "allowed_signers"
+        if self.world.disk.read_bounded(place) != (data or b""):
+            self.world.disk.make_directory(place.parent)
+            self.world.disk.write_atomic(place, data or b"", sync=False)
+        return place
 
     # -------------------------------------------------------------------------------------------- evidence, runs
 
@@ -460,14 +573,19 @@ class Observer:
         return self.plans[key]
 
     def _make_plan(self, run_id: RunId, held: Held) -> Plan | Rejection | None:
-        commit = held.claim.claims[-1].commit if held.claim.claims else ""
-        found = None
+        frozen = self._plan_at(run_id, held.claim.claims[-1].commit if held.claim.claims else "")
+        if frozen is None or isinstance(frozen, Rejection):
+            found = self.wish_of(run_id)
+            return found.plan if found is not None else frozen
+        return frozen
+
+    def _plan_at(self, run_id: RunId, commit: str) -> Plan | Rejection | None:
+        """Return the plan of a run as it is made from a commit, None if the branch does not hold that (any more)."""
         if OBJECT_ID.fullmatch(commit) and self.world.repository.is_ancestor(commit, self.tip or ""):
             with contextlib.suppress(ContentError):
                 found = Observer(self.world, self.branch, pinned=commit).wish_of(run_id)
-        if found is None or isinstance(found.plan, Rejection):
-            found = self.wish_of(run_id) or found
-        return found.plan if found is not None else None
+                return found.plan if found is not None else None
+        return None
 
     def _runs(self, marked: Sequence[tuple[TaskId, RunId]], wishes: Sequence[Wish]) -> dict[RunId, Run]:
         """Return every run that is under way here, and every wished one that has records although it is not marked."""
@@ -504,7 +622,7 @@ class Proven(Mapping[RunId, Evidence]):
         self._rows = rows
 
     def __getitem__(self, run_id: RunId) -> Evidence:
-        task, name, status, attempt, completed_at, duration_s, blob = self._rows[run_id]
+        task, name, status, attempt, completed_at, duration_s, blob, waiting = self._rows[run_id]
         return Evidence(
             run_id=run_id,
             task_id=task,
@@ -514,6 +632,7 @@ class Proven(Mapping[RunId, Evidence]):
             completed_at=completed_at,
             duration_s=duration_s,
             manifest_blob=blob,
+            waiting=codec.load(Waiting, waiting) if waiting is not None else None,
         )
 
     def __iter__(self) -> Iterator[RunId]:
@@ -528,14 +647,32 @@ def evidence_row(run_id: str, oid: str, data: bytes | None) -> list[Any] | None:
     try:
         document = json.loads(data or b"")
         status = Status(document["status"])
-        if document["run_id"] != run_id or not status.ended:
+        if document["run_id"] != run_id or not (status.ended or status == Status.WAITING):
             return None
         attempt = max(int(each["number"]) for each in document["attempts"])
         duration_s = float(document["resources"]["duration_s"])
         completed_at = str(document["completed_at"])
-        return [str(document["task_id"]), str(document["name"]), status.value, attempt, completed_at, duration_s, oid]
+        waiting = None if status.ended else _waiting(document)
+        row = [str(document["task_id"]), str(document["name"]), status.value, attempt, completed_at, duration_s, oid]
+        return [*row, waiting]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def _waiting(document: Mapping[str, Any]) -> Any:
+    """Return what a committed manifest says its run waits for, as plain JSON values."""
+    gates = tuple(
+        Gate(
+            stage=StageId(str(each["stage"])),
+            reason=str(each["prompt"]),
+            policy=str(each["policy"]),
+            asked_at=str(each["asked_at"]),
+        )
+        for each in document["approvals"]
+        if each["decision"] is None
+    )
+    digest, commit = str(document["attempts"][-1]["plan_digest"]), str(document["attempts"][-1]["commit"])
+    return codec.dump(Waiting(plan_digest=digest, commit=commit, gates=gates))
 
 
 def _leads_to_manifests(path: str) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 from reconciler.model import (
     Approval,
     ApprovalPolicy,
+    Choice,
     Concurrency,
     Contract,
     Execution,
@@ -65,11 +66,9 @@ _NOT_AVAILABLE: tuple[tuple[str, str, object], ...] = (
     ("pipeline", "stages.[].agent", _ANY),
     ("pipeline", "stages.[].guard", _ANY),
     ("pipeline", "stages.[].pipeline", _ANY),
-    ("pipeline", "stages.[].approval", _ANY),
     ("pipeline", "stages.[].when", _ANY),
     ("pipeline", "stages.[].requires_cloud", True),
     ("pipeline", "stages.[].sandbox", _ANY),
-    ("approval", "", _ANY),
     ("settings", "redact.mode", "off"),
     ("settings", "redact.mode", "shadow"),
 )
@@ -95,7 +94,14 @@ def parse_request(data: bytes, source: Source, contract: Contract) -> Request | 
 def parse_pipeline(data: bytes, source: Source, contract: Contract) -> Pipeline | Rejection:
     """Return the pipeline that `data` says, or everything that is wrong with it and its path."""
     name = pipeline_id(source.path)
-    checks = (_twin_stages, _needs, _cycles, _parameters, partial(_instant_timeouts, "stages.[].timeout"))
+    checks = (
+        _twin_stages,
+        _needs,
+        _needs_of_closing,
+        _cycles,
+        _parameters,
+        partial(_instant_timeouts, "stages.[].timeout"),
+    )
     document = examine("pipeline", data, source, contract, *checks, partial(_self_inclusion, name))
     if isinstance(name, Problem) or isinstance(document, Rejection):
         return _reject(source, name, document)
@@ -107,7 +113,7 @@ def parse_approval(data: bytes, source: Source, contract: Contract) -> Approval 
     document = examine("approval", data, source, contract)
     if isinstance(document, Rejection):
         return document
-    return Approval(source=source, **fields_of(document.value, {}))
+    return Approval(source=source, **fields_of(document.value, {"decision": ("decision", Choice)}))
 
 
 def examine(kind: str, data: bytes, source: Source, contract: Contract, *checks: Check) -> Document | Rejection:
@@ -327,11 +333,31 @@ def _graph(document: Document) -> dict[str, list[str]]:
         said.setdefault(pointer[1], []).append(need)
     graph: dict[str, list[str]] = {}
     before: str | None = None
+    closing = _closing(document)
     for each, index in ids.items():
-        needs = said.get(index, []) if _says_needs(document, index) else [before]
+        unsaid = [] if each in closing else [before]
+        needs = said.get(index, []) if _says_needs(document, index) else unsaid
         graph[each] = [need for need in needs if isinstance(need, str) and need in ids and need != each]
-        before = each
+        before = before if each in closing else each
     return graph
+
+
+def _closing(document: Document) -> set[str]:
+    """Return the ids of the stages that are marked `finally`."""
+    owners = {index: each for each, index in _ids(document).items()}
+    marked = {int(pointer[1]) for pointer, value in at(document.value, "stages.[].finally") if value is True}
+    return {owners[index] for index in marked if index in owners}
+
+
+def _needs_of_closing(document: Document) -> Iterator[Violation]:
+    """Yield a violation where a stage would wait for one that waits for all the others."""
+    closing = _closing(document)
+    owners = {index: each for each, index in _ids(document).items()}
+    for pointer, need in at(document.value, "stages.[].needs.[]"):
+        owner = owners.get(int(pointer[1]))
+        if need in closing and owner is not None and owner not in closing:
+            reason = f"stage {shown(owner)} needs {shown(need)}, which runs when all others are over"
+            yield Violation(path=pointer, reason=reason, cure="remove it", rule="needs-finally")
 
 
 def _says_needs(document: Document, index: int) -> bool:
@@ -474,6 +500,7 @@ _STAGE: Conversions = {
     "attempts_max": ("attempts_max", int),
     "backoff": ("backoff_s", parse_duration),
     "role": ("role", Role),
+    "finally": ("finally_", bool),
 }
 _PIPELINE: Conversions = {
     "workspace": ("workspace", Workspace),

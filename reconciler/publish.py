@@ -18,7 +18,7 @@ from reconciler import aggregate, codec, manifest, rundir
 from reconciler.disk import Disk
 from reconciler.errors import ContentError, NoAtomicPush, PublishBlocked, PushUnclear, TipMoved, TransientError
 from reconciler.git import Draft
-from reconciler.model import Attempt, Claim, End, Link, Refusal, RunId, TaskId, claim_ref
+from reconciler.model import Attempt, Claim, End, Link, Refusal, RunId, Status, TaskId, claim_ref
 from reconciler.observe import Observation
 from reconciler.order import ARTIFACT_BYTES_MAX, ARTIFACTS
 from reconciler.remote import RefUpdate, Remote
@@ -407,7 +407,7 @@ def _aggregates(
     They go on from what the tip says; evidence that waits to be merged is counted again, because they are made for
     the text that the tip has by now.
     """
-    counted = [*ground.pending, *documents]
+    counted = [each for each in (*ground.pending, *documents) if _has_ended(each)]
     by_task: dict[str, list[Mapping[str, Any]]] = {}
     for document in counted:
         by_task.setdefault(document["task_id"], []).append(document)
@@ -417,12 +417,17 @@ def _aggregates(
     files: dict[str, bytes] = {}
     for task in tasks:
         metrics_path, state_path, page_path = _aggregate_paths(task)
-        old = [document for document in replaced if document["task_id"] == task]
+        old = [each for each in replaced if each["task_id"] == task and _has_ended(each)]
         metrics = aggregate.metrics(read.get(metrics_path), task, by_task[task], old, seen.now.at)
         state = aggregate.state(read.get(state_path), metrics, by_task[task], seen.now.at)
         files[metrics_path], files[state_path] = codec.render(metrics), codec.render(state)
         files[page_path] = aggregate.page(state).encode()
     return files
+
+
+def _has_ended(document: Mapping[str, Any]) -> bool:
+    """Return whether a run counts: one that waits is evidence that it does, and nothing more."""
+    return Status(document["status"]).ended
 
 
 def _aggregate_paths(task: str) -> tuple[str, str, str]:
@@ -506,7 +511,8 @@ def _gated(data: bytes, documents: Sequence[Mapping[str, Any]]) -> bytes:
     """Return `tasks/index.json` with the gate of every task set by the newest of its runs."""
     from reconciler import checklist
 
-    newest = {each["task_id"]: each for each in sorted(documents, key=lambda each: str(each["completed_at"]))}
+    ended = filter(_has_ended, documents)
+    newest = {each["task_id"]: each for each in sorted(ended, key=lambda each: str(each["completed_at"]))}
     for task_id, each in newest.items():
         gate = {
             "status": each["status"],
@@ -540,5 +546,7 @@ def _subject(proofs: Sequence[Proof]) -> str:
         document = proofs[0].document
         return f"evidence: {document['name']} {document['status']}"
     statuses = [each.document["status"] for each in proofs]
-    counts = [f"{statuses.count(each)} {each}" for each in ("succeeded", "failed", "cancelled") if each in statuses]
+    counts = [
+        f"{statuses.count(each)} {each}" for each in ("succeeded", "failed", "cancelled", "waiting") if each in statuses
+    ]
     return f"evidence: {len(proofs)} runs ({', '.join(counts)})"

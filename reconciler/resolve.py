@@ -131,6 +131,8 @@ def _stages(
 ) -> tuple[PlannedStage, ...]:
     needs = _needs(pipeline.stages)
     selected = _needed_by(target, needs) if target else set(needs)
+    # What cleans up does so after a part of the pipeline as well.
+    selected |= {stage.id for stage in pipeline.stages if stage.finally_}
     digests = _digests(pipeline.stages, needs, workspace, parameters)
     return tuple(
         PlannedStage(
@@ -158,7 +160,7 @@ def _stages(
 
 def _set(stage: Stage) -> dict[str, Any]:
     """Return what a stage says beside its command and is executed as it says it."""
-    keys = ("agent", "guard", "pipeline", "approval", "when", "requires_cloud", "sandbox")
+    keys = ("agent", "guard", "pipeline", "approval", "when", "requires_cloud", "sandbox", "finally_")
     said = {key: getattr(stage, key) for key in keys}
     return {key: value for key, value in said.items() if value not in (None, False)}
 
@@ -169,10 +171,14 @@ def _argv(stage: Stage) -> tuple[str, ...]:
 
 
 def _needs(stages: tuple[Stage, ...]) -> dict[StageId, tuple[StageId, ...]]:
-    """Return what every stage needs; one that does not say needs the stage before it."""
+    """Return what every stage needs; one that does not say needs the stage before it, or nothing if it is marked
+    `finally`."""
     before: tuple[StageId, ...] = ()
     found = {}
     for stage in stages:
+        if stage.finally_:
+            found[stage.id] = stage.needs or ()
+            continue
         found[stage.id] = before if stage.needs is None else stage.needs
         before = (stage.id,)
     return found

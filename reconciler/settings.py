@@ -10,11 +10,13 @@ from reconciler.model import (
     Contract,
     EvidenceSettings,
     Heartbeat,
+    Policy,
     PublishSettings,
     Redact,
     Rejection,
     Settings,
     Source,
+    Trust,
     Violation,
     Workspace,
 )
@@ -100,6 +102,18 @@ def _redact(value: Mapping[str, Any]) -> Redact:
     return Redact(**fields_of(value, {"patterns": ("patterns", tuple)}))
 
 
+def _policies(value: Mapping[str, Mapping[str, Any]]) -> tuple[Policy, ...]:
+    lists: Conversions = {
+        key: (key, tuple) for key in ("pipelines", "stages", "labels", "paths", "authors", "approvers")
+    }
+    conversions: Conversions = {
+        **lists,
+        "within": ("within_s", parse_duration),
+        "approvals_min": ("approvals_min", int),
+    }
+    return tuple(Policy(name=name, **fields_of(each, conversions)) for name, each in value.items())
+
+
 _SETTINGS: Conversions = {
     "poll_interval": ("poll_interval_s", parse_duration),
     "lease": ("lease_s", parse_duration),
@@ -113,5 +127,7 @@ _SETTINGS: Conversions = {
     "evidence": ("evidence", _evidence),
     "checklists": ("checklists", tuple),
     "redact": ("redact", _redact),
+    "approvals": ("approvals", _policies),
+    "trust": ("trust", lambda value: Trust(**value)),
     "publish": ("publish", lambda value: PublishSettings(**value)),
 }

@@ -27,7 +27,8 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from reconciler import codec, manifest, process, rundir
+from reconciler import codec, course, manifest, process, rundir
+from reconciler.approve import at_gate
 from reconciler.disk import DISK
 from reconciler.model import (
     Attempt,
@@ -255,7 +256,8 @@ class Execution:
         self.claims = rundir.read_all(directory, "claims", Claim)
         self.attempts = rundir.read_all(directory, "attempts", Attempt)
         self.answers = self._earlier_answers()
-        self.records = self._first_records()
+        earlier = manifest.Records(plan=plan, claims=self.claims, attempts=self.attempts, ends={})
+        self.records = course.first_records(earlier, self.number)
         self.ongoing: dict[StageId, Ongoing] = {}
         self.logs: dict[StageId, Log] = {}
         self.not_before: dict[StageId, float] = {}
@@ -267,18 +269,6 @@ class Execution:
         self.spent_s = sum(attempt.elapsed_s for attempt in self.attempts.values())
         self.selector = selectors.DefaultSelector()
         self.me = process.myself()
-
-    def _first_records(self) -> dict[StageId, StageRecord]:
-        """Return a record for every selected stage: what earlier attempts finished, and the rest pending."""
-        records = manifest.Records(plan=self.plan, claims=self.claims, attempts=self.attempts, ends={})
-        done = manifest.kept(self.plan, records.counting)
-        return {
-            stage.id: manifest.carried(done[stage.id])
-            if stage.id in done
-            else StageRecord(id=stage.id, digest=stage.digest, status=StageStatus.PENDING, attempt=self.number)
-            for stage in self.plan.stages
-            if stage.selected
-        }
 
     def _earlier_answers(self) -> dict[StageId, Mapping[str, object]]:
         """Return what each stage answered last in the attempts before, whatever became of it."""
@@ -303,46 +293,39 @@ class Execution:
     # -------------------------------------------------------------------------------------------- starting
 
     def _start_ready(self) -> bool:
-        """Start what may start now; return whether anything was."""
+        """Start what may start now; return whether anything was done."""
         started = False
-        for stage in self.plan.stages:
-            if self._may_start(stage.id):
-                self._start(stage.index)
-                started = True
+        for stage in list(course.ready(self.plan, self.records)):
+            if not self._has_room(stage):
+                continue
+            started = True
+            if self._passes_gate(stage):
+                self._start(stage)
         if started:
             self._save(durable=False)
         return started
 
-    def _may_start(self, stage_id: StageId) -> bool:
-        record = self.records.get(stage_id)
-        if record is None or record.status != StageStatus.PENDING or stage_id in self.ongoing:
+    def _has_room(self, stage: PlannedStage) -> bool:
+        """Return whether a stage that is ready may start now, as far as time and other stages are concerned."""
+        if self.stopping or len(self.ongoing) >= self.plan.stages_max:
             return False
-        if self.stopping or self._failure() or len(self.ongoing) >= self.plan.stages_max:
-            return False
-        if self.not_before.get(stage_id, 0.0) > time.monotonic():
-            return False
-        stage = next(each for each in self.plan.stages if each.id == stage_id)
-        return all(self._satisfied(each) for each in stage.needs)
+        return self.not_before.get(stage.id, 0.0) <= time.monotonic()
 
-    def _satisfied(self, stage_id: StageId) -> bool:
-        record = self.records[stage_id]
-        return record.status in (StageStatus.SUCCEEDED, StageStatus.FAILED)
-
-    def _failure(self) -> StageRecord | None:
-        """Return the first stage whose failure ends the run."""
-        allowed = {stage.id for stage in self.plan.stages if stage.allow_failure}
-        failed = (each for each in self.records.values() if each.status == StageStatus.FAILED)
-        return next((each for each in failed if each.id not in allowed), None)
+    def _passes_gate(self, stage: PlannedStage) -> bool:
+        """Return whether a stage that is ready may start; if not, its record says what keeps it."""
+        now_at = process.instant().at
+        record = at_gate(stage, self.records[stage.id], self.plan.approval_policy, self.claim.decisions, now_at)
+        self.records[stage.id] = record
+        return record.status == StageStatus.PENDING
 
     def _waiting_for_backoff(self) -> bool:
         pending = any(self.records[each].status == StageStatus.PENDING for each in self.not_before)
-        return pending and not self.stopping and not self._failure()
+        return pending and not self.stopping and course.failure(self.plan, self.records) is None
 
-    def _start(self, index: int) -> None:
-        stage = self.plan.stages[index]
+    def _start(self, stage: PlannedStage) -> None:
         record = self.records[stage.id]
         record = replace(record, status=StageStatus.RUNNING, tries=record.tries + 1, attempt=self.number)
-        ongoing = Ongoing(stage=stage, record=record, log=self._log(index), grace_s=self.plan.grace_s)
+        ongoing = Ongoing(stage=stage, record=record, log=self._log(stage), grace_s=self.plan.grace_s)
         self.not_before.pop(stage.id, None)
         order = self._order(stage, record) if stage.kind != StageKind.COMMAND else None
         ongoing.start(self.place, self._environment(stage.id), self.lock, self.selector, order)
@@ -367,9 +350,8 @@ class Execution:
             )
         )
 
-    def _log(self, index: int) -> Log:
+    def _log(self, stage: PlannedStage) -> Log:
         """Return the log of a stage, the same one for all its tries."""
-        stage = self.plan.stages[index]
         if stage.id not in self.logs:
             path = manifest.log_name(stage.index, stage.id, self.number)
             redactor = Redactor(patterns=self.plan.redact.patterns, values=self.secrets)
@@ -559,22 +541,12 @@ class Execution:
     def _end(self) -> None:
         """Leave nothing running, judge the attempt, write it down."""
         _end_descendants()
-        failure = self._failure()
-        for stage_id, record in self.records.items():
-            if record.status == StageStatus.PENDING and not self.stopping:
-                reason = f"not started: {failure.id} failed" if failure else ""
-                self.records[stage_id] = replace(record, status=StageStatus.SKIPPED, summary=reason)
-        outcome, detail = self._verdict(failure)
+        outcome, detail = self.stopping, self.detail
+        if outcome is None:
+            self.records = course.untouched_skipped(self.plan, self.records)
+            outcome, detail = course.verdict(self.plan, self.records)
         self._save(outcome, detail)
         self._release_reserve()
-
-    def _verdict(self, failure: StageRecord | None) -> tuple[Outcome, str]:
-        if self.stopping:
-            return self.stopping, self.detail
-        if failure:
-            return Outcome.FAILED, f"stage '{failure.id}' failed: {failure.summary or _reason(failure)}"
-        allowed = [each.id for each in self.records.values() if each.status == StageStatus.FAILED]
-        return Outcome.SUCCEEDED, f"failed, as allowed: {', '.join(allowed)}" if allowed else ""
 
     def _reserve(self) -> None:
         with contextlib.suppress(OSError):
@@ -598,10 +570,6 @@ class Execution:
 
 def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _reason(record: StageRecord) -> str:
-    return f"killed by {record.signal}" if record.signal else f"exit code {record.exit_code}"
 
 
 def _drain(reading: socket.socket) -> None:

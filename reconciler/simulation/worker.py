@@ -11,7 +11,8 @@ import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reconciler import codec, manifest, rundir
+from reconciler import codec, course, manifest, rundir
+from reconciler.approve import at_gate
 from reconciler.model import (
     Attempt,
     CancelIntent,
@@ -92,14 +93,7 @@ class SimulatedWorker:
         self.claims = rundir.read_all(self.directory, "claims", Claim)
         self.attempts = rundir.read_all(self.directory, "attempts", Attempt)
         records = manifest.Records(plan=self.plan, claims=self.claims, attempts=self.attempts, ends={})
-        done = manifest.kept(self.plan, records.counting)
-        self.records = {
-            stage.id: manifest.carried(done[stage.id])
-            if stage.id in done
-            else StageRecord(id=stage.id, digest=stage.digest, status=StageStatus.PENDING, attempt=self.number)
-            for stage in self.plan.stages
-            if stage.selected
-        }
+        self.records = course.first_records(records, self.number)
         self.ongoing: dict[StageId, Ongoing] = {}
         self.not_before: dict[StageId, float] = {}
         self.stopping: Outcome | None = None
@@ -115,35 +109,31 @@ class SimulatedWorker:
         self._end()
 
     def _start_ready(self) -> bool:
-        ready = [stage for stage in self.plan.stages if self._may_start(stage)]
         started = False
-        for stage in ready:
-            if self._may_start(stage):
+        for stage in list(course.ready(self.plan, self.records)):
+            if not self._has_room(stage):
+                continue
+            started = True
+            if self._passes_gate(stage):
                 self._start(stage)
-                started = True
         if started:
             self._save(durable=False)
         return started
 
-    def _may_start(self, stage: PlannedStage) -> bool:
-        record = self.records.get(stage.id)
-        if record is None or record.status != StageStatus.PENDING or stage.id in self.ongoing:
+    def _has_room(self, stage: PlannedStage) -> bool:
+        if self.stopping or len(self.ongoing) >= self.plan.stages_max:
             return False
-        if self.stopping or self._failure() or len(self.ongoing) >= self.plan.stages_max:
-            return False
-        if self.not_before.get(stage.id, 0.0) > self.host.monotonic():
-            return False
-        passed = (StageStatus.SUCCEEDED, StageStatus.FAILED)
-        return all(self.records[each].status in passed for each in stage.needs)
+        return self.not_before.get(stage.id, 0.0) <= self.host.monotonic()
 
-    def _failure(self) -> StageRecord | None:
-        allowed = {stage.id for stage in self.plan.stages if stage.allow_failure}
-        failed = (each for each in self.records.values() if each.status == StageStatus.FAILED)
-        return next((each for each in failed if each.id not in allowed), None)
+    def _passes_gate(self, stage: PlannedStage) -> bool:
+        now_at = self.host.now().at
+        record = at_gate(stage, self.records[stage.id], self.plan.approval_policy, self.claim.decisions, now_at)
+        self.records[stage.id] = record
+        return record.status == StageStatus.PENDING
 
     def _waiting_for_backoff(self) -> bool:
         pending = any(self.records[each].status == StageStatus.PENDING for each in self.not_before)
-        return pending and not self.stopping and not self._failure()
+        return pending and not self.stopping and course.failure(self.plan, self.records) is None
 
     def _start(self, stage: PlannedStage) -> None:
         record = self.records[stage.id]
@@ -350,19 +340,9 @@ class SimulatedWorker:
         self.disk.make_directory(folder)
 
     def _end(self) -> None:
-        failure = self._failure()
-        for stage_id, record in self.records.items():
-            if record.status == StageStatus.PENDING and not self.stopping:
-                reason = f"not started: {failure.id} failed" if failure else ""
-                self.records[stage_id] = replace(record, status=StageStatus.SKIPPED, summary=reason)
-        outcome, detail = self._verdict(failure)
+        outcome, detail = self.stopping, self.detail
+        if outcome is None:
+            self.records = course.untouched_skipped(self.plan, self.records)
+            outcome, detail = course.verdict(self.plan, self.records)
         self._save(outcome, detail)
         self.history.watch.ended(self.host, self.directory, self.number)
-
-    def _verdict(self, failure: StageRecord | None) -> tuple[Outcome, str]:
-        if self.stopping:
-            return self.stopping, self.detail
-        if failure:
-            return Outcome.FAILED, f"stage '{failure.id}' failed: {failure.summary}"
-        allowed = [each.id for each in self.records.values() if each.status == StageStatus.FAILED]
-        return Outcome.SUCCEEDED, f"failed, as allowed: {', '.join(allowed)}" if allowed else ""

@@ -1,0 +1,200 @@
+"""Gates before stages: what a policy demands, which committed decisions count, whether the gate opens. Pure.
+
+The worker asks `at_gate` with the decisions its claim holds; a pass asks `weigh` with all that the tip holds, and
+claims a further attempt when that says something. Instants here are people's dates in UTC, which order as text.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from reconciler.model import (
+    ApprovalPolicy,
+    Choice,
+    Decision,
+    Gate,
+    Plan,
+    PlannedStage,
+    Policy,
+    StageRecord,
+    StageStatus,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """What policies look at, of one run that waits: its pipeline, labels, the digest of its plan, who committed its
+    request and in which commit, and the paths that the commit it works on has changed."""
+
+    pipeline: str
+    plan_digest: str
+    labels: tuple[str, ...] = ()
+    author: str = ""
+    commit: str = ""
+    changed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weighed:
+    """What became of one gate: the choice (None while it waits), the decisions that count, and in words what is
+    missing."""
+
+    gate: Gate
+    choice: Choice | None
+    decisions: tuple[Decision, ...] = ()
+    missing: str = ""
+
+
+# ------------------------------------------------------------------------------------------------ in the worker
+
+
+def at_gate(
+    stage: PlannedStage, record: StageRecord, policy: ApprovalPolicy, decisions: Sequence[Decision], now_at: str
+) -> StageRecord:
+    """Return the record of a stage that is ready to start, as its gate leaves it: unchanged but for the decisions
+    where it may start, failed where it was rejected, waiting where nobody has decided."""
+    if stage.approval is None:
+        return record
+    counted = tuple(each for each in decisions if each.stage == stage.id) or _by_policy(stage, policy, now_at)
+    gate = record.gate or Gate(
+        stage=stage.id,
+        reason=str(stage.approval["reason"]),
+        policy=str(stage.approval.get("policy", "")),
+        asked_at=now_at,
+    )
+    record = replace(record, gate=gate, decisions=counted)
+    if not counted:
+        return replace(record, status=StageStatus.WAITING, summary=f"waits for approval: {gate.reason}")
+    rejection = next((each for each in counted if each.decision == Choice.REJECT), None)
+    if rejection is not None:
+        summary = f"rejected by {rejection.actor}: {rejection.reason}"
+        return replace(record, status=StageStatus.FAILED, completed_at=now_at, summary=summary)
+    return record
+
+
+def _by_policy(stage: PlannedStage, policy: ApprovalPolicy, now_at: str) -> tuple[Decision, ...]:
+    """Return what the policies that ask nobody decide."""
+    if policy == ApprovalPolicy.ON_REQUEST:
+        return ()
+    choice = Choice.APPROVE if policy == ApprovalPolicy.AUTO else Choice.REJECT
+    reason = "granted without asking" if choice == Choice.APPROVE else "denied without asking"
+    actor = f"approval_policy {policy.value}"
+    return (Decision(stage=stage.id, decision=choice, reason=reason, actor=actor, at=now_at, policy=policy.value),)
+
+
+def is_rejected(record: StageRecord) -> bool:
+    """Return whether a stage failed at its gate: that ends the run, even where its failure is allowed."""
+    return any(each.decision == Choice.REJECT for each in record.decisions)
+
+
+# ------------------------------------------------------------------------------------------------ in a pass
+
+
+def weigh(gate: Gate, case: Case, decisions: Iterable[Decision], policies: Sequence[Policy], now_at: str) -> Weighed:
+    """Return what becomes of a gate by the decisions that the tip holds for its run."""
+    policy = policy_of(gate, case, policies)
+    if policy is None:
+        return Weighed(gate=gate, choice=None, missing=f"there is no policy '{gate.policy}' in reconciler.yaml")
+    deadline = _deadline(gate, policy)
+    about = [each for each in decisions if each.stage == gate.stage]
+    objections = {each: _objection(each, case, policy, deadline) for each in about}
+    latest = {_person(each, policy): each for each in sorted(about, key=lambda each: each.at) if not objections[each]}
+    counted = tuple(replace(each, policy=policy.name) for each in latest.values())
+    rejections = tuple(each for each in counted if each.decision == Choice.REJECT)
+    if rejections:
+        return Weighed(gate=gate, choice=Choice.REJECT, decisions=rejections)
+    if len(counted) >= policy.approvals_min:
+        return Weighed(gate=gate, choice=Choice.APPROVE, decisions=counted)
+    if deadline is not None and now_at[:19] > deadline[:19]:
+        return Weighed(gate=gate, choice=Choice.REJECT, decisions=(_expired(gate, policy, deadline),))
+    told = [f"that of {each.actor} does not count: {why}" for each, why in objections.items() if why]
+    return Weighed(gate=gate, choice=None, missing="; ".join([_missing(counted, policy, deadline), *told]))
+
+
+def policy_of(gate: Gate, case: Case, policies: Sequence[Policy]) -> Policy | None:
+    """Return the policy of a gate: the one it names, else the first whose rules match, else one that demands a
+    single decision of anybody. None if the one it names does not exist."""
+    if gate.policy:
+        return next((each for each in policies if each.name == gate.policy), None)
+    return next((each for each in policies if _holds(each, gate, case)), Policy(name=""))
+
+
+def _holds(policy: Policy, gate: Gate, case: Case) -> bool:
+    """Return whether a policy has rules and all of them match. One without rules holds only where it is named."""
+    rules: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+        "pipelines": (policy.pipelines, (case.pipeline,)),
+        "stages": (policy.stages, (gate.stage,)),
+        "labels": (policy.labels, case.labels),
+        "paths": (policy.paths, case.changed),
+        "authors": (policy.authors, (address_of(case.author),)),
+    }
+    given = [(patterns, words) for patterns, words in rules.values() if patterns]
+    return bool(given) and all(_any_matches(patterns, words) for patterns, words in given)
+
+
+def _any_matches(patterns: Iterable[str], words: Iterable[str]) -> bool:
+    said = [each.casefold() for each in words]
+    return any(fnmatch.fnmatchcase(word, pattern.casefold()) for pattern in patterns for word in said)
+
+
+def address_of(actor: str) -> str:
+    """Return the address in `Name <address>`, the whole text where there is none."""
+    before, bracket, rest = actor.rpartition("<")
+    return (rest.rstrip(">") if bracket else before or rest).strip().casefold()
+
+
+def _person(decision: Decision, policy: Policy) -> str:
+    """Return who decided: where signatures are demanded, who signed, because anybody can write any author."""
+    return (decision.signer or "").casefold() if policy.signed else address_of(decision.actor)
+
+
+def _objection(decision: Decision, case: Case, policy: Policy, deadline: str | None) -> str:
+    """Return why a decision does not count, "" if it does."""
+    if decision.plan is not None and decision.plan != case.plan_digest:
+        return "it is for another plan; what runs has changed since"
+    if not decision.actor:
+        return "nobody knows whose it is, because this clone is shallow; run: git fetch --unshallow"
+    if policy.signed and not decision.signer:
+        return "it is not signed by anybody whom trust.allowed_signers names"
+    person = _person(decision, policy)
+    if policy.approvers and not _any_matches(policy.approvers, [person]):
+        return f"policy '{policy.name}' does not let {person} decide"
+    if policy.other_person and person == address_of(case.author):
+        return "another person must decide than who asked for the run"
+    if policy.other_person and decision.commit == case.commit:
+        return "it was committed together with the request"
+    if deadline is not None and decision.at[:19] > deadline[:19]:
+        return f"it came after {deadline}"
+    return ""
+
+
+def _deadline(gate: Gate, policy: Policy) -> str | None:
+    if policy.within_s is None:
+        return None
+    asked = datetime.fromisoformat(gate.asked_at)
+    return (asked + timedelta(seconds=policy.within_s)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _expired(gate: Gate, policy: Policy, deadline: str) -> Decision:
+    reason = f"nobody decided by {deadline}"
+    actor = f"policy {policy.name}"
+    return Decision(
+        stage=gate.stage, decision=Choice.REJECT, reason=reason, actor=actor, at=deadline, policy=policy.name
+    )
+
+
+def _missing(counted: Sequence[Decision], policy: Policy, deadline: str | None) -> str:
+    who = f" of {' or '.join(policy.approvers)}" if policy.approvers else ""
+    signed = "signed " if policy.signed else ""
+    until = f" by {deadline}" if deadline else ""
+    if policy.approvals_min == 1:
+        return f"a {signed}decision{who} is missing{until}"
+    return f"{len(counted)} of {policy.approvals_min} {signed}decisions{who} are there{until}"
+
+
+def planned_gates(plan: Plan) -> tuple[PlannedStage, ...]:
+    """Return the selected stages that have a gate."""
+    return tuple(each for each in plan.stages if each.selected and each.approval is not None)

@@ -1,0 +1,90 @@
+"""The course of an attempt: which stages may start now, what became of it all. Pure.
+
+The worker and its simulated twin do what this says; neither decides by itself. `records` maps the id of every selected
+stage to its record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from reconciler import manifest
+from reconciler.approve import is_rejected
+from reconciler.model import Outcome, Plan, PlannedStage, StageId, StageRecord, StageStatus
+
+Records = Mapping[StageId, StageRecord]
+
+UNTOUCHED = (StageStatus.PENDING, StageStatus.WAITING)
+OVER = (StageStatus.SUCCEEDED, StageStatus.FAILED, StageStatus.SKIPPED)
+
+
+def first_records(records: manifest.Records, number: int) -> dict[StageId, StageRecord]:
+    """Return a record for every selected stage: what earlier attempts finished, and the rest pending."""
+    plan = records.plan
+    done = manifest.kept(plan, records.counting)
+    return {
+        stage.id: manifest.carried(done[stage.id])
+        if stage.id in done
+        else StageRecord(id=stage.id, digest=stage.digest, status=StageStatus.PENDING, attempt=number)
+        for stage in plan.stages
+        if stage.selected
+    }
+
+
+def failure(plan: Plan, records: Records) -> StageRecord | None:
+    """Return the first stage whose failure ends the run. A rejection does, whatever else is allowed."""
+    allowed = {stage.id for stage in plan.stages if stage.allow_failure}
+    failed = (each for each in records.values() if each.status == StageStatus.FAILED)
+    return next((each for each in failed if each.id not in allowed or is_rejected(each)), None)
+
+
+def ready(plan: Plan, records: Records) -> Iterator[PlannedStage]:
+    """Yield the pending stages that nothing but time and room keeps from starting, in the order of the pipeline.
+
+    Stages marked `finally` start when all others are over, also after a failure.
+    """
+    failed = failure(plan, records) is not None
+    main_is_over = _main_is_over(plan, records, failed)
+    for stage in plan.stages:
+        record = records.get(stage.id)
+        if record is None or record.status != StageStatus.PENDING:
+            continue
+        may = main_is_over if stage.finally_ else not failed
+        if may and all(records[each].status in OVER for each in stage.needs):
+            yield stage
+
+
+def _main_is_over(plan: Plan, records: Records, failed: bool) -> bool:
+    """Return whether nothing of the stages that are not marked `finally` runs or is still to run."""
+    main = [records[stage.id].status for stage in plan.stages if stage.selected and not stage.finally_]
+    return not any(each == StageStatus.RUNNING or (each in UNTOUCHED and not failed) for each in main)
+
+
+def untouched_skipped(plan: Plan, records: Records) -> dict[StageId, StageRecord]:
+    """Return the records of an attempt that has come to its end by itself: what a failure kept from starting is
+    skipped; what waits, and what waits for that, stays as it is."""
+    failed = failure(plan, records)
+    if failed is None:
+        return dict(records)
+    reason = f"not started: {failed.id} failed"
+    return {
+        each: replace(record, status=StageStatus.SKIPPED, summary=reason) if record.status in UNTOUCHED else record
+        for each, record in records.items()
+    }
+
+
+def verdict(plan: Plan, records: Records) -> tuple[Outcome, str]:
+    """Return how an attempt ended that came to its end by itself, and a sentence about why."""
+    failed = failure(plan, records)
+    if failed is not None:
+        return Outcome.FAILED, f"stage '{failed.id}' failed: {failed.summary or _reason(failed)}"
+    waiting = [each for each in records.values() if each.status == StageStatus.WAITING]
+    if waiting:
+        return Outcome.WAITING, "; ".join(f"stage '{each.id}' {each.summary}" for each in waiting)
+    allowed = [each.id for each in records.values() if each.status == StageStatus.FAILED]
+    return Outcome.SUCCEEDED, f"failed, as allowed: {', '.join(allowed)}" if allowed else ""
+
+
+def _reason(record: StageRecord) -> str:
+    return f"killed by {record.signal}" if record.signal else f"exit code {record.exit_code}"
