@@ -355,7 +355,7 @@ def _needs_of_closing(document: Document) -> Iterator[Violation]:
     owners = {index: each for each, index in _ids(document).items()}
     for pointer, need in at(document.value, "stages.[].needs.[]"):
         owner = owners.get(int(pointer[1]))
-        if need in closing and owner is not None and owner not in closing:
+        if isinstance(need, str) and need in closing and owner is not None and owner not in closing:
             reason = f"stage {shown(owner)} needs {shown(need)}, which runs when all others are over"
             yield Violation(path=pointer, reason=reason, cure="remove it", rule="needs-finally")
 

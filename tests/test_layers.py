@@ -32,6 +32,8 @@ LINES: dict[str, tuple[str, ...]] = {
         "settings",
         "sarif",
         "scaffold",
+        "approve",
+        "course",
     ),
     "edges": (
         "disk",
@@ -71,7 +73,7 @@ ORDER = list(LINES)
 
 # What is stricter than its line: these import nothing of ours but the lines and modules named here.
 ONLY: dict[str, set[str]] = {
-    "worker": {*LINES["words"], "disk", "rundir", "process", "manifest", "redact", "stage"},
+    "worker": {*LINES["words"], "disk", "rundir", "process", "manifest", "redact", "stage", "approve", "course"},
     "stage": {*LINES["words"], "rundir", "process", "manifest", "redact"},
     "terminal": set(LINES["words"]),
 }

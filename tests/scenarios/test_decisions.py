@@ -404,7 +404,7 @@ def test_a_run_is_acted_on_once_and_in_one_way(case: dict[str, Any]) -> None:
 def test_only_what_was_never_claimed_is_launched_and_never_more_than_there_is_room_for(case: dict[str, Any]) -> None:
     runs = actual_of(case).runs
     launched = [each.plan.run_id for each in decide(case) if isinstance(each, Launch)]
-    at_work = sum(phase(run, NOW) not in ENDED for run in runs.values())
+    at_work = sum(phase(run, NOW) not in (*ENDED, Phase.WAITING) for run in runs.values())
     assert not set(launched) & ({*runs} | {each["run"] for each in case.get("held", ())})
     taken = [each for each in decide(case) if isinstance(each, TakeOver) and each.run_id not in runs]
     taken = [each for each in taken if each.outcome is None]
@@ -451,10 +451,10 @@ def test_what_ended_is_published_until_the_tip_proves_it_and_then_put_away(case:
     published = {run for each in actions if isinstance(each, Publish) for _, run in each.runs}
     for run_id in published:
         run = actual.runs[run_id]
-        assert phase(run, NOW) in ENDED and run.planned and not run.corrupt
+        assert phase(run, NOW) in (*ENDED, Phase.WAITING) and run.planned and not run.corrupt
         held = next((each for each in case.get("held", ()) if each["run"] == run_id), None)
         assert "held" not in case or (held is not None and (held["by"], held["number"]) == ("us", run.number))
-        assert not actual.proves(run_id, run.number)
+        assert not actual.proves_as(run, phase(run, NOW))
     for action in actions:
         if isinstance(action, Retire) and not action.reason:
             assert actual.proves(action.run_id, actual.runs[action.run_id].number)
