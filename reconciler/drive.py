@@ -6,9 +6,11 @@ Whatever goes wrong in it is an answer as well, with a reason: only a process th
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 
 from reconciler import codec
 from reconciler.model import StageKind
@@ -28,6 +30,38 @@ def main(answers: str) -> int:
     with contextlib.suppress(BrokenPipeError), os.fdopen(descriptor, "wb") as stream:
         stream.write(data)
     return 1 if answer.verdict == Verdict.FAILED else 0
+
+
+def judge_condition() -> int:
+    """Judge the condition of the stage that standard input is the order of, and print whether it holds.
+
+    It is a process of its own because a worker has the standard library alone, and a condition may ask git.
+    """
+    from reconciler.condition import ConditionError, holds
+
+    order = codec.parse(Order, sys.stdin.buffer.read(ORDER_BYTES_MAX))
+    plan, text = order.plan, order.planned.when or "true"
+    names = {
+        "parameters": dict(plan.parameters),
+        "stages": {each: {"status": result["status"]} for each, result in order.results.items()},
+        "labels": list(plan.labels),
+        "attempt": order.number,
+        "target": plan.target or "",
+    }
+    try:
+        said: dict[str, object] = {"holds": holds(text, names, _changed(order) if "changed" in text else ())}
+    except ConditionError as error:
+        said = {"error": str(error)}
+    sys.stdout.write(json.dumps(said))
+    return 0
+
+
+def _changed(order: Order) -> Sequence[str]:
+    from pathlib import Path
+
+    from reconciler.git import open_repository
+
+    return open_repository(Path(order.checkout)).first_parent_changes(order.commit)
 
 
 def _answer(order: Order) -> Answer:

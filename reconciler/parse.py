@@ -66,7 +66,6 @@ _NOT_AVAILABLE: tuple[tuple[str, str, object], ...] = (
     ("pipeline", "stages.[].agent", _ANY),
     ("pipeline", "stages.[].guard", _ANY),
     ("pipeline", "stages.[].pipeline", _ANY),
-    ("pipeline", "stages.[].when", _ANY),
     ("pipeline", "stages.[].requires_cloud", True),
     ("pipeline", "stages.[].sandbox", _ANY),
     ("settings", "redact.mode", "off"),
@@ -100,6 +99,7 @@ def parse_pipeline(data: bytes, source: Source, contract: Contract) -> Pipeline 
         _needs_of_closing,
         _cycles,
         _parameters,
+        _conditions,
         partial(_instant_timeouts, "stages.[].timeout"),
     )
     document = examine("pipeline", data, source, contract, *checks, partial(_self_inclusion, name))
@@ -362,6 +362,33 @@ def _needs_of_closing(document: Document) -> Iterator[Violation]:
 
 def _says_needs(document: Document, index: int) -> bool:
     return ("stages", index, "needs") in document.marks
+
+
+def _conditions(document: Document) -> Iterator[Violation]:
+    """Yield a violation for every condition that cannot be judged. What it says of stages, it must need."""
+    said = [(pointer, text) for pointer, text in at(document.value, "stages.[].when") if isinstance(text, str)]
+    if not said:
+        return
+    from reconciler.condition import EXAMPLE, fault
+
+    graph, owners = _graph(document), {index: each for each, index in _ids(document).items()}
+    parameters = [str(pointer[-1]) for pointer, _ in at(document.value, "parameters.*")]
+    for pointer, text in said:
+        before = _all_needed(owners.get(int(pointer[1])), graph)
+        if reason := fault(text, parameters, before):
+            yield Violation(path=pointer, reason=f"{shown(text)}: {reason}", cure=EXAMPLE, rule="bad-condition")
+
+
+def _all_needed(stage: str | None, graph: Mapping[str, Sequence[str]]) -> set[str]:
+    """Return the stages that have ended when one starts: what it needs, and what that needs."""
+    found: set[str] = set()
+    ahead = list(graph.get(stage or "", ()))
+    while ahead:
+        each = ahead.pop()
+        if each not in found:
+            found.add(each)
+            ahead += graph.get(each, ())
+    return found
 
 
 def _self_inclusion(own: PipelineId | Problem, document: Document) -> Iterator[Violation]:

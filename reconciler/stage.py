@@ -45,6 +45,9 @@ PACKAGE = str(Path(__file__).resolve().parent.parent)
 DRIVER = "import sys; sys.path.insert(0, sys.argv[1]); from reconciler.drive import main; sys.exit(main(sys.argv[2]))"
 """How the process of a stage that is no command starts: isolated, with this very package."""
 
+CONDITION = "import sys; sys.path.insert(0, sys.argv[1]); from reconciler.drive import judge_condition as j; j()"
+CONDITION_PATIENCE_S = 30.0
+
 ANSI = re.compile(rb"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
@@ -361,6 +364,23 @@ class Ongoing:
         if self.pid is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
+
+
+def judged(order: bytes, environment: Mapping[str, str]) -> tuple[bool | None, str]:
+    """Return whether the condition of a stage holds, None and the reason if it cannot be judged."""
+    try:
+        asked = subprocess.run(
+            (sys.executable, "-I", "-c", CONDITION, PACKAGE),
+            input=order,
+            env=environment,
+            capture_output=True,
+            timeout=CONDITION_PATIENCE_S,
+            check=False,
+        )
+        said = json.loads(asked.stdout)
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        return None, f"{type(error).__name__}: {error}"
+    return said.get("holds"), str(said.get("error", ""))
 
 
 def _pipe() -> tuple[int, int]:

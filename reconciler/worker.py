@@ -48,7 +48,7 @@ from reconciler.model import (
 from reconciler.order import Order
 from reconciler.redact import Redactor, secret_values
 from reconciler.rundir import RunDirectory
-from reconciler.stage import Log, Ongoing
+from reconciler.stage import Log, Ongoing, judged
 
 LOCK_PATIENCE_S = 5.0
 """A worker waits this long for the lock: observers hold it shared for microseconds, a claimer for milliseconds."""
@@ -313,10 +313,26 @@ class Execution:
 
     def _passes_gate(self, stage: PlannedStage) -> bool:
         """Return whether a stage that is ready may start; if not, its record says what keeps it."""
+        if stage.when is not None and not self._is_wanted(stage):
+            return False
         now_at = process.instant().at
         record = at_gate(stage, self.records[stage.id], self.plan.approval_policy, self.claim.decisions, now_at)
         self.records[stage.id] = record
         return record.status == StageStatus.PENDING
+
+    def _is_wanted(self, stage: PlannedStage) -> bool:
+        """Return whether the condition of a stage holds; if not, its record says so."""
+        record, now_at = self.records[stage.id], process.instant().at
+        if record.tries:
+            return True  # it held when the stage was tried first
+        wanted, error = judged(self._order(stage, record), self._environment(stage.id))
+        if wanted is None:
+            reason = f"its condition cannot be judged: {error}"
+            self.records[stage.id] = replace(record, status=StageStatus.FAILED, completed_at=now_at, summary=reason)
+        elif not wanted:
+            reason = f"its condition does not hold: {stage.when}"
+            self.records[stage.id] = replace(record, status=StageStatus.SKIPPED, completed_at=now_at, summary=reason)
+        return bool(wanted)
 
     def _waiting_for_backoff(self) -> bool:
         pending = any(self.records[each].status == StageStatus.PENDING for each in self.not_before)
@@ -334,7 +350,7 @@ class Execution:
 
     def _order(self, stage: PlannedStage, record: StageRecord) -> bytes:
         """Return what the process of a stage that is no command is told."""
-        ended = [each for each in self.records.values() if each.status in (StageStatus.SUCCEEDED, StageStatus.FAILED)]
+        ended = [each for each in self.records.values() if each.status in course.OVER]
         return codec.compact(
             Order(
                 plan=self.plan,

@@ -34,6 +34,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "scaffold",
         "approve",
         "course",
+        "condition",
     ),
     "edges": (
         "disk",
