@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reconciler.model import Decision, Held, Outcome, Plan, RunId, TaskId
+from reconciler.model import ChildEnd, Decision, Held, Outcome, Plan, RunId, TaskId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,13 +21,14 @@ class Launch:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resume:
     """Fence what is left of attempt `after`, claim the next one on the frozen plan, spawn its worker. `decisions` are
-    those on gates that it waited for."""
+    those on gates that it waited for, `children` the ends of nested runs."""
 
     run_id: RunId
     task_id: TaskId
     after: int
     reason: str
     decisions: tuple[Decision, ...] = ()
+    children: tuple[ChildEnd, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

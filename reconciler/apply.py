@@ -210,11 +210,12 @@ def resuming_claim(world: World, action: Resume) -> Claim:
     last = _last_claim(directory)
     plan = _frozen(world, action.task_id, action.run_id, last)
     series, file, keeps = (last.series, last.plan, last.keeps_from) if last else (1, "plan.json", 1)
-    number, decided = action.after + 1, (*(last.decisions if last else ()), *action.decisions)
-    # Somebody decided: what the run used up until it waited does not count against it.
-    series = number if action.decisions else series
+    number = action.after + 1
+    # What it waited for has come: what the run used up until then does not count against it.
+    series = number if action.decisions or action.children else series
     claim = make_claim(world, plan, number, series, file, reason=action.reason, actor=ACTOR, keeps_from=keeps)
-    return replace(claim, decisions=decided)
+    earlier = (last.decisions, last.children) if last else ((), ())
+    return replace(claim, decisions=(*earlier[0], *action.decisions), children=(*earlier[1], *action.children))
 
 
 def taking_claims(world: World, action: TakeOver) -> tuple[Claim, ...]:
@@ -228,7 +229,7 @@ def taking_claims(world: World, action: TakeOver) -> tuple[Claim, ...]:
     newest = make_claim(
         world, action.plan, number + 1, series, file, reason=action.reason, actor=ACTOR, keeps_from=keeps
     )
-    return (*claims, replace(newest, decisions=last.decisions if last else ()))
+    return (*claims, replace(newest, decisions=last.decisions, children=last.children) if last else newest)
 
 
 def claims_here(world: World, action: Reclaim) -> tuple[Claim, ...]:

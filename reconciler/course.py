@@ -6,12 +6,12 @@ stage to its record.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from reconciler import manifest
 from reconciler.approve import is_rejected
-from reconciler.model import Outcome, Plan, PlannedStage, StageId, StageRecord, StageStatus
+from reconciler.model import ChildEnd, Outcome, Plan, PlannedStage, StageId, StageRecord, StageStatus, Status
 
 Records = Mapping[StageId, StageRecord]
 
@@ -59,6 +59,30 @@ def _main_is_over(plan: Plan, records: Records, failed: bool) -> bool:
     """Return whether nothing of the stages that are not marked `finally` runs or is still to run."""
     main = [records[stage.id].status for stage in plan.stages if stage.selected and not stage.finally_]
     return not any(each == StageStatus.RUNNING or (each in UNTOUCHED and not failed) for each in main)
+
+
+def at_nested(
+    stage: PlannedStage, record: StageRecord, ends: Sequence[ChildEnd], number: int, now_at: str
+) -> StageRecord:
+    """Return the record of a stage whose pipeline is nested: waiting until the tip proves how all its runs ended."""
+    known = {each.run_id: each for each in ends}
+    children = tuple(known[each.run_id] for each in stage.children if each.run_id in known)
+    record = replace(
+        record,
+        attempt=number,
+        started_at=record.started_at or now_at,
+        waits_for=tuple(each.run_id for each in stage.children),
+        children=children,
+    )
+    missing = len(stage.children) - len(children)
+    if missing:
+        names = ", ".join(each.run_id for each in stage.children if each.run_id not in known)
+        return replace(record, status=StageStatus.WAITING, summary=f"waits for {missing} of its runs: {names}"[:500])
+    failed = [each for each in children if each.status != Status.SUCCEEDED]
+    summary = f"{len(children) - len(failed)} of {len(children)} runs succeeded"
+    told = f"{summary}; {', '.join(f'{each.run_id} {each.status.value}' for each in failed)}" if failed else summary
+    status = StageStatus.FAILED if failed else StageStatus.SUCCEEDED
+    return replace(record, status=status, tries=1, completed_at=now_at, summary=told[:500])
 
 
 def untouched_skipped(plan: Plan, records: Records) -> dict[StageId, StageRecord]:

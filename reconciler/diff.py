@@ -28,6 +28,7 @@ from reconciler.actions import (
 )
 from reconciler.approve import Case, weigh
 from reconciler.model import (
+    ChildEnd,
     Choice,
     Decision,
     Evidence,
@@ -46,6 +47,7 @@ from reconciler.model import (
     Run,
     RunId,
     StageStatus,
+    Status,
     Suspend,
     TaskId,
     Waiting,
@@ -65,7 +67,8 @@ ENDED = (Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED)
 class Desired:
     """What the tip asks for and does not prove yet. `names` holds every name that has a request at all.
 
-    Of runs that wait for decisions, `cases` says what policies look at and `decisions` what was committed.
+    Of runs that wait for decisions, `cases` says what policies look at and `decisions` what was committed. `ended` are
+    the parents of nested runs that are over.
     """
 
     wishes: tuple[Wish, ...]
@@ -74,6 +77,7 @@ class Desired:
     policies: tuple[Policy, ...] = ()
     cases: Mapping[RunId, Case] = field(default_factory=dict)
     decisions: Mapping[RunId, tuple[Decision, ...]] = field(default_factory=dict)
+    ended: frozenset[RunId] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -320,6 +324,8 @@ def _unwanted(run: Run, wish: Wish | None, desired: Desired, now_phase: Phase) -
     if successor is not None and successor != run.run_id:
         return f"superseded by {successor}"
     # A run that goes on after its request was deleted is left to finish; one that has to be resumed is not.
+    if wish is None and run.parent is not None:
+        return f"its parent run {run.parent} is over" if run.parent in desired.ended else ""
     idle = now_phase in (Phase.STALE, Phase.WAITING)
     return "its request was deleted" if run.name not in desired.names and idle else ""
 
@@ -352,28 +358,78 @@ def _wake(
             proven = actual.proves_as(run, Phase.WAITING)
             if proven and not _is_at_rest(run, Phase.WAITING, proven, actual):
                 continue
-            yield _about_waiting(run, wish, desired, now, limits, room)
+            yield _about_waiting(run, wish, desired, actual, now, limits, room)
 
 
-def _about_waiting(run: Run, wish: Wish, desired: Desired, now: Instant, limits: Limits, room: Room) -> Action:
-    stages = run.attempt.stages if run.attempt is not None else ()
-    gates = [each.gate for each in stages if each.status == StageStatus.WAITING and each.gate is not None]
-    decisions, missing = _weighed(run.run_id, gates, desired, now)
-    if not decisions:
-        return Wait(subject=run.run_id, reason=missing, settled=True)
+def _about_waiting(
+    run: Run, wish: Wish, desired: Desired, actual: Actual, now: Instant, limits: Limits, room: Room
+) -> Action:
+    decisions, missing = _weighed(run.run_id, open_gates(run), desired, now)
+    children, awaited = _ended_children(run, actual)
+    if not decisions and not children:
+        here = [actual.runs.get(each) for each in awaited]
+        settled = all(each is not None and phase(each, now) == Phase.WAITING for each in here)
+        reasons = [missing] if missing else []
+        reasons += [f"waits for its runs: {', '.join(awaited)}"] if awaited else []
+        return Wait(subject=run.run_id, reason="; ".join(reasons), settled=settled)
     if held := suspended(wish.request.suspend, now):
         return Wait(subject=run.run_id, reason=f"decided, and not resumed: {held}", settled=True)
     if not limits.online:
         return Wait(subject=run.run_id, reason="waits for the remote, where it must be claimed")
     if not room.take():
         return Wait(subject=run.run_id, reason="waits for a free slot (runs_max)")
-    reason = _told(decisions)
-    return Resume(run_id=run.run_id, task_id=run.task_id, after=run.number, reason=reason, decisions=decisions)
+    reason = "; ".join([*([_told(decisions)] if decisions else []), *([_told_of(children)] if children else [])])
+    return Resume(
+        run_id=run.run_id,
+        task_id=run.task_id,
+        after=run.number,
+        reason=reason,
+        decisions=decisions,
+        children=children,
+    )
+
+
+def open_gates(run: Run) -> list[Gate]:
+    """Return the gates at which a run waits for people."""
+    stages = run.attempt.stages if run.attempt is not None else ()
+    waiting = [each for each in stages if each.status == StageStatus.WAITING and not each.waits_for]
+    return [each.gate for each in waiting if each.gate is not None]
+
+
+def awaited_runs(run: Run) -> list[RunId]:
+    """Return the nested runs that a run waits for."""
+    stages = run.attempt.stages if run.attempt is not None else ()
+    return [child for each in stages if each.status == StageStatus.WAITING for child in each.waits_for]
+
+
+def _ended_children(run: Run, actual: Actual) -> tuple[tuple[ChildEnd, ...], list[RunId]]:
+    """Return how the nested runs ended of the stages that wait for nothing else, and the runs still waited for."""
+    stages = run.attempt.stages if run.attempt is not None else ()
+    ends: list[ChildEnd] = []
+    awaited: list[RunId] = []
+    for record in stages:
+        if record.status == StageStatus.WAITING and record.waits_for:
+            found = {each: actual.evidence.get(each) for each in record.waits_for}
+            ended = {each: proof for each, proof in found.items() if proof is not None and proof.waiting is None}
+            if len(ended) == len(found):
+                ends += [
+                    ChildEnd(run_id=each, status=proof.status, manifest_blob=proof.manifest_blob)
+                    for each, proof in ended.items()
+                ]
+            awaited += [each for each in found if each not in ended]
+    return tuple(ends), awaited
+
+
+def _told_of(children: Sequence[ChildEnd]) -> str:
+    failed = [each.run_id for each in children if each.status != Status.SUCCEEDED]
+    return f"{len(children)} nested runs ended" + (f", {len(failed)} of them without success" if failed else "")
 
 
 def _weighed(run_id: RunId, gates: Sequence[Gate], desired: Desired, now: Instant) -> tuple[tuple[Decision, ...], str]:
     """Return the decisions on gates that open or close them, and in words what the others wait for."""
     case = desired.cases.get(run_id)
+    if not gates:
+        return (), ""
     if case is None:
         return (), "waits for approval"
     weighed = [weigh(gate, case, desired.decisions.get(run_id, ()), desired.policies, now.at) for gate in gates]
@@ -549,6 +605,7 @@ def _publish(actual: Actual, now: Instant, limits: Limits, *, more: bool) -> Seq
         and not run.corrupt
         and (now_phase := phase(run, now)) in (*ENDED, Phase.WAITING)
         and not actual.proves_as(run, now_phase)
+        and not (now_phase == Phase.WAITING and awaited_runs(run))
         and _is_ours(run, actual)
     ]
     if not ended or not limits.online or (more and not limits.publish_due):

@@ -134,7 +134,7 @@ def manifest(records: Records, *, updated_at: str, heartbeat_at: str | None) -> 
         "schema_version": SCHEMA_VERSION,
         "task_id": plan.task_id,
         "run_id": plan.run_id,
-        "parent_run_id": None,
+        "parent_run_id": plan.parent,
         "name": plan.name,
         "title": plan.title,
         "pipeline_id": plan.pipeline_id,
@@ -151,7 +151,7 @@ def manifest(records: Records, *, updated_at: str, heartbeat_at: str | None) -> 
         "summary": _summary(status, detail, commands),
         "approval_policy": plan.approval_policy.value,
         "commands": commands,
-        "child_runs": [],
+        "child_runs": _child_runs(records),
         "approvals": _approvals(records),
         "resume_events": _resume_events(records),
         "instructions_hash": plan.instructions.hash,
@@ -250,7 +250,7 @@ def _command(records: Records, stage: PlannedStage, record: StageRecord | None) 
         "log_sha256": record.log_sha256,
         "log_committed_bytes": 0,
         "error_file": f"{root}/{error_name(stage.index, stage.id)}" if failed else None,
-        "sub_run_id": None,
+        "sub_run_id": stage.children[0].run_id if len(stage.children) == 1 and record.waits_for else None,
         "role": stage.role.value if stage.role else None,
         "needs": list(stage.needs),
         "selected": stage.selected,
@@ -273,6 +273,12 @@ def _answer(root: str, record: StageRecord) -> dict[str, object] | None:
         return None
     files: list[dict[str, object]] = record.answer["files"]  # type: ignore[assignment]
     return {**record.answer, "files": [{**each, "path": f"{root}/{each['path']}"} for each in files]}
+
+
+def _child_runs(records: Records) -> list[str]:
+    """Return the nested runs that were wished, in the order of the stages."""
+    known = fold(records.plan, records.counting)
+    return [each for stage in records.plan.stages if stage.id in known for each in known[stage.id].waits_for]
 
 
 def _approvals(records: Records) -> list[dict[str, object]]:

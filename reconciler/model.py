@@ -185,7 +185,8 @@ class Suspend:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A file's wish: one run of one pipeline. Durations are whole or fractional seconds."""
+    """A file's wish: one run of one pipeline. Durations are whole or fractional seconds. `parent` is the run whose
+    stage wishes it, None for what a file says itself."""
 
     name: Name
     source: Source
@@ -206,6 +207,7 @@ class Request:
     proves: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     rerun: int = 0
+    parent: RunId | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,6 +289,8 @@ class Stage:
     requires_cloud: bool = False
     sandbox: Mapping[str, object] | None = None
     finally_: bool = False
+    parameters: Mapping[str, Scalar] = field(default_factory=dict)
+    matrix: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
 
     @property
     def kind(self) -> StageKind:
@@ -397,6 +401,25 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Child:
+    """A run that a stage of another run wishes: its id follows from that run, the stage and its parameters."""
+
+    run_id: RunId
+    name: Name
+    pipeline: PipelineId
+    parameters: Mapping[str, Scalar]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildEnd:
+    """How a child run ended, as the tip proves it by a manifest."""
+
+    run_id: RunId
+    status: Status
+    manifest_blob: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedStage:
     """A stage with every default filled in. `digest` is the SHA-256 of what it executes and of what it needs.
 
@@ -427,6 +450,7 @@ class PlannedStage:
     requires_cloud: bool = False
     sandbox: Mapping[str, object] | None = None
     finally_: bool = False
+    children: tuple[Child, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -474,6 +498,7 @@ class Plan:
     stages: tuple[PlannedStage, ...]
     digest: str
     resume_token_sha256: str = ""
+    parent: RunId | None = None
 
 
 # ---------------------------------------------------------------------------------------------- runs
@@ -514,7 +539,7 @@ class Claim:
     `series` is the number of the first attempt since a person last asked (launch or `resume`); the bound
     `attempts_max` counts from there. `plan` is the file of the frozen plan this attempt executes. Successes of
     attempts before `keeps_from` do not count. `host` is who executes it, "" where no remote is shared. `decisions` are
-    those on gates that have opened or closed them.
+    those on gates that have opened or closed them, `children` the ends of nested runs.
     """
 
     number: int
@@ -529,6 +554,7 @@ class Claim:
     keeps_from: int = 1
     host: str = ""
     decisions: tuple[Decision, ...] = ()
+    children: tuple[ChildEnd, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -563,6 +589,8 @@ class StageRecord:
     answer: Mapping[str, object] | None = None
     gate: Gate | None = None
     decisions: tuple[Decision, ...] = ()
+    waits_for: tuple[RunId, ...] = ()
+    children: tuple[ChildEnd, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -640,6 +668,7 @@ class Run:
     cancel: CancelIntent | None = None
     end: End | None = None
     corrupt: tuple[Problem, ...] = ()
+    parent: RunId | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from typing import Any
 from reconciler import codec, resolve
 from reconciler.approve import Case
 from reconciler.cache import read_cache, write_cache
-from reconciler.diff import ENDED, Actual, Desired, phase
+from reconciler.diff import ENDED, Actual, Desired, awaited_runs, phase
 from reconciler.errors import ContentError, GitFailed
 from reconciler.git import Change, Entry
 from reconciler.hearing import Hearing
@@ -110,6 +110,7 @@ class Observer:
         self.evidence: Mapping[str, list[Any]] = self.cache.evidence
         self.evidence_tip = ""
         self.plans: dict[str, Plan | Rejection | None] = {}
+        self.nested: dict[RunId, Wish] = {}
         self.changes: dict[str, tuple[str | None, Change | None]] = {}
         self._index_requests()
 
@@ -143,6 +144,9 @@ class Observer:
         self._read_requests(paths)
         wishes = [self._wish(path) for path in paths if path in self.requests]
         runs = self._runs(marked, wishes)
+        nested = self._nested(runs)
+        wishes += nested
+        runs |= self._runs([(each.request.task, each.run_id) for each in nested if each.run_id not in runs], ())
         me = self.world.host()
         return Observation(
             branch=branch,
@@ -177,10 +181,11 @@ class Observer:
         return Desired(
             wishes=tuple(wishes),
             rejections=self._rejections(wishes, runs),
-            names=self.names,
+            names={**{each.request.name: each.run_id for each in wishes if each.request.parent}, **self.names},
             policies=policies,
             cases={each.run_id: self._case(each, here.get(each.run_id), elsewhere) for each in waiting},
             decisions={each.run_id: self._decisions(each.run_id) for each in waiting},
+            ended=frozenset(each.parent for each in runs.values() if each.parent and self._is_over(each.parent, runs)),
         )
 
     def _waits(self, run_id: str) -> bool:
@@ -420,6 +425,46 @@ class Observer:
         twins = [_twin(path, paths) for path, paths in self.twins.items()]
         unplanned = [wish.plan for wish in wishes if isinstance(wish.plan, Rejection) and wish.run_id not in runs]
         return tuple(sorted((*rows, *twins, *unplanned), key=lambda each: each.path))
+
+    # -------------------------------------------------------------------------------------------- nested runs
+
+    def _nested(self, runs: Mapping[RunId, Run]) -> list[Wish]:
+        """Return the wishes for the nested runs that runs here wait for and that the tip does not prove."""
+        now = self.world.now()
+        found = []
+        for run in runs.values():
+            if run.planned and not run.corrupt and phase(run, now) == Phase.WAITING:
+                wanted = [each for each in awaited_runs(run) if each not in self.evidence or self._waits(each)]
+                found += [each for each in (self._nested_wish(run, child) for child in wanted) if each is not None]
+        return found
+
+    def _nested_wish(self, parent: Run, run_id: RunId) -> Wish | None:
+        """Return the wish for a nested run, planned from the commit that its parent works on."""
+        if run_id not in self.nested:
+            frozen = None
+            with contextlib.suppress(codec.CodecError):
+                frozen = self.world.runs.frozen_plan(parent.task_id, parent.run_id, parent.claim)
+            children = [child for stage in frozen.stages for child in stage.children] if frozen is not None else []
+            child = next((each for each in children if each.run_id == run_id), None)
+            if frozen is None or child is None:
+                return None
+            request = resolve.nested_request(frozen, frozen.run_id, child)
+            self.nested[run_id] = Wish(request=request, run_id=run_id, plan=self._nested_plan(request, frozen))
+        return self.nested[run_id]
+
+    def _nested_plan(self, request: Request, parent: Plan) -> Plan | Rejection:
+        if request.name in self.names:
+            reason = f"the name '{request.name}' of a nested run is claimed by a request"
+            return _rejected(request.source.path, reason, "rename that request", "name-twin")
+        there = Observer(self.world, self.branch, pinned=parent.commit)
+        there._look_at_tip()
+        plan = there.plan_for(request)
+        return replace(plan, branch=parent.branch) if isinstance(plan, Plan) else plan
+
+    def _is_over(self, run_id: RunId, runs: Mapping[RunId, Run]) -> bool:
+        if run_id in runs:
+            return phase(runs[run_id], self.world.now()) in ENDED
+        return run_id in self.evidence and not self._waits(run_id)
 
     # -------------------------------------------------------------------------------------------- gates
 

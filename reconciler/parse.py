@@ -6,6 +6,7 @@ against what a schema cannot say: ids that must be unique, needs that must exist
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -41,6 +42,7 @@ from reconciler.yaml_events import Document, Pointer, load_yaml, shown
 APPROVAL_SUFFIX = ".approval.yaml"
 # A run id has at most 100 characters; the `-` and 8 hex digits are 9 of them.
 NAME_LENGTH_MAX = 91
+MATRIX_CELLS_MAX = 256
 
 _KIB = 1024
 _BYTES_MAX = {"request": 64 * _KIB, "approval": 16 * _KIB, "pipeline": 1024 * _KIB, "settings": 1024 * _KIB}
@@ -65,7 +67,6 @@ _NOT_AVAILABLE: tuple[tuple[str, str, object], ...] = (
     ("pipeline", "guardrails_required", True),
     ("pipeline", "stages.[].agent", _ANY),
     ("pipeline", "stages.[].guard", _ANY),
-    ("pipeline", "stages.[].pipeline", _ANY),
     ("pipeline", "stages.[].requires_cloud", True),
     ("pipeline", "stages.[].sandbox", _ANY),
     ("settings", "redact.mode", "off"),
@@ -100,6 +101,7 @@ def parse_pipeline(data: bytes, source: Source, contract: Contract) -> Pipeline 
         _cycles,
         _parameters,
         _conditions,
+        _nesting,
         partial(_instant_timeouts, "stages.[].timeout"),
     )
     document = examine("pipeline", data, source, contract, *checks, partial(_self_inclusion, name))
@@ -391,6 +393,21 @@ def _all_needed(stage: str | None, graph: Mapping[str, Sequence[str]]) -> set[st
     return found
 
 
+def _nesting(document: Document) -> Iterator[Violation]:
+    """Yield a violation where a stage that is no pipeline has what only a nested run could use."""
+    nested = {pointer[1] for pointer, _ in at(document.value, "stages.[].pipeline")}
+    for key in ("parameters", "matrix"):
+        for pointer, said in at(document.value, f"stages.[].{key}"):
+            if said and pointer[1] not in nested:
+                cure = "declare them for the pipeline: they reach every stage" if key == "parameters" else "remove it"
+                yield Violation(path=pointer, reason=f"'{key}' needs a 'pipeline'", cure=cure, rule="not-nested")
+    for pointer, matrix in at(document.value, "stages.[].matrix"):
+        lists = [each for each in matrix.values() if isinstance(each, list)] if isinstance(matrix, dict) else []
+        if (cells := math.prod(map(len, lists))) > MATRIX_CELLS_MAX:
+            reason = f"the matrix has {cells} cells"
+            yield Violation(path=pointer, reason=reason, cure=f"at most {MATRIX_CELLS_MAX} are allowed", rule="matrix")
+
+
 def _self_inclusion(own: PipelineId | Problem, document: Document) -> Iterator[Violation]:
     for pointer, each in at(document.value, "stages.[].pipeline"):
         if each == own:
@@ -528,6 +545,7 @@ _STAGE: Conversions = {
     "backoff": ("backoff_s", parse_duration),
     "role": ("role", Role),
     "finally": ("finally_", bool),
+    "matrix": ("matrix", lambda value: {key: tuple(each) for key, each in value.items()}),
 }
 _PIPELINE: Conversions = {
     "workspace": ("workspace", Workspace),

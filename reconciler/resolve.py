@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import itertools
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reconciler import codec
 from reconciler.model import (
+    Child,
+    Execution,
     Instructions,
+    Name,
     Pipeline,
     PipelineId,
     Plan,
@@ -30,6 +34,12 @@ from reconciler.model import (
 INSTRUCTION_PATHS = ("AGENTS.md", "docs/AGENTS.md", ".agent/AGENTS.md")
 """Where instructions for agents are looked for, in the order in which they apply."""
 
+DEPTH_MAX = 8
+"""So deep pipelines may be nested, the request's own counted."""
+RUNS_MAX = 256
+"""So many nested runs a request may have, in all depths together."""
+NAME_LENGTH_MAX = 91
+"""As of any run: its id has 9 characters more and at most 100."""
 MATCHED_CHARACTERS_MAX = 256
 """A pattern that is slow on a long text must not hold up a pass; the parser bounds defaults in the same way."""
 
@@ -57,6 +67,8 @@ def run_id(request: Request) -> RunId:
         "execution_mode": request.execution.mode.value,
         "rerun": request.rerun,
     }
+    if request.parent is not None:
+        executed["parent"] = request.parent
     return RunId(f"{request.name}-{codec.digest(executed)[:8]}")
 
 
@@ -75,6 +87,27 @@ def resolve(
     request: Request, pipelines: Mapping[PipelineId, Pipeline | Rejection], settings: Settings, place: Place
 ) -> Plan | Rejection:
     """Return the plan of a request, or every reason why there is none."""
+    return _resolve(request, pipelines, settings, place, Way())
+
+
+@dataclass(slots=True)
+class Way:
+    """The pipelines that lead to a nested one, and how many nested runs a request has so far."""
+
+    pipelines: tuple[PipelineId, ...] = ()
+    runs: list[int] = field(default_factory=lambda: [0])
+
+    def through(self, pipeline: PipelineId) -> Way:
+        return Way((*self.pipelines, pipeline), self.runs)
+
+
+def _resolve(
+    request: Request,
+    pipelines: Mapping[PipelineId, Pipeline | Rejection],
+    settings: Settings,
+    place: Place,
+    way: Way,
+) -> Plan | Rejection:
     pipeline = pipelines.get(request.pipeline)
     if pipeline is None:
         return _rejection(request, [_unknown_pipeline(request, pipelines)])
@@ -83,13 +116,19 @@ def resolve(
     problems = [*_parameter_problems(request, pipeline), *_target_problems(request, pipeline)]
     if problems:
         return _rejection(request, problems)
-    return _plan(request, pipeline, settings, place)
+    way = way.through(pipeline.id)
+    nested = {stage.id: _nested(request, stage, pipelines, settings, place, way) for stage in pipeline.stages}
+    if problems := [each for found in nested.values() for each in found.problems]:
+        return _rejection(request, problems)
+    return _plan(request, pipeline, settings, place, nested)
 
 
-def _plan(request: Request, pipeline: Pipeline, settings: Settings, place: Place) -> Plan:
+def _plan(
+    request: Request, pipeline: Pipeline, settings: Settings, place: Place, nested: Mapping[StageId, Nested]
+) -> Plan:
     workspace = pipeline.workspace or settings.workspace
     parameters = _parameters(request, pipeline)
-    stages = _stages(pipeline, request.target, workspace, parameters)
+    stages = _stages(pipeline, request.target, workspace, parameters, nested)
     executed = {"stages": [each.digest for each in stages if each.selected], "parameters": parameters}
     return Plan(
         run_id=run_id(request),
@@ -120,20 +159,121 @@ def _plan(request: Request, pipeline: Pipeline, settings: Settings, place: Place
         instructions=place.instructions,
         stages=stages,
         digest=codec.digest(executed),
+        parent=request.parent,
     )
+
+
+# ------------------------------------------------------------------------------------------------ nested pipelines
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nested:
+    """The child runs of a stage, the digests of what they execute, and what is wrong with them."""
+
+    children: tuple[Child, ...] = ()
+    digests: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+def _nested(
+    request: Request,
+    stage: Stage,
+    pipelines: Mapping[PipelineId, Pipeline | Rejection],
+    settings: Settings,
+    place: Place,
+    way: Way,
+) -> Nested:
+    """Return the child runs of a stage, none if its pipeline is not nested."""
+    if stage.pipeline is None:
+        return Nested()
+    if wrong := _misled(stage.pipeline, way):
+        return Nested(problems=(_problem(request, "/pipeline", f"stage '{stage.id}': {wrong}", "", "nesting"),))
+    children, digests = [], []
+    for parameters, suffix in _cells(stage)[: RUNS_MAX + 1]:
+        child = _child(request, stage, parameters, suffix)
+        if isinstance(child, Problem):
+            return Nested(problems=(child,))
+        wish = nested_request(request, run_id(request), child)
+        way.runs[0] += 1
+        plan = _resolve(wish, pipelines, settings, place, way)
+        if isinstance(plan, Rejection):
+            return Nested(problems=tuple(_inside(stage, each) for each in plan.problems))
+        children.append(child)
+        digests.append(plan.digest)
+    return Nested(children=tuple(children), digests=tuple(digests))
+
+
+def _misled(pipeline: PipelineId, way: Way) -> str:
+    """Return why a pipeline cannot be nested here, "" if it can."""
+    if pipeline in way.pipelines:
+        return f"pipelines include each other: {' -> '.join([*way.pipelines, pipeline])}"
+    if len(way.pipelines) >= DEPTH_MAX:
+        return f"pipelines are nested deeper than {DEPTH_MAX}: {' -> '.join([*way.pipelines, pipeline])}"
+    return f"the request has more than {RUNS_MAX} nested runs" if way.runs[0] >= RUNS_MAX else ""
+
+
+def _cells(stage: Stage) -> list[tuple[dict[str, Scalar], str]]:
+    """Return the parameters of each run of a stage and what tells its name from others: one a cell of its matrix."""
+    if not stage.matrix:
+        return [(dict(stage.parameters), "")]
+    cells = itertools.product(*stage.matrix.values())
+    return [
+        ({**stage.parameters, **dict(zip(stage.matrix, cell, strict=True))}, f".{number}")
+        for number, cell in enumerate(cells, 1)
+    ]
+
+
+def _child(request: Request, stage: Stage, parameters: Mapping[str, Scalar], suffix: str) -> Child | Problem:
+    assert stage.pipeline is not None
+    name = Name(f"{request.name}.{stage.id}{suffix}")
+    if len(name) > NAME_LENGTH_MAX:
+        reason = f"the nested run would have the name '{name}' of {len(name)} characters"
+        return _problem(request, "/pipeline", reason, f"at most {NAME_LENGTH_MAX} are allowed", "nesting")
+    unnamed = Child(run_id=RunId(""), name=name, pipeline=stage.pipeline, parameters=parameters)
+    return replace(unnamed, run_id=run_id(nested_request(request, run_id(request), unnamed)))
+
+
+def nested_request(parent: Request | Plan, parent_run: RunId, child: Child) -> Request:
+    """Return the wish for a child run: what its stage says, and all else as its parent has it."""
+    task, source, mode = (
+        (parent.task_id, parent.request, parent.execution_mode)
+        if isinstance(parent, Plan)
+        else (parent.task, parent.source, parent.execution.mode)
+    )
+    return Request(
+        name=child.name,
+        source=source,
+        task=task,
+        pipeline=child.pipeline,
+        title=child.name,
+        parameters=child.parameters,
+        approval_policy=parent.approval_policy,
+        execution=Execution(mode=mode),
+        labels=parent.labels,
+        rerun=parent.rerun,
+        parent=parent_run,
+    )
+
+
+def _inside(stage: Stage, problem: Problem) -> Problem:
+    return replace(problem, pointer="/pipeline", reason=f"stage '{stage.id}': {problem.reason}")
 
 
 # ------------------------------------------------------------------------------------------------ stages
 
 
 def _stages(
-    pipeline: Pipeline, target: StageId | None, workspace: Workspace, parameters: Mapping[str, Scalar]
+    pipeline: Pipeline,
+    target: StageId | None,
+    workspace: Workspace,
+    parameters: Mapping[str, Scalar],
+    nested: Mapping[StageId, Nested],
 ) -> tuple[PlannedStage, ...]:
     needs = _needs(pipeline.stages)
     selected = _needed_by(target, needs) if target else set(needs)
     # What cleans up does so after a part of the pipeline as well.
     selected |= {stage.id for stage in pipeline.stages if stage.finally_}
-    digests = _digests(pipeline.stages, needs, workspace, parameters)
+    digests = _digests(pipeline.stages, needs, workspace, parameters, nested)
     return tuple(
         PlannedStage(
             index=index,
@@ -152,6 +292,7 @@ def _stages(
             role=stage.role,
             selected=stage.id in selected,
             digest=digests[stage.id],
+            children=nested[stage.id].children,
             **_set(stage),
         )
         for index, stage in enumerate(pipeline.stages)
@@ -199,6 +340,7 @@ def _digests(
     needs: Mapping[StageId, tuple[StageId, ...]],
     workspace: Workspace,
     parameters: Mapping[str, Scalar],
+    nested: Mapping[StageId, Nested],
 ) -> dict[StageId, str]:
     """Return the definition digest of every stage.
 
@@ -219,6 +361,7 @@ def _digests(
                 "parameters": parameters,
                 "needs": {each: found[each] for each in needs[stage_id]},
                 **_set(stage),
+                **({"runs": nested[stage.id].digests} if nested[stage.id].digests else {}),
             }
         )
     return found

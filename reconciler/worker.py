@@ -317,6 +317,8 @@ class Execution:
             return False
         now_at = process.instant().at
         record = at_gate(stage, self.records[stage.id], self.plan.approval_policy, self.claim.decisions, now_at)
+        if stage.kind == StageKind.PIPELINE and record.status == StageStatus.PENDING:
+            record = course.at_nested(stage, record, self.claim.children, self.number, now_at)
         self.records[stage.id] = record
         return record.status == StageStatus.PENDING
 

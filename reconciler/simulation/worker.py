@@ -22,6 +22,7 @@ from reconciler.model import (
     Outcome,
     PlannedStage,
     StageId,
+    StageKind,
     StageRecord,
     StageStatus,
 )
@@ -128,6 +129,8 @@ class SimulatedWorker:
     def _passes_gate(self, stage: PlannedStage) -> bool:
         now_at = self.host.now().at
         record = at_gate(stage, self.records[stage.id], self.plan.approval_policy, self.claim.decisions, now_at)
+        if stage.kind == StageKind.PIPELINE and record.status == StageStatus.PENDING:
+            record = course.at_nested(stage, record, self.claim.children, self.number, now_at)
         self.records[stage.id] = record
         return record.status == StageStatus.PENDING
 

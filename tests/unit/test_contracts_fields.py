@@ -81,7 +81,7 @@ def resolved(name: str, schema: dict[str, Any]) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------ fields
 
 FIELDS: list[tuple[str, str, type, set[str]]] = [
-    ("request", "", Request, {"name", "source"}),
+    ("request", "", Request, {"name", "source", "parent"}),
     ("request", "properties/execution", Execution, set()),
     ("request", "properties/concurrency", Concurrency, set()),
     ("request", "properties/suspend", Suspend, set()),
