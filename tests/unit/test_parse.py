@@ -276,7 +276,7 @@ def test_the_keys_that_later_work_makes_available_already_have_their_fields(monk
     approval = parse.parse_approval(data, REQUEST, CONTRACTS)
     assert isinstance(approval, Approval)
     assert (approval.run, approval.stage, approval.decision) == ("a-1a2b3c4d", "s", "approve")
-    data = b"stages: [{id: a, guard: specs, approval: {reason: r}, when: "true", requires_cloud: true}]"
+    data = b"stages: [{id: a, guard: specs, approval: {reason: r}, when: 'true', requires_cloud: true}]"
     pipeline = parse.parse_pipeline(data, PIPELINE, CONTRACTS)
     assert isinstance(pipeline, Pipeline)
     assert pipeline.stages == (
