@@ -28,6 +28,7 @@ VERBS = {
     "start": "write and commit a request, then reconcile it",
     "resume": "let a run that ended or hangs go on, on a refreshed plan",
     "cancel": "end a run that is under way",
+    "guard": "run a guardrail on this checkout, here and now",
     "chaos": "try this repository's requests on a simulated world in which everything goes wrong",
     "completion": "print the completion script of a shell",
 }

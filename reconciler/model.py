@@ -301,6 +301,30 @@ class PublishSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """Code that may not change without its spec: path patterns, and the path of the spec."""
+
+    paths: tuple[str, ...]
+    spec: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpecSettings:
+    """Which files are specs, and how long ago they may have been reviewed."""
+
+    paths: tuple[str, ...] = ("docs/specs/**/*.md", "specs/**/*.md", ".agent/specs/**/*.md")
+    age_max_s: float = 30 * 86400.0
+    watch: tuple[Watch, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardSettings:
+    """What guardrails know of a repository beside what their stage says."""
+
+    specs: SpecSettings = SpecSettings()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """`reconciler.yaml`. `branch` None means the branch HEAD names; `runs_max` None twice the cores; `remote` None
     that there is none, whatever is configured."""
@@ -321,6 +345,7 @@ class Settings:
     checklists: tuple[str, ...] = ("tasks/**/*.md", "docs/**/*.md", ".agent/**/*.md")
     redact: Redact = Redact()
     publish: PublishSettings = PublishSettings()
+    guards: GuardSettings = GuardSettings()
 
 
 # ---------------------------------------------------------------------------------------------- plans
@@ -402,6 +427,7 @@ class Plan:
     instructions: Instructions
     stages: tuple[PlannedStage, ...]
     digest: str
+    guardrails_required: bool = False
     resume_token_sha256: str = ""
 
 

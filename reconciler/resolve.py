@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from reconciler import codec
@@ -89,8 +89,14 @@ def resolve(
 def _plan(request: Request, pipeline: Pipeline, settings: Settings, place: Place) -> Plan:
     workspace = pipeline.workspace or settings.workspace
     parameters = _parameters(request, pipeline)
-    stages = _stages(pipeline, request.target, workspace, parameters)
-    executed = {"stages": [each.digest for each in stages if each.selected], "parameters": parameters}
+    frozen = replace(pipeline, stages=tuple(_frozen(each, settings) for each in pipeline.stages))
+    stages = _stages(frozen, request.target, workspace, parameters)
+    executed: dict[str, object] = {
+        "stages": [each.digest for each in stages if each.selected],
+        "parameters": parameters,
+    }
+    if pipeline.guardrails_required:
+        executed["guardrails_required"] = True
     return Plan(
         run_id=run_id(request),
         name=request.name,
@@ -120,6 +126,7 @@ def _plan(request: Request, pipeline: Pipeline, settings: Settings, place: Place
         instructions=place.instructions,
         stages=stages,
         digest=codec.digest(executed),
+        guardrails_required=pipeline.guardrails_required,
     )
 
 
@@ -154,6 +161,22 @@ def _stages(
         )
         for index, stage in enumerate(pipeline.stages)
     )
+
+
+def _frozen(stage: Stage, settings: Settings) -> Stage:
+    """Return a stage whose guardrail holds what it needs of the settings: whoever executes it reads the plan alone."""
+    return stage if stage.guard is None else replace(stage, guard=guard_of(stage.guard, settings))
+
+
+def guard_of(said: Mapping[str, object], settings: Settings) -> dict[str, object]:
+    """Return what a guardrail is told, as JSON values: its own options, and the settings where they say nothing."""
+    known: dict[str, object] = {}
+    match said["use"]:
+        case "specs":
+            known = codec.dump(settings.guards.specs)
+        case "checklists":
+            known = {"checklists": list(settings.checklists)}
+    return {**known, **said}
 
 
 def _set(stage: Stage) -> dict[str, Any]:

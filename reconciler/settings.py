@@ -9,13 +9,16 @@ from reconciler.model import (
     ApprovalPolicy,
     Contract,
     EvidenceSettings,
+    GuardSettings,
     Heartbeat,
     PublishSettings,
     Redact,
     Rejection,
     Settings,
     Source,
+    SpecSettings,
     Violation,
+    Watch,
     Workspace,
 )
 from reconciler.parse import Conversions, at, examine, fields_of, parse_duration, parse_size, pattern_fault
@@ -100,6 +103,23 @@ def _redact(value: Mapping[str, Any]) -> Redact:
     return Redact(**fields_of(value, {"patterns": ("patterns", tuple)}))
 
 
+def _guards(value: Mapping[str, Any]) -> GuardSettings:
+    return GuardSettings(**fields_of(value, {"specs": ("specs", _specs)}))
+
+
+def _specs(value: Mapping[str, Any]) -> SpecSettings:
+    known: Conversions = {
+        "paths": ("paths", tuple),
+        "age_max": ("age_max_s", parse_duration),
+        "watch": ("watch", lambda watches: tuple(_watch(each) for each in watches)),
+    }
+    return SpecSettings(**fields_of(value, known))
+
+
+def _watch(value: Mapping[str, Any]) -> Watch:
+    return Watch(**fields_of(value, {"paths": ("paths", tuple)}))
+
+
 _SETTINGS: Conversions = {
     "poll_interval": ("poll_interval_s", parse_duration),
     "lease": ("lease_s", parse_duration),
@@ -114,4 +134,5 @@ _SETTINGS: Conversions = {
     "checklists": ("checklists", tuple),
     "redact": ("redact", _redact),
     "publish": ("publish", lambda value: PublishSettings(**value)),
+    "guards": ("guards", _guards),
 }

@@ -573,6 +573,8 @@ class Execution:
             return self.stopping, self.detail
         if failure:
             return Outcome.FAILED, f"stage '{failure.id}' failed: {failure.summary or _reason(failure)}"
+        if fault := manifest.guardrail_fault(self.plan, self.records):
+            return Outcome.FAILED, fault
         allowed = [each.id for each in self.records.values() if each.status == StageStatus.FAILED]
         return Outcome.SUCCEEDED, f"failed, as allowed: {', '.join(allowed)}" if allowed else ""
 
