@@ -51,15 +51,14 @@ def command(repo: str, /, kind: str, words: tuple[str, ...], form: str, **said: 
     options = options_of(kind, words, said)
     found = _report(Path(repo), options)
     dry_run = "dry_run" in options
-    from reconciler.guards.findings import answer_of
+    from reconciler.guards.findings import answer_of, conclusion
 
-    answer = answer_of(kind, found, dry_run=dry_run)
     if form == "json":
-        print_json(answer)
+        print_json(answer_of(kind, found, dry_run=dry_run))
     else:
         for each in found.findings:
             click.echo(single_line(each.sentence()))
-        click.echo(_conclusion(kind, found, dry_run=dry_run))
+        click.echo(conclusion(kind, found, dry_run=dry_run))
     return 1 if found.failed and not dry_run else 0
 
 
@@ -114,10 +113,3 @@ def _settings(data: bytes | None) -> Settings:
     if isinstance(found, Rejection):
         raise ContentError(found.problems[0].sentence())
     return found
-
-
-def _conclusion(kind: str, found: Any, *, dry_run: bool) -> str:
-    count = len(found.findings)
-    said = f"{found.checked} checked, {count} finding{'' if count == 1 else 's'}"
-    word = "failed" if found.failed else "passed"
-    return f"{kind}: dry run, proves nothing (it would have {word}): {said}" if dry_run else f"{kind}: {word}: {said}"

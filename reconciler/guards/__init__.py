@@ -22,7 +22,7 @@ KINDS = ("specs", "checklists", "diff", "docs", "command")
 
 def run_guard(order: Order) -> Answer:
     """Check what the stage names, print what was found, and answer."""
-    from reconciler.guards.findings import EVERYWHERE, Finding, Report, answer_of
+    from reconciler.guards.findings import EVERYWHERE, Finding, Report, answer_of, conclusion
     from reconciler.guards.scene import scene_of
 
     options = order.planned.guard or {}
@@ -34,9 +34,9 @@ def run_guard(order: Order) -> Answer:
         report = Report(findings=(Finding(path=EVERYWHERE, reason=f"nothing could be checked: {error}"),))
     for each in report.findings:
         print(each.sentence(), flush=True)
-    answer = answer_of(str(options["use"]), report, dry_run=options.get("dry_run") is True)
-    print(answer.summary.partition(": ")[0] if report.findings else answer.summary, flush=True)
-    return answer
+    dry_run = options.get("dry_run") is True
+    print(conclusion(str(options["use"]), report, dry_run=dry_run), flush=True)
+    return answer_of(str(options["use"]), report, dry_run=dry_run)
 
 
 def judge(scene: Scene, options: Mapping[str, object]) -> Report:

@@ -36,7 +36,7 @@ def fault_of(status: int) -> str:
 
 
 def _finding(reason: str) -> Finding:
-    return Finding(path=EVERYWHERE, reason=reason, cure="its log says more")
+    return Finding(path=EVERYWHERE, reason=reason, cure="see what it printed")
 
 
 def _signal_name(number: int) -> str:

@@ -37,7 +37,7 @@ _SHOWN_FILE = re.compile(r"\s*(?:#|//|--|;|<!--)\s*(\S+)[^\n]*")
 _VERB = re.compile(r"^\s*(?:\$ )?reconciler((?: +(?:-C|--repo) +\S+)*) +([a-z][a-z-]*)\b(?![./:=])", re.MULTILINE)
 _MAKE = re.compile(r"^\s*(?:\$ )?(?:[A-Z_]+=\S* +)*make( +[^\n#;&|>]*)?(?:$|[ ;&|>#])", re.MULTILINE)
 _TARGET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-_RULE = re.compile(r"^([^\s#:=][^#:=\n]*?)\s*::?(?!=)", re.MULTILINE)
+_RULE = re.compile(r"^([^\s#:=][^#:=\n]*?)\s*::?(?![:=])", re.MULTILINE)
 _INCLUDE = re.compile(r"^\s*-?s?include\s", re.MULTILINE)
 
 

@@ -30,9 +30,10 @@ class Finding:
 
     def sentence(self) -> str:
         """Return `path:line: reason; cure`, leaving out what is not known."""
-        place = f"{self.path}:{self.line}" if self.line else self.path
+        line = f"{self.path}:{self.line}: " if self.line else f"{self.path}: "
+        place = "" if self.path == EVERYWHERE else line
         mark = "warning: " if self.severity == Severity.WARNING else ""
-        return f"{place}: {mark}{self.reason}" + (f"; {self.cure}" if self.cure else "")
+        return f"{place}{mark}{self.reason}" + (f"; {self.cure}" if self.cure else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,9 +75,19 @@ def answer_of(kind: str, report: Report, *, dry_run: bool) -> Answer:
 def summary_of(report: Report, *, dry_run: bool) -> str:
     """Return one line for people."""
     count = len(report.findings)
-    said = f"{report.checked} checked, " + (f"{count} finding{'s' if count > 1 else ''}" if count else "nothing found")
-    first = f": {report.findings[0].sentence()}" if count else ""
-    return ("dry run, proves nothing: " if dry_run else "") + said + first
+    said = f"{report.checked} checked, {count or 'no'} finding{'' if count == 1 else 's'}"
+    # What fails comes first to a person who reads one line.
+    worst = next(iter(sorted(report.findings, key=lambda each: each.severity != Severity.ERROR)), None)
+    first = f": {worst.sentence()}" if worst is not None else ""
+    return shortened(("dry run, proves nothing: " if dry_run else "") + said + first, TEXT_CHARACTERS_MAX)
+
+
+def conclusion(kind: str, report: Report, *, dry_run: bool) -> str:
+    """Return the last line of what a guardrail prints."""
+    count = len(report.findings)
+    said = f"{report.checked} checked, {count} finding{'' if count == 1 else 's'}"
+    word = "failed" if report.failed else "passed"
+    return f"{kind}: dry run, proves nothing (it would have {word}): {said}" if dry_run else f"{kind}: {word}: {said}"
 
 
 def _bounded(found: Finding) -> Finding:
