@@ -372,7 +372,7 @@ def misplaced_option(kind: str, key: str) -> str:
     owners = [each for each, options in GUARD_OPTIONS.items() if key in options]
     if not owners or kind in owners:
         return ""
-    return f"guard {shown(kind)} has no option {shown(key)}, it belongs to {' and '.join(owners)}"
+    return f"guard {shown(kind)} has no option {shown(key)}, it belongs to {', '.join(owners)}"
 
 
 def _options(kind: str) -> tuple[str, ...]:

@@ -127,8 +127,8 @@ class WorkTree:
         """Open a regular file of this directory. Raise OSError for anything else, and for what lies elsewhere: a
         workspace may hold links to any place of this machine."""
         place = self.directory / path
-        if place.parent.resolve() != Path(os.path.normpath(place.parent)):
-            raise OSError(f"{path}: lies behind a link")
+        if ".." in place.parts or place.parent.resolve() != place.parent or path.startswith("/"):
+            raise OSError(f"{path}: lies elsewhere")
         descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -116,7 +115,10 @@ def _targets(scene: Scene) -> frozenset[str] | None:
 def known_of(paths: Iterable[str], verbs: Iterable[str], targets: frozenset[str] | None) -> Known:
     """Return what documents may name, folders included."""
     paths = frozenset(paths)
-    folders = {"/".join(each.parts) for path in paths for each in PurePosixPath(path).parents if each.parts}
+    folders: set[str] = set()
+    for path in paths:
+        while (path := path.rpartition("/")[0]) and path not in folders:
+            folders.add(path)
     return Known(paths=paths, verbs=frozenset(verbs), targets=targets, folders=frozenset(folders))
 
 

@@ -25,6 +25,7 @@ from reconciler.model import (
     EvidenceSettings,
     Execution,
     ExecutionMode,
+    GuardSettings,
     Heartbeat,
     Host,
     Instant,
@@ -44,6 +45,7 @@ from reconciler.model import (
     Settings,
     Severity,
     Source,
+    SpecSettings,
     Stage,
     StageId,
     StageKind,
@@ -52,6 +54,7 @@ from reconciler.model import (
     Status,
     Suspend,
     TaskId,
+    Watch,
     Workspace,
 )
 from reconciler.resolve import Place, resolve
@@ -92,6 +95,9 @@ FIELDS: list[tuple[str, str, type, set[str]]] = [
     ("settings", "properties/evidence", EvidenceSettings, set()),
     ("settings", "properties/redact", Redact, set()),
     ("settings", "properties/publish", PublishSettings, set()),
+    ("settings", "properties/guards", GuardSettings, set()),
+    ("settings", "properties/guards/properties/specs", SpecSettings, set()),
+    ("settings", "properties/guards/properties/specs/properties/watch/items", Watch, set()),
     ("manifest", "properties/request", Source, set()),
     ("manifest", "properties/pipeline", Source, set()),
     ("manifest", "properties/host", Host, set()),
