@@ -30,6 +30,7 @@ VERBS = {
     "cancel": "end a run that is under way",
     "approve": "let a run that waits at a gate go on",
     "reject": "refuse a run that waits at a gate",
+    "guard": "run a guardrail on this checkout, here and now",
     "chaos": "try this repository's requests on a simulated world in which everything goes wrong",
     "completion": "print the completion script of a shell",
 }

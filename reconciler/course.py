@@ -106,6 +106,8 @@ def verdict(plan: Plan, records: Records) -> tuple[Outcome, str]:
     waiting = [each for each in records.values() if each.status == StageStatus.WAITING]
     if waiting:
         return Outcome.WAITING, "; ".join(f"stage '{each.id}' {each.summary}" for each in waiting)
+    if fault := manifest.guardrail_fault(plan, records):
+        return Outcome.FAILED, fault
     allowed = [each.id for each in records.values() if each.status == StageStatus.FAILED]
     return Outcome.SUCCEEDED, f"failed, as allowed: {', '.join(allowed)}" if allowed else ""
 

@@ -125,20 +125,21 @@ def run(
     standard_input: bytes = b"",
     timeout_s: float = TIMEOUT_S,
     config: Sequence[str] = (),
+    index: Path | None = None,
 ) -> bytes:
     """Run git in `directory` and return what it prints. Raise GitFailed with its exit status and last words.
 
-    `config` holds settings, `<key>=<value>`, for this command only.
+    `config` holds settings, `<key>=<value>`, for this command only; `index` is the file of an index of our own.
     """
     with tempfile.TemporaryFile() as feed:
         feed.write(standard_input)
         feed.seek(0)
-        process = _popen(arguments, directory, feed.fileno(), config=config)
+        process = _popen(arguments, directory, feed.fileno(), config=config, index=index)
         try:
             output, errors = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
             _stop(process)
-            raise GitFailed(f"git {arguments[0]}: no answer within {timeout_s:g} s") from None
+            raise GitFailed(f"git {_verb(arguments)}: no answer within {timeout_s:g} s") from None
         except BaseException:
             _stop(process)
             raise
@@ -148,14 +149,20 @@ def run(
 
 
 def _popen(
-    arguments: Sequence[str], directory: Path, feed: int, *, quiet: bool = False, config: Sequence[str] = ()
+    arguments: Sequence[str],
+    directory: Path,
+    feed: int,
+    *,
+    quiet: bool = False,
+    config: Sequence[str] = (),
+    index: Path | None = None,
 ) -> subprocess.Popen[bytes]:
     settings = [word for each in config for word in ("-c", each)]
     try:
         return subprocess.Popen(
             ["git", *OPTIONS, *settings, *arguments],
             cwd=directory,
-            env=environment(),
+            env=environment() | ({"GIT_INDEX_FILE": str(index)} if index is not None else {}),
             stdin=feed,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL if quiet else subprocess.PIPE,
@@ -189,12 +196,17 @@ def without_credentials(text: str) -> str:
     return re.sub(r"(\w+://)[^/\s]*@", r"\1", text)
 
 
+def _verb(arguments: Sequence[str]) -> str:
+    """Return what git was asked for: options before it may name places of this machine."""
+    return next((each for each in arguments if not each.startswith("-")), "")
+
+
 def _failed(arguments: Sequence[str], status: int, errors: bytes, output: bytes) -> GitFailed:
     words = without_credentials(errors.decode(errors="replace").strip())
     last = next((line for line in words.splitlines() if line.startswith(("fatal:", "error:"))), words[-300:])
     said = output.decode(errors="replace")
     return GitFailed(
-        f"git {arguments[0]}: {last or f'exit status {status}'}", exit_status=status, stderr=words, stdout=said
+        f"git {_verb(arguments)}: {last or f'exit status {status}'}", exit_status=status, stderr=words, stdout=said
     )
 
 
@@ -485,6 +497,46 @@ class Repository:
         """Return the paths that a commit changed against its first parent (all its files, if it has none)."""
         trees = self.look_up([f"{commit}^{{tree}}", f"{commit}^1^{{tree}}"])
         return tuple(sorted(path for path, _ in self.changes(trees[1], trees[0])))
+
+    def manifest_digests(self, tip: str, commits_max: int = 500) -> Mapping[str, str]:
+        """Return path of a manifest -> the SHA-256 that the newest commit of evidence names for it, looking at
+        `commits_max` commits of evidence."""
+        trailers = "%(trailers:key=Reconciler-Manifest,valueonly,separator=%x00)"
+        log = self.git(
+            "log", f"-{commits_max}", "-z", "--grep=^Reconciler-Manifest: ", f"--format={trailers}",
+            "--end-of-options", tip,
+        )  # fmt: skip
+        found: dict[str, str] = {}
+        for said in log.split("\0"):
+            path, _, sha256 = said.rpartition(" sha256:")
+            if path and re.fullmatch(r"[0-9a-f]{64}", sha256):
+                found.setdefault(path, sha256)
+        return found
+
+    def parent(self, commit: str) -> str | None:
+        """Return the first parent of a commit, None of a root. Raise ContentError where a shallow clone ends."""
+        data = next(self.objects.contents((commit,), "commit"))[1] or b""
+        found = re.match(rb"tree [0-9a-f]+\nparent ([0-9a-f]+)\n", data)
+        if not found:
+            return None
+        parent = found[1].decode()
+        if self.look_up([parent])[0] is None:
+            cure = "fetch more of the history, or name a commit to compare with"
+            raise ContentError(f"{commit[:12]}: its parent is not here, this clone is shallow; {cure}")
+        return parent
+
+    def empty_tree(self) -> str:
+        """Return the object id of a tree without files; every repository knows it."""
+        return self.git("hash-object", "-t", "tree", "--stdin")
+
+    def parting(self, one: str, other: str) -> str | None:
+        """Return the newest commit that two commits have in common, None where there is none, or none is here."""
+        try:
+            return self.git("merge-base", "--end-of-options", one, other).splitlines()[0]
+        except GitFailed as error:
+            if error.exit_status == 1:
+                return None
+            raise
 
     def is_ancestor(self, old: str, new: str) -> bool:
         """Return whether `old` is `new` or in its history, as far as that is here: what a shallow clone cut off is

@@ -25,6 +25,7 @@ from reconciler.model import (
     StageStatus,
     Status,
 )
+from reconciler.order import Verdict
 
 SCHEMA_VERSION = 1
 COMMAND_CHARACTERS_MAX = 2000
@@ -156,7 +157,7 @@ def manifest(records: Records, *, updated_at: str, heartbeat_at: str | None) -> 
         "resume_events": _resume_events(records),
         "instructions_hash": plan.instructions.hash,
         "instructions_sources": list(plan.instructions.sources),
-        "guardrail_status": None,
+        "guardrail_status": guardrail_status(plan, fold(plan, records.counting)),
         "plan_target_id": plan.target,
         "request": {"path": plan.request.path, "blob": plan.request.blob},
         "pipeline": {"path": plan.pipeline.path, "blob": plan.pipeline.blob},
@@ -176,6 +177,54 @@ def manifest(records: Records, *, updated_at: str, heartbeat_at: str | None) -> 
         "privacy": {"mode": plan.redact.mode, "redactions": _total(commands, "redactions")},
         "resume_token_sha256": plan.resume_token_sha256,
     }
+
+
+def guardrail_status(plan: Plan, known: Mapping[StageId, StageRecord]) -> dict[str, list[str]] | None:
+    """Return what the guardrails of a run came to, as lists of stage ids; None where there is none and none is needed.
+
+    A guardrail is known by the kind of its stage alone, and by its own verdict: a stage that was ended before it gave
+    one has none. Where guardrails are required and no stage could be one, `any` is missing.
+    """
+    guards = [each for each in plan.stages if each.kind == StageKind.GUARD]
+    if not guards and not plan.guardrails_required:
+        return None
+    verdicts = {each.id: _verdict(known.get(each.id)) for each in guards if each.selected}
+    required: list[str] = list(verdicts) if plan.guardrails_required else []
+    missing: list[str] = [each for each, verdict in verdicts.items() if required and verdict is None]
+    if plan.guardrails_required and not required:
+        missing = ["any"]
+    judged = {word: [each for each, verdict in verdicts.items() if verdict == word] for word in Verdict}
+    return {
+        "required": required,
+        "passed": [*judged[Verdict.PASSED]],
+        "failed": [*judged[Verdict.FAILED]],
+        "missing": missing,
+        "advisory": [*judged[Verdict.ADVISORY]],
+    }
+
+
+def guardrail_fault(plan: Plan, known: Mapping[StageId, StageRecord]) -> str:
+    """Return why a run that must pass its guardrails cannot have succeeded, "" if none of them is in its way."""
+    status = guardrail_status(plan, known) if plan.guardrails_required else None
+    if status is None:
+        return ""
+    if status["missing"] == ["any"]:
+        return "guardrails are required, and no stage that ran is one"
+    said = [f"{', '.join(status[word])} {how}" for word, how in _FAULTS if status[word]]
+    if not said and not status["passed"]:
+        said = [f"{', '.join(status['advisory'])} only advised"]
+    return f"guardrails are required: {'; '.join(said)}" if said else ""
+
+
+_FAULTS = (("failed", "did not pass"), ("missing", "gave no verdict"))
+
+
+def _verdict(record: StageRecord | None) -> Verdict | None:
+    """Return the verdict of a guardrail that has ended; one whose stage failed for another reason did not pass."""
+    if record is None or record.answer is None or record.status not in (StageStatus.SUCCEEDED, StageStatus.FAILED):
+        return None
+    verdict = Verdict(str(record.answer["verdict"]))
+    return Verdict.FAILED if record.status == StageStatus.FAILED and verdict == Verdict.PASSED else verdict
 
 
 def run_summary(document: Mapping[str, object], manifest_sha256: str) -> dict[str, object]:

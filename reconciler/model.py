@@ -373,6 +373,30 @@ class Trust:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """Code that may not change without its spec: path patterns, and the path of the spec."""
+
+    paths: tuple[str, ...]
+    spec: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpecSettings:
+    """Which files are specs, and how long ago they may have been reviewed."""
+
+    paths: tuple[str, ...] = ("docs/specs/**/*.md", "specs/**/*.md", ".agent/specs/**/*.md")
+    age_max_s: float = 30 * 86400.0
+    watch: tuple[Watch, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardSettings:
+    """What guardrails know of a repository beside what their stage says."""
+
+    specs: SpecSettings = SpecSettings()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """`reconciler.yaml`. `branch` None means the branch HEAD names; `runs_max` None twice the cores; `remote` None
     that there is none, whatever is configured."""
@@ -395,6 +419,7 @@ class Settings:
     publish: PublishSettings = PublishSettings()
     approvals: tuple[Policy, ...] = ()
     trust: Trust = Trust()
+    guards: GuardSettings = GuardSettings()
 
 
 # ---------------------------------------------------------------------------------------------- plans
@@ -497,6 +522,7 @@ class Plan:
     instructions: Instructions
     stages: tuple[PlannedStage, ...]
     digest: str
+    guardrails_required: bool = False
     resume_token_sha256: str = ""
     parent: RunId | None = None
 

@@ -64,14 +64,21 @@ _NOT_AVAILABLE: tuple[tuple[str, str, object], ...] = (
     ("request", "concurrency", _ANY),
     ("request", "execution.mode", "cloud"),
     ("request", "execution.parallel", True),
-    ("pipeline", "guardrails_required", True),
     ("pipeline", "stages.[].agent", _ANY),
-    ("pipeline", "stages.[].guard", _ANY),
     ("pipeline", "stages.[].requires_cloud", True),
     ("pipeline", "stages.[].sandbox", _ANY),
     ("settings", "redact.mode", "off"),
     ("settings", "redact.mode", "shadow"),
 )
+
+GUARD_OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "specs": ("all", "since", "paths", "exclude"),
+    "checklists": ("strict",),
+    "diff": ("since", "files_max", "lines_max", "paths", "exclude"),
+    "docs": ("paths", "exclude"),
+    "command": ("command",),
+}
+"""What each kind of guardrail can be told, beside `dry_run`, which all can."""
 
 Check = Callable[[Document], Iterable[Violation]]
 Conversions = Mapping[str, tuple[str, Callable[[Any], object]]]
@@ -99,6 +106,7 @@ def parse_pipeline(data: bytes, source: Source, contract: Contract) -> Pipeline 
         _needs,
         _needs_of_closing,
         _cycles,
+        _guards,
         _parameters,
         _conditions,
         _nesting,
@@ -413,6 +421,33 @@ def _self_inclusion(own: PipelineId | Problem, document: Document) -> Iterator[V
         if each == own:
             reason = f"pipeline {shown(each)} includes itself"
             yield Violation(path=pointer, reason=reason, cure="name another pipeline", rule="self-inclusion")
+
+
+def _guards(document: Document) -> Iterator[Violation]:
+    for pointer, said in at(document.value, "stages.[].guard"):
+        guard = {"use": said} if isinstance(said, str) else said
+        kind = guard.get("use") if isinstance(guard, dict) else None
+        if not isinstance(guard, dict) or not isinstance(kind, str) or kind not in GUARD_OPTIONS:
+            continue
+        for key in guard:
+            if reason := misplaced_option(kind, key):
+                cure = f"it knows {', '.join(_options(kind))}"
+                yield Violation(path=(*pointer, key), reason=reason, cure=cure, rule="guard-option")
+        if kind == "command" and "command" not in guard:
+            reason, cure = "guard 'command' has no command", "write {use: command, command: ./check}"
+            yield Violation(path=pointer, reason=reason, cure=cure, rule="guard-option")
+
+
+def misplaced_option(kind: str, key: str) -> str:
+    """Return why a guardrail of this kind cannot be told `key`, "" if it can; keys that none knows are not judged."""
+    owners = [each for each, options in GUARD_OPTIONS.items() if key in options]
+    if not owners or kind in owners:
+        return ""
+    return f"guard {shown(kind)} has no option {shown(key)}, it belongs to {', '.join(owners)}"
+
+
+def _options(kind: str) -> tuple[str, ...]:
+    return (*GUARD_OPTIONS[kind], "dry_run")
 
 
 def _parameters(document: Document) -> Iterator[Violation]:

@@ -128,8 +128,14 @@ def _plan(
 ) -> Plan:
     workspace = pipeline.workspace or settings.workspace
     parameters = _parameters(request, pipeline)
-    stages = _stages(pipeline, request.target, workspace, parameters, nested)
-    executed = {"stages": [each.digest for each in stages if each.selected], "parameters": parameters}
+    frozen = replace(pipeline, stages=tuple(_frozen(each, settings) for each in pipeline.stages))
+    stages = _stages(frozen, request.target, workspace, parameters, nested)
+    executed: dict[str, object] = {
+        "stages": [each.digest for each in stages if each.selected],
+        "parameters": parameters,
+    }
+    if pipeline.guardrails_required:
+        executed["guardrails_required"] = True
     return Plan(
         run_id=run_id(request),
         name=request.name,
@@ -160,6 +166,7 @@ def _plan(
         stages=stages,
         digest=codec.digest(executed),
         parent=request.parent,
+        guardrails_required=pipeline.guardrails_required,
     )
 
 
@@ -297,6 +304,22 @@ def _stages(
         )
         for index, stage in enumerate(pipeline.stages)
     )
+
+
+def _frozen(stage: Stage, settings: Settings) -> Stage:
+    """Return a stage whose guardrail holds what it needs of the settings: whoever executes it reads the plan alone."""
+    return stage if stage.guard is None else replace(stage, guard=guard_of(stage.guard, settings))
+
+
+def guard_of(said: Mapping[str, object], settings: Settings) -> dict[str, object]:
+    """Return what a guardrail is told, as JSON values: its own options, and the settings where they say nothing."""
+    known: dict[str, object] = {}
+    match said["use"]:
+        case "specs":
+            known = codec.dump(settings.guards.specs)
+        case "checklists":
+            known = {"checklists": list(settings.checklists)}
+    return {**known, **said}
 
 
 def _set(stage: Stage) -> dict[str, Any]:

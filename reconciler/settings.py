@@ -9,6 +9,7 @@ from reconciler.model import (
     ApprovalPolicy,
     Contract,
     EvidenceSettings,
+    GuardSettings,
     Heartbeat,
     Policy,
     PublishSettings,
@@ -16,8 +17,10 @@ from reconciler.model import (
     Rejection,
     Settings,
     Source,
+    SpecSettings,
     Trust,
     Violation,
+    Watch,
     Workspace,
 )
 from reconciler.parse import Conversions, at, examine, fields_of, parse_duration, parse_size, pattern_fault
@@ -114,6 +117,23 @@ def _policies(value: Mapping[str, Mapping[str, Any]]) -> tuple[Policy, ...]:
     return tuple(Policy(name=name, **fields_of(each, conversions)) for name, each in value.items())
 
 
+def _guards(value: Mapping[str, Any]) -> GuardSettings:
+    return GuardSettings(**fields_of(value, {"specs": ("specs", _specs)}))
+
+
+def _specs(value: Mapping[str, Any]) -> SpecSettings:
+    known: Conversions = {
+        "paths": ("paths", tuple),
+        "age_max": ("age_max_s", parse_duration),
+        "watch": ("watch", lambda watches: tuple(_watch(each) for each in watches)),
+    }
+    return SpecSettings(**fields_of(value, known))
+
+
+def _watch(value: Mapping[str, Any]) -> Watch:
+    return Watch(**fields_of(value, {"paths": ("paths", tuple)}))
+
+
 _SETTINGS: Conversions = {
     "poll_interval": ("poll_interval_s", parse_duration),
     "lease": ("lease_s", parse_duration),
@@ -130,4 +150,5 @@ _SETTINGS: Conversions = {
     "approvals": ("approvals", _policies),
     "trust": ("trust", lambda value: Trust(**value)),
     "publish": ("publish", lambda value: PublishSettings(**value)),
+    "guards": ("guards", _guards),
 }

@@ -25,6 +25,7 @@ from reconciler.model import (
     EvidenceSettings,
     Execution,
     ExecutionMode,
+    GuardSettings,
     Heartbeat,
     Host,
     Instant,
@@ -45,6 +46,7 @@ from reconciler.model import (
     Settings,
     Severity,
     Source,
+    SpecSettings,
     Stage,
     StageId,
     StageKind,
@@ -54,6 +56,7 @@ from reconciler.model import (
     Suspend,
     TaskId,
     Trust,
+    Watch,
     Workspace,
 )
 from reconciler.resolve import Place, resolve
@@ -96,6 +99,9 @@ FIELDS: list[tuple[str, str, type, set[str]]] = [
     ("settings", "properties/publish", PublishSettings, set()),
     ("settings", "$defs/policy", Policy, {"name"}),
     ("settings", "properties/trust", Trust, set()),
+    ("settings", "properties/guards", GuardSettings, set()),
+    ("settings", "properties/guards/properties/specs", SpecSettings, set()),
+    ("settings", "properties/guards/properties/specs/properties/watch/items", Watch, set()),
     ("manifest", "properties/request", Source, set()),
     ("manifest", "properties/pipeline", Source, set()),
     ("manifest", "properties/host", Host, set()),

@@ -275,6 +275,14 @@ GOOD: list[tuple[str, object]] = [
     *(("pipeline", _staged(env={each: ""})) for each in ("A", "_", "path", "GIT", "PARAM", "MY_GIT_DIR", "A" * 128)),
     *(("pipeline", _staged(command=each)) for each in ("x", ["x"], ["x", ""], "a\nb", "a" * 65536)),
     *(("pipeline", {"stages": [{"id": "a", key: word}]}) for key, word in (("guard", "docs"), ("pipeline", "x"))),
+    *(
+        ("pipeline", {"stages": [{"id": "a", "guard": {"use": "diff", "since": each}}]})
+        for each in ("main", "v1.2", "HEAD", "HEAD~5", "HEAD^^", "feature/x~2^1", "a" * 40, "0.1-rc+1", "a@b")
+    ),
+    *(
+        ("pipeline", {"stages": [{"id": "a", "guard": {"use": "command", "command": each}}]})
+        for each in ("./x", ["x"], ["x", ""])
+    ),
     ("pipeline", {"stages": [STAGE] * 200}),
     ("pipeline", {"stages": [STAGE], "parameters": {"a": {}}}),
     ("pipeline", _staged(approval={"reason": "x"}, role="review", when="x", attempts_max=20, needs=[])),
@@ -350,6 +358,47 @@ BAD: list[tuple[str, object]] = [
     *(("pipeline", _staged(approval=each)) for each in (True, {}, {"reason": ""}, {"reason": "x", "by": "y"})),
     *(("pipeline", _staged(**{key: None})) for key in ("timeout", "backoff", "when", "role", "title")),
     ("pipeline", _staged(role="deploy")),
+    *(("pipeline", {"stages": [{"id": "a", "guard": each}]}) for each in ("", "spec", {}, {"use": "spec"}, ["docs"])),
+    *(
+        ("pipeline", {"stages": [{"id": "a", "guard": {"use": "diff", "since": each}}]})
+        for each in (
+            "",
+            "-x",
+            "--all",
+            "a..b",
+            "a:b",
+            "a b",
+            "a^{tree}",
+            "@{u}",
+            ":/x",
+            "^a",
+            "a/",
+            "a//b",
+            "a\n",
+            "a" * 245,
+        )
+    ),
+    *(
+        ("pipeline", {"stages": [{"id": "a", "guard": {"use": "diff", key: value}}]})
+        for key, value in (
+            ("files_max", -1),
+            ("lines_max", True),
+            ("paths", []),
+            ("exclude", ["/a"]),
+            ("dry_run", "yes"),
+        )
+    ),
+    *(
+        ("settings", {"guards": each})
+        for each in (
+            {"docs": {}},
+            {"specs": {"age_max": 30}},
+            {"specs": {"paths": []}},
+            {"specs": {"watch": [{"spec": "a"}]}},
+            {"specs": {"watch": [{"spec": "../a", "paths": ["b"]}]}},
+            None,
+        )
+    ),
     ("pipeline", _staged(allow_failure="yes")),
     *(("pipeline", _driven(**keys)) for keys in ({"prompt_file": "a.md"}, {"sandbox": "none"}, {"surprise": 1})),
     *(("pipeline", _driven(budget=each)) for each in ({}, {"minutes": 0}, {"tokens": 0.5}, {"cost": -1}, {"hours": 1})),

@@ -8,12 +8,15 @@ from reconciler.contracts import Contracts
 from reconciler.model import (
     ApprovalPolicy,
     EvidenceSettings,
+    GuardSettings,
     Heartbeat,
     PublishSettings,
     Redact,
     Rejection,
     Settings,
     Source,
+    SpecSettings,
+    Watch,
     Workspace,
 )
 from reconciler.settings import parse_settings
@@ -57,6 +60,8 @@ def test_all_that_can_be_said() -> None:
     checklists: ["tasks/*.md"]
     redact: {mode: enforce, patterns: ["ACME-[0-9a-f]{32}"]}
     publish: {mode: direct}
+    guards:
+      specs: {paths: ["specs/*.md"], age_max: 90d, watch: [{paths: [src], spec: specs/a.md}]}
     """
     assert settings_of(text) == Settings(
         branch="release",
@@ -74,7 +79,25 @@ def test_all_that_can_be_said() -> None:
         checklists=("tasks/*.md",),
         redact=Redact(mode="enforce", patterns=("ACME-[0-9a-f]{32}",)),
         publish=PublishSettings(mode="direct"),
+        guards=GuardSettings(
+            specs=SpecSettings(
+                paths=("specs/*.md",), age_max_s=90 * 86400.0, watch=(Watch(paths=("src",), spec="specs/a.md"),)
+            )
+        ),
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "specs"),
+    [
+        ("{}", SpecSettings()),
+        ("{specs: {}}", SpecSettings()),
+        ("{specs: {age_max: 12h}}", SpecSettings(age_max_s=43_200.0)),
+        ("{specs: {watch: []}}", SpecSettings()),
+    ],
+)
+def test_what_guardrails_are_not_told_is_the_default(text: str, specs: SpecSettings) -> None:
+    assert settings_of(f"guards: {text}").guards == GuardSettings(specs=specs)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,115 @@
+"""`reconciler guard`: a guardrail on the checkout, here and now."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from reconciler.errors import ContentError, GitFailed, UsageError
+from reconciler.model import Settings
+from reconciler.terminal import format_option, print_json, single_line
+
+KINDS = ("specs", "checklists", "diff", "docs", "command")
+SETTINGS_PATH = "reconciler.yaml"
+
+
+@click.command(
+    short_help="run a guardrail on this checkout, here and now",
+    context_settings={"allow_interspersed_args": True},
+)
+@click.argument("kind", type=click.Choice(KINDS), metavar="KIND")
+@click.argument("words", nargs=-1, metavar="[-- COMMAND...]")
+@click.option("--dry-run", is_flag=True, help="Report and end with 0, whatever is found; that is no pass.")
+@click.option("--all", "everything", is_flag=True, help="Of specs: judge every spec, not those of the change alone.")
+@click.option("--since", metavar="REV", help="Of specs and diff: where the change begins, such as main or v1.2.")
+@click.option("--files-max", type=click.IntRange(min=0), metavar="N", help="Of diff: how many files. Default: 25.")
+@click.option("--lines-max", type=click.IntRange(min=0), metavar="N", help="Of diff: how many lines. Default: 800.")
+@click.option("--path", "paths", multiple=True, metavar="GLOB", help="Of specs, diff, docs: files to look at.")
+@click.option("--exclude", multiple=True, metavar="GLOB", help="Of specs, diff, docs: files to leave out.")
+@click.option("--strict", is_flag=True, help="Of checklists: let warnings fail, too.")
+@format_option
+@click.pass_obj
+def command(repo: str, /, kind: str, words: tuple[str, ...], form: str, **said: Any) -> int:
+    """Run a guardrail on the files of this checkout, as a stage with 'guard: KIND' runs it on those of a run.
+
+    KIND is specs, checklists, diff, docs or command. The change that is judged is what is not committed here; if
+    there is nothing of that, the last commit.
+
+    \b
+    reconciler guard specs --all             # every spec was reviewed lately
+    reconciler guard diff --since main       # this branch is small enough to be reviewed
+    reconciler guard docs                    # links, paths and commands in documents exist
+    reconciler guard checklists --strict     # every ticked item is proven by evidence
+    reconciler guard command -- make lint    # a check of your own
+
+    Exit codes: 0 passed, or a dry run, 1 failed, 2 wrong usage.
+    """
+    options = options_of(kind, words, said)
+    found = _report(Path(repo), options)
+    dry_run = "dry_run" in options
+    from reconciler.guards.findings import answer_of, conclusion
+
+    if form == "json":
+        print_json(answer_of(kind, found, dry_run=dry_run))
+    else:
+        for each in found.findings:
+            click.echo(single_line(each.sentence()))
+        click.echo(conclusion(kind, found, dry_run=dry_run))
+    return 1 if found.failed and not dry_run else 0
+
+
+def options_of(kind: str, words: tuple[str, ...], said: Mapping[str, Any]) -> dict[str, object]:
+    """Return the options of a guardrail as a pipeline would say them. Raise UsageError for those that it has not."""
+    from reconciler.parse import misplaced_option
+
+    known = {"all": said["everything"], **{key: each for key, each in said.items() if key != "everything"}}
+    options = {key: list(each) if isinstance(each, tuple) else each for key, each in known.items()}
+    options = {key: each for key, each in options.items() if each is not None and each is not False and each != []}
+    if words:
+        options["command"] = list(words)
+    for key in options:
+        if reason := misplaced_option(kind, key):
+            raise UsageError(f"{reason}; see reconciler guard --help")
+    if kind == "command" and not words:
+        raise UsageError("guard 'command' has no command; for example: reconciler guard command -- make lint")
+    if not _REVISION.fullmatch(str(options.get("since", "HEAD"))):
+        raise UsageError(f"--since: {options['since']!r} is no revision; name a branch, a tag, a commit id or HEAD~1")
+    return {"use": kind, **options}
+
+
+_REVISION = re.compile(r"(?!.*(?:\.\.|//))[A-Za-z0-9_][A-Za-z0-9_./@+-]{0,200}(?:[~^][0-9]{0,6}){0,10}")
+
+
+def _report(directory: Path, options: Mapping[str, object]) -> Any:
+    from reconciler.git import open_repository
+    from reconciler.guards import judge
+    from reconciler.guards.scene import scene_at
+    from reconciler.resolve import guard_of
+
+    repository = open_repository(directory)
+    if repository.bare:
+        raise UsageError(f"{directory}: a bare repository has no checkout; run it in a clone")
+    try:
+        commit = repository.git("rev-parse", "--verify", "--quiet", "HEAD^{commit}")
+    except GitFailed:
+        raise ContentError("there is no commit here yet; commit something first") from None
+    place = repository.directory
+    with scene_at(repository, commit, place, place) as scene:
+        settings = _settings(scene.read([SETTINGS_PATH])[SETTINGS_PATH])
+        return judge(scene, guard_of(options, settings))
+
+
+def _settings(data: bytes | None) -> Settings:
+    """Return the settings as they lie in the checkout. Raise ContentError if they are wrong."""
+    from reconciler.contracts import Contracts
+    from reconciler.model import Rejection, Source
+    from reconciler.settings import parse_settings
+
+    found = parse_settings(data, Source(path=SETTINGS_PATH), Contracts())
+    if isinstance(found, Rejection):
+        raise ContentError(found.problems[0].sentence())
+    return found
