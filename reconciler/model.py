@@ -293,6 +293,14 @@ class Redact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxSettings:
+    """`missing` says what becomes of a stage whose sandbox cannot be had: `refuse` fails it, `record` runs it without
+    and says so."""
+
+    missing: str = "refuse"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PublishSettings:
     """`branch` is where `mode: branch` puts evidence; with `direct` it goes onto the branch that is reconciled."""
 
@@ -321,6 +329,7 @@ class Settings:
     checklists: tuple[str, ...] = ("tasks/**/*.md", "docs/**/*.md", ".agent/**/*.md")
     redact: Redact = Redact()
     publish: PublishSettings = PublishSettings()
+    sandbox: SandboxSettings = SandboxSettings()
 
 
 # ---------------------------------------------------------------------------------------------- plans
@@ -403,6 +412,7 @@ class Plan:
     stages: tuple[PlannedStage, ...]
     digest: str
     resume_token_sha256: str = ""
+    sandbox_missing: str = "refuse"
 
 
 # ---------------------------------------------------------------------------------------------- runs
@@ -464,7 +474,7 @@ class StageRecord:
 
     `log_bytes` and `log_sha256` are of the whole redacted output, even where the file keeps less of it;
     `memory_peak_bytes` is the largest resident set of any one of its processes. `answer` is what a stage that is no
-    command said of itself (`order.Answer`), None before.
+    command said of itself (`order.Answer`), None before; `sandbox` is what was enforced of the sandbox it asked for.
     """
 
     id: StageId
@@ -488,6 +498,7 @@ class StageRecord:
     memory_peak_bytes: int = 0
     process: Process | None = None
     answer: Mapping[str, object] | None = None
+    sandbox: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -68,7 +68,6 @@ _NOT_AVAILABLE: tuple[tuple[str, str, object], ...] = (
     ("pipeline", "stages.[].approval", _ANY),
     ("pipeline", "stages.[].when", _ANY),
     ("pipeline", "stages.[].requires_cloud", True),
-    ("pipeline", "stages.[].sandbox", _ANY),
     ("approval", "", _ANY),
     ("settings", "redact.mode", "off"),
     ("settings", "redact.mode", "shadow"),
@@ -95,7 +94,7 @@ def parse_request(data: bytes, source: Source, contract: Contract) -> Request | 
 def parse_pipeline(data: bytes, source: Source, contract: Contract) -> Pipeline | Rejection:
     """Return the pipeline that `data` says, or everything that is wrong with it and its path."""
     name = pipeline_id(source.path)
-    checks = (_twin_stages, _needs, _cycles, _parameters, partial(_instant_timeouts, "stages.[].timeout"))
+    checks = (_twin_stages, _needs, _cycles, _parameters, _protected, partial(_instant_timeouts, "stages.[].timeout"))
     document = examine("pipeline", data, source, contract, *checks, partial(_self_inclusion, name))
     if isinstance(name, Problem) or isinstance(document, Rejection):
         return _reject(source, name, document)
@@ -343,6 +342,15 @@ def _self_inclusion(own: PipelineId | Problem, document: Document) -> Iterator[V
         if each == own:
             reason = f"pipeline {shown(each)} includes itself"
             yield Violation(path=pointer, reason=reason, cure="name another pipeline", rule="self-inclusion")
+
+
+def _protected(document: Document) -> Iterator[Violation]:
+    """Return a violation where a sandbox would open what it is there to protect."""
+    for pointer, path in at(document.value, "stages.[].sandbox.write.[]"):
+        parts = [each for each in path.split("/") if each not in ("", ".")] if isinstance(path, str) else []
+        if ".git" in parts or parts[:1] == [".runs"]:
+            reason = f"{shown(path)} is never to be changed in a sandbox"
+            yield Violation(path=pointer, reason=reason, cure="name what the stage makes", rule="protected-path")
 
 
 def _parameters(document: Document) -> Iterator[Violation]:

@@ -13,6 +13,7 @@ from reconciler.model import (
     PublishSettings,
     Redact,
     Rejection,
+    SandboxSettings,
     Settings,
     Source,
     Violation,
@@ -114,4 +115,5 @@ _SETTINGS: Conversions = {
     "checklists": ("checklists", tuple),
     "redact": ("redact", _redact),
     "publish": ("publish", lambda value: PublishSettings(**value)),
+    "sandbox": ("sandbox", lambda value: SandboxSettings(**value)),
 }

@@ -24,7 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from reconciler import codec, process
+from reconciler import codec, process, sandbox
 from reconciler.model import PlannedStage, Process, StageRecord, StageStatus
 from reconciler.order import ANSWER_BYTES_MAX, Answer, Verdict
 from reconciler.redact import Redactor
@@ -141,6 +141,8 @@ class Ongoing:
         self.verdict: StageStatus | None = None
         self.reason = ""
         self.usage: resource.struct_rusage | None = None
+        self.wall: sandbox.Wall | None = None
+        self.hopeless = False
         self.driven = False
         self.answers: int | None = None
         self.said = b""
@@ -153,12 +155,15 @@ class Ongoing:
         lock: int,
         selector: selectors.BaseSelector,
         order: bytes | None = None,
+        wall: sandbox.Wall | None = None,
     ) -> None:
         """Start the process in a group of its own, with the run's lock inherited; a failure to is its exit 127.
 
-        With an `order` it is a driver's process, which reads that and must answer.
+        With an `order` it is a driver's process, which reads that and must answer. With a `wall` it is started behind
+        that, or not at all if it is refused.
         """
         self.log.open()
+        self.wall = wall
         self.selector = selector
         if self.record.tries > 1:
             self.log.write(f"--- try {self.record.tries} ---\n".encode())
@@ -166,22 +171,28 @@ class Ongoing:
         reading, writing = _pipe()
         told = answering = subprocess.DEVNULL
         argv = self.stage.argv
+        launch = sandbox.Launch()
         try:
             if order is not None:
                 self.driven = True
                 told = _file_of(order, self.log.file.with_suffix(".order"))
                 self.answers, answering = _pipe()
                 argv = (sys.executable, "-I", "-c", DRIVER, PACKAGE, str(answering))
+            if wall is not None:
+                launch = sandbox.launch(wall, argv, environment, lock)
             popen = subprocess.Popen(
-                argv,
-                cwd=place / self.stage.cwd,
-                env=environment,
+                launch.argv or argv,
+                cwd="/" if launch.argv else place / self.stage.cwd,
+                env={} if launch.argv else environment,
                 stdin=told,
                 stdout=writing,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                pass_fds=(lock, *([answering] if order is not None else [])),
+                pass_fds=(lock, *launch.given, *([answering] if order is not None else [])),
             )
+        except sandbox.Refused as error:
+            os.close(reading)
+            self._refused(str(error))
         except (OSError, ValueError) as error:
             os.close(reading)
             self._not_started(error, place)
@@ -191,10 +202,16 @@ class Ongoing:
             self._watch(popen.pid, reading)
         finally:
             os.close(writing)
+            launch.close()
             for each in (told, answering):
                 if each != subprocess.DEVNULL:
                     os.close(each)
-        self.record = replace(self.record, started_at=process.instant().at, process=self._identity())
+        self.record = replace(
+            self.record,
+            started_at=process.instant().at,
+            process=self._identity(),
+            sandbox=self.wall.record() if self.wall else None,
+        )
 
     def _identity(self) -> Process | None:
         return process.identify(self.pid) if self.pid else None
@@ -214,6 +231,19 @@ class Ongoing:
         self.reason = f"cannot start {what}: {reason}"
         self.log.write(f"{self.reason}\n".encode())
         self.exit_code, self.ended = 127, True
+
+    def _refused(self, reason: str) -> None:
+        """Note that the stage cannot have its sandbox, and that another try would change nothing."""
+        assert self.wall is not None
+        self.wall = self.wall.refusing(reason)
+        self.reason = reason
+        self.log.write(f"{reason}\n".encode())
+        self.exit_code, self.ended, self.hopeless = 127, True, True
+
+    @property
+    def walled(self) -> bool:
+        """Whether the process was started by bubblewrap, in a pid namespace that ends when its first process does."""
+        return self.wall is not None and self.wall.scene is not None
 
     def _read(self) -> None:
         """Read what is there now; at the end of the output, close it."""
@@ -267,6 +297,14 @@ class Ongoing:
         timeout = self.started_s + self.stage.timeout_s if self.stage.timeout_s is not None else float("inf")
         return min(timeout if self.verdict is None else float("inf"), self.kill_at, self.give_up_at)
 
+    def reaped(self, pid: int, group: int, status: int, usage: resource.struct_rusage) -> None:
+        """Note that a child of the worker is gone, if it was of this stage."""
+        if pid == self.pid:
+            self.exited(status, usage)
+        elif self.walled and group == self.pid:
+            # The first process of a sandbox is adopted when bubblewrap ends, and has waited for all in it.
+            self.usage = usage
+
     def exited(self, status: int, usage: resource.struct_rusage) -> None:
         """Note that the stage's own process is gone, and tell its background processes to go, too."""
         self.exit_code, self.usage, self.ended = status, usage, True
@@ -298,7 +336,9 @@ class Ongoing:
 
     def settled(self) -> bool:
         """Return whether nothing more of this stage can happen."""
-        return self.ended and self.pipe is None and (self.killed or not self._group_lives())
+        # What was KILLed need not be waited for, unless it still has to tell what a sandbox used.
+        killed = self.killed and (not self.walled or time.monotonic() >= self.give_up_at)
+        return self.ended and self.pipe is None and (killed or not self._group_lives())
 
     def finish(self) -> StageRecord:
         """Return the record of this try."""
@@ -358,9 +398,17 @@ class Ongoing:
         return True
 
     def _signal_group(self, number: signal.Signals) -> None:
-        if self.pid is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, number)
+        if self.pid is None:
+            return
+        # TERM would end bubblewrap, and its end KILLs all that is in the sandbox: there would be no grace.
+        inside = process.descendants(self.pid) if self.walled and number == signal.SIGTERM and not self.ended else ()
+        if len(inside) > 1:
+            for each in inside:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(each, number)
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
 
 
 def _pipe() -> tuple[int, int]:

@@ -27,7 +27,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from reconciler import codec, manifest, process, rundir
+from reconciler import codec, manifest, process, rundir, sandbox
 from reconciler.disk import DISK
 from reconciler.model import (
     Attempt,
@@ -47,7 +47,7 @@ from reconciler.model import (
 from reconciler.order import Order
 from reconciler.redact import Redactor, secret_values
 from reconciler.rundir import RunDirectory
-from reconciler.stage import Log, Ongoing
+from reconciler.stage import PACKAGE, Log, Ongoing
 
 LOCK_PATIENCE_S = 5.0
 """A worker waits this long for the lock: observers hold it shared for microseconds, a claimer for milliseconds."""
@@ -345,26 +345,40 @@ class Execution:
         ongoing = Ongoing(stage=stage, record=record, log=self._log(index), grace_s=self.plan.grace_s)
         self.not_before.pop(stage.id, None)
         order = self._order(stage, record) if stage.kind != StageKind.COMMAND else None
-        ongoing.start(self.place, self._environment(stage.id), self.lock, self.selector, order)
+        wanted = sandbox.demand(stage.sandbox)
+        wall = self._wall(stage, wanted, order) if wanted is not None else None
+        environment = self._environment(stage.id, wanted)
+        told = codec.compact(order) if order is not None else None
+        ongoing.start(self.place, environment, self.lock, self.selector, told, wall)
         self.records[stage.id] = ongoing.record
         self.ongoing[stage.id] = ongoing
 
-    def _order(self, stage: PlannedStage, record: StageRecord) -> bytes:
+    def _wall(self, stage: PlannedStage, wanted: sandbox.Demand, order: Order | None) -> sandbox.Wall:
+        """Return what stands around a stage that gets a sandbox."""
+        around = sandbox.Surroundings(
+            workspace=self.place,
+            run_directory=self.directory.path,
+            home=self.directory.home,
+            checkout=self.checkout,
+            package=PACKAGE,
+            artifacts=str(self.directory.path / order.artifacts) if order is not None else "",
+        )
+        return sandbox.build(stage, wanted, around, missing=self.plan.sandbox_missing)
+
+    def _order(self, stage: PlannedStage, record: StageRecord) -> Order:
         """Return what the process of a stage that is no command is told."""
         ended = [each for each in self.records.values() if each.status in (StageStatus.SUCCEEDED, StageStatus.FAILED)]
-        return codec.compact(
-            Order(
-                plan=self.plan,
-                stage=stage.id,
-                number=self.number,
-                try_number=record.tries,
-                commit=self.claim.commit,
-                run_directory=str(self.directory.path),
-                workspace=str(self.place),
-                checkout=str(self.checkout),
-                earlier=record.answer or self.answers.get(stage.id) or {},
-                results={each.id: {"status": each.status, "answer": each.answer} for each in ended},
-            )
+        return Order(
+            plan=self.plan,
+            stage=stage.id,
+            number=self.number,
+            try_number=record.tries,
+            commit=self.claim.commit,
+            run_directory=str(self.directory.path),
+            workspace=str(self.place),
+            checkout=str(self.checkout),
+            earlier=record.answer or self.answers.get(stage.id) or {},
+            results={each.id: {"status": each.status, "answer": each.answer} for each in ended},
         )
 
     def _log(self, index: int) -> Log:
@@ -372,12 +386,20 @@ class Execution:
         stage = self.plan.stages[index]
         if stage.id not in self.logs:
             path = manifest.log_name(stage.index, stage.id, self.number)
-            redactor = Redactor(patterns=self.plan.redact.patterns, values=self.secrets)
+            redactor = Redactor(patterns=self.plan.redact.patterns, values=self._secret_values(stage))
             self.logs[stage.id] = Log(path, self.directory.path / path, redactor, self.plan.log_bytes_max)
         return self.logs[stage.id]
 
-    def _environment(self, stage_id: StageId) -> dict[str, str]:
-        """Return the environment of a stage: inherited, then the pipeline's, then ours, which none can replace."""
+    def _secret_values(self, stage: PlannedStage) -> Sequence[bytes]:
+        """Return what must not be seen in the log of a stage: what its sandbox calls a secret is one, whatever its
+        name looks like."""
+        wanted = sandbox.demand(stage.sandbox)
+        named = {f"{each}_SECRET": os.environ.get(each, "") for each in wanted.secrets} if wanted else {}
+        return [*secret_values(named), *self.secrets] if named else self.secrets
+
+    def _environment(self, stage_id: StageId, wanted: sandbox.Demand | None) -> dict[str, str]:
+        """Return the environment of a stage: inherited, then the pipeline's, then ours, which none can replace. In a
+        sandbox little is inherited."""
         stage = next(each for each in self.plan.stages if each.id == stage_id)
         ours = {
             "RUN_ID": self.plan.run_id,
@@ -389,12 +411,14 @@ class Execution:
             "MANIFEST_PATH": str(self.directory.path / "manifest.json"),
             "COMMIT": self.claim.commit,
         }
-        return {
-            **os.environ,
+        own = {
             **stage.env,
             **{f"PARAM_{name.upper()}": _text(value) for name, value in self.plan.parameters.items()},
             **{f"RECONCILER_{name}": value for name, value in ours.items()},
         }
+        if wanted is None:
+            return {**os.environ, **own}
+        return sandbox.environment(os.environ, own, wanted, str(self.directory.home))
 
     # -------------------------------------------------------------------------------------------- the loop
 
@@ -443,12 +467,19 @@ class Execution:
         """Collect every child that has ended: stages, and orphans that were adopted."""
         with contextlib.suppress(ChildProcessError):
             while True:
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
+                ended, group = self._next_ended()
+                pid, status, usage = os.wait4(ended, os.WNOHANG)
                 if pid == 0:
                     return
                 for ongoing in self.ongoing.values():
-                    if ongoing.pid == pid:
-                        ongoing.exited(os.waitstatus_to_exitcode(status), usage)
+                    ongoing.reaped(pid, group, os.waitstatus_to_exitcode(status), usage)
+
+    def _next_ended(self) -> tuple[int, int]:
+        """Return which child to collect and the group it was in: any, in none, unless a sandbox must be told by it."""
+        if not any(each.walled for each in self.ongoing.values()):
+            return -1, 0
+        seen = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        return (seen.si_pid, os.getpgid(seen.si_pid)) if seen is not None else (-1, 0)
 
     def _enforce(self) -> None:
         """Apply time limits and finish the stages of which nothing is left."""
@@ -479,7 +510,7 @@ class Execution:
         """Return the record of a finished stage; one that may be tried again is pending once more."""
         record = ongoing.finish()
         again = record.status == StageStatus.FAILED and record.tries < ongoing.stage.attempts_max
-        if not again or self.stopping:
+        if not again or self.stopping or ongoing.hopeless:
             return record
         self.not_before[record.id] = time.monotonic() + min(
             BACKOFF_MAX_S, ongoing.stage.backoff_s * 2 ** (record.tries - 1)
