@@ -39,7 +39,7 @@ ETC = frozenset(
         "ssl/certs", "ssl/cert.pem", "ssl/openssl.cnf", "terminfo", "timezone",
     )
 )  # fmt: skip
-"""What programs need of `/etc`; keys, passwords and the configuration of services are none of it."""
+"""What programs need of `/etc`; keys, passwords and what daemons are told are none of it."""
 LANGUAGES = re.compile(r"(java|php|perl|python|ruby)[-.0-9a-z]*")
 """Directories of `/etc` that belong to the runtime of a language."""
 
@@ -176,7 +176,7 @@ def arguments(
 
 SEPARATE = (
     *("--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try"),
-    *("--cap-drop", "ALL", "--die-with-parent"),
+    *("--cap-drop", "ALL", "--die-with-parent", "--new-session"),
 )
 
 
@@ -319,22 +319,24 @@ def _found(program: str) -> str | None:
     """Return the absolute path of a program; directories that are not absolute could be anybody's."""
     places = [each for each in os.environ.get("PATH", PATH).split(":") if each.startswith("/")]
     paths = (f"{place}/{program}" for place in places)
-    return next((each for each in paths if Path(each).is_file() and os.access(each, os.X_OK)), None)
+    return next((each for each in paths if os.access(each, os.X_OK) and stat.S_ISREG(os.stat(each).st_mode)), None)
 
 
 @cache
 def _kernel() -> tuple[tuple[str, bool], ...]:
     """Return which names of `/proc` there are to hide."""
-    return tuple((each, Path(f"/proc/{each}").is_dir()) for each in KERNEL_HIDDEN if Path(f"/proc/{each}").exists())
+    return tuple(
+        (each, _is_directory(f"/proc/{each}")) for each in KERNEL_HIDDEN if os.access(f"/proc/{each}", os.F_OK)
+    )
 
 
 @cache
 def _system() -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
     """Return which system directories there are, and which names of `/etc`."""
-    there = [each for each in SYSTEM if Path(each).is_dir()]
+    there = [each for each in SYSTEM if _is_directory(each)]
     targets = tuple((each, os.readlink(each) if Path(each).is_symlink() else "") for each in there)
     own = [each.name for each in os.scandir("/etc") if LANGUAGES.fullmatch(each.name) and each.is_dir()]
-    return targets, tuple(sorted({*(each for each in ETC if Path(f"/etc/{each}").exists()), *own}))
+    return targets, tuple(sorted({*(each for each in ETC if os.access(f"/etc/{each}", os.F_OK)), *own}))
 
 
 @cache
@@ -349,7 +351,7 @@ def _python(package: str) -> tuple[str, ...]:
     paths = {f"{prefix}/{name}" for prefix in prefixes - {"/"} for name in OF_PYTHON}
     installed = os.path.basename(package) in ("site-packages", "dist-packages")
     paths |= {package} if installed else {f"{package}/{name}" for name in ("reconciler", "schemas")}
-    return tuple(sorted(each for each in paths if Path(each).exists()))
+    return tuple(sorted(each for each in paths if os.access(each, os.F_OK)))
 
 
 def _git(checkout: Path, workspace: Path) -> Git | None:
@@ -376,12 +378,12 @@ def _git(checkout: Path, workspace: Path) -> Git | None:
 def _common(checkout: Path) -> Path | None:
     """Return the git directory that all worktrees of a repository share."""
     git = checkout / ".git"
-    if not git.is_dir():
+    if not _is_directory(git):
         named = _text(git).partition("gitdir:")[2].strip()
         git = (checkout / named) if named else checkout
     shared = _text(git / "commondir").strip()
     common = Path(os.path.normpath(git / shared)) if shared else git
-    return common if (common / "objects").is_dir() and (common / "HEAD").exists() else None
+    return common if _is_directory(common / "objects") and os.access(common / "HEAD", os.F_OK) else None
 
 
 def _private(common: Path, workspace: Path) -> Path | None:
@@ -397,11 +399,11 @@ def _private(common: Path, workspace: Path) -> Path | None:
 def _alternates(objects: Path) -> tuple[str, ...]:
     lines = [each for each in _text(objects / "info/alternates").splitlines() if each and not each.startswith("#")]
     paths = [os.path.normpath(objects / each) for each in lines[:ALTERNATES_MAX]]
-    return tuple(each for each in paths if Path(each).is_dir())
+    return tuple(each for each in paths if _is_directory(each))
 
 
 def _there(directory: Path, names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(each for each in names if (directory / each).exists())
+    return tuple(each for each in names if os.access(directory / each, os.F_OK))
 
 
 def _text(path: Path) -> str:
@@ -409,6 +411,11 @@ def _text(path: Path) -> str:
     with contextlib.suppress(OSError), open(path, "rb") as stream:
         return stream.read(CONFIG_BYTES_MAX).decode(errors="surrogateescape")
     return ""
+
+
+def _is_directory(path: str | Path) -> bool:
+    """Return whether a directory is there for us; where we may not even look is none."""
+    return os.access(path, os.F_OK) and stat.S_ISDIR(os.stat(path).st_mode)
 
 
 def _mode(path: str | Path) -> int:
@@ -467,7 +474,7 @@ def build(stage: PlannedStage, wanted: Demand, around: Surroundings, *, missing:
         if found.reason:
             raise Refused(found.reason)
         if wanted.write is not None and not found.by_descriptor:
-            raise Refused("this bubblewrap cannot bind by descriptor, as 'write' needs (0.11 can)")
+            raise Refused("this bubblewrap cannot bind by descriptor, as 'write' needs (0.10 can)")
         return Wall(demand=wanted, scene=_scene(stage, around, nested=not found.closing))
     except (Refused, OSError) as error:
         if missing == "refuse" and wanted.asked:
@@ -520,12 +527,49 @@ def _hidden(around: Surroundings, git: Git | None) -> tuple[str, ...]:
     found += [git.common] if git is not None else []
     home = os.path.normpath(os.environ.get("HOME", "/"))
     programs = os.environ.get("PATH", "").split(":")
-    # Accounts of services have homes such as /usr/sbin.
-    found += [home] if home not in programs and Path(home).is_dir() else []
+    # Accounts of daemons have homes such as /usr/sbin.
+    found += [home] if home not in programs and _is_directory(home) else []
     return tuple(dict.fromkeys(found))
 
 
 # ------------------------------------------------------------------------------------------------ launching
+
+
+@dataclass(slots=True, kw_only=True)
+class Inner:
+    """The first process of a sandbox, as bubblewrap tells it on a descriptor; nobody's where there is no sandbox."""
+
+    told: int | None = None
+    pid: int | None = None
+    gone: bool = False
+
+    def is_it(self, pid: int) -> bool:
+        """Return whether the child with this pid, which has ended, was it, and remember that."""
+        self._hear()
+        self.gone = self.gone or self.pid == pid
+        return self.pid == pid
+
+    def lives(self) -> bool:
+        """Return whether it is still to be waited for."""
+        self._hear()
+        return self.pid is not None and not self.gone
+
+    def close(self) -> None:
+        if self.told is not None:
+            os.close(self.told)
+            self.told = None
+
+    def _hear(self) -> None:
+        """Read which process it is: bubblewrap says so before it lets it go on, and nothing if there is none."""
+        if self.told is None:
+            return
+        with contextlib.suppress(BlockingIOError):
+            found = CHILD.search(os.read(self.told, 4096))
+            self.pid = int(found[1]) if found else None
+            self.close()
+
+
+CHILD = re.compile(rb'"child-pid": ([0-9]{1,9})')
 
 
 @dataclass(slots=True, kw_only=True)
@@ -534,6 +578,7 @@ class Launch:
 
     argv: tuple[str, ...] = ()
     given: list[int] = field(default_factory=list)
+    inner: Inner = field(default_factory=Inner)
 
     def close(self) -> None:
         for each in self.given:
@@ -558,10 +603,13 @@ def launch(wall: Wall, argv: Sequence[str], variables: Mapping[str, str], lock: 
         config = _keep(found, _memory(wall.scene.git.config if wall.scene.git else ""))
         wanted = wall.demand.write or ()
         write = {path: _keep(found, _open_below(wall.scene.workspace, path)) for path in wanted}
+        found.inner.told, telling = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         words = arguments(wall.scene, wall.demand, variables, kept=kept, config=config, write=write)
+        words = (*words, "--info-fd", str(_keep(found, telling)))
         told = _keep(found, _memory("".join(f"{each}\0" for each in words)))
     except (Refused, OSError) as error:
         found.close()
+        found.inner.close()
         raise Refused(f"cannot be sandboxed here: {_said(error)}") from None
     found.argv = (probe().path, "--args", str(told), "--", *argv)
     return found

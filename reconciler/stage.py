@@ -142,6 +142,7 @@ class Ongoing:
         self.reason = ""
         self.usage: resource.struct_rusage | None = None
         self.wall: sandbox.Wall | None = None
+        self.inner = sandbox.Inner()
         self.hopeless = False
         self.driven = False
         self.answers: int | None = None
@@ -199,10 +200,13 @@ class Ongoing:
         else:
             # The worker reaps with wait4 to learn what a stage used; this keeps Popen from reaping as well.
             popen.returncode = 0
+            self.inner = launch.inner
             self._watch(popen.pid, reading)
         finally:
             os.close(writing)
             launch.close()
+            if self.pid is None:
+                launch.inner.close()
             for each in (told, answering):
                 if each != subprocess.DEVNULL:
                     os.close(each)
@@ -297,12 +301,12 @@ class Ongoing:
         timeout = self.started_s + self.stage.timeout_s if self.stage.timeout_s is not None else float("inf")
         return min(timeout if self.verdict is None else float("inf"), self.kill_at, self.give_up_at)
 
-    def reaped(self, pid: int, group: int, status: int, usage: resource.struct_rusage) -> None:
+    def reaped(self, pid: int, status: int, usage: resource.struct_rusage) -> None:
         """Note that a child of the worker is gone, if it was of this stage."""
         if pid == self.pid:
             self.exited(status, usage)
-        elif self.walled and group == self.pid:
-            # The first process of a sandbox is adopted when bubblewrap ends, and has waited for all in it.
+        elif self.inner.is_it(pid):
+            # It has waited for all that was in the sandbox, and is adopted when bubblewrap itself ends.
             self.usage = usage
 
     def exited(self, status: int, usage: resource.struct_rusage) -> None:
@@ -336,13 +340,14 @@ class Ongoing:
 
     def settled(self) -> bool:
         """Return whether nothing more of this stage can happen."""
-        # What was KILLed need not be waited for, unless it still has to tell what a sandbox used.
-        killed = self.killed and (not self.walled or time.monotonic() >= self.give_up_at)
-        return self.ended and self.pipe is None and (killed or not self._group_lives())
+        if self.inner.lives() and time.monotonic() < self.give_up_at:
+            return False
+        return self.ended and self.pipe is None and (self.killed or not self._group_lives())
 
     def finish(self) -> StageRecord:
         """Return the record of this try."""
         self.log.close()
+        self.inner.close()
         self.answer = self._answer() if self.driven else None
         status = self._status()
         used = self.usage

@@ -467,19 +467,11 @@ class Execution:
         """Collect every child that has ended: stages, and orphans that were adopted."""
         with contextlib.suppress(ChildProcessError):
             while True:
-                ended, group = self._next_ended()
-                pid, status, usage = os.wait4(ended, os.WNOHANG)
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
                 if pid == 0:
                     return
                 for ongoing in self.ongoing.values():
-                    ongoing.reaped(pid, group, os.waitstatus_to_exitcode(status), usage)
-
-    def _next_ended(self) -> tuple[int, int]:
-        """Return which child to collect and the group it was in: any, in none, unless a sandbox must be told by it."""
-        if not any(each.walled for each in self.ongoing.values()):
-            return -1, 0
-        seen = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        return (seen.si_pid, os.getpgid(seen.si_pid)) if seen is not None else (-1, 0)
+                    ongoing.reaped(pid, os.waitstatus_to_exitcode(status), usage)
 
     def _enforce(self) -> None:
         """Apply time limits and finish the stages of which nothing is left."""

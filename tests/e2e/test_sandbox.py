@@ -22,8 +22,9 @@ import pytest
 
 from reconciler import codec, process, sandbox
 from reconciler.disk import DISK
-from reconciler.model import PlannedStage, StageId, StageKind
-from reconciler.order import Answer
+from reconciler.model import Name, Pipeline, PipelineId, Plan, Request, Settings, Source, Stage, StageId, TaskId
+from reconciler.order import Answer, Order
+from reconciler.resolve import Place, resolve
 from reconciler.stage import DRIVER, PACKAGE
 from tests.scratch import Scratch, wait_for
 
@@ -393,6 +394,12 @@ def test_a_stage_gets_its_grace(scratch: Scratch) -> None:
     assert scratch.stages("a")["s0"]["timed_out"]
 
 
+def test_a_stage_that_signals_its_group_does_not_end_its_sandbox(scratch: Scratch) -> None:
+    [seen] = let(scratch, {"command": "trap '' TERM; (trap - TERM; sleep 60) & kill 0; wait; echo survived; exit 7"})
+    assert seen.endswith("survived\n")
+    assert scratch.stages("a")["s0"]["exit_code"] == 7
+
+
 def test_a_stage_that_heeds_nothing_is_killed_with_all_of_it(scratch: Scratch) -> None:
     [seen] = let(scratch, {"command": "trap '' TERM; setsid sleep 600 & echo ready; sleep 600", "timeout": "1s"})
     assert seen == "ready\n"
@@ -452,36 +459,48 @@ def test_what_a_stage_used_is_counted(scratch: Scratch) -> None:
 
 
 def test_the_driver_of_a_stage_works_and_answers_in_a_sandbox(tmp_path: Path) -> None:
+    """A stage of a kind that needs no driver is enough: to say so, it must read its order, import and answer."""
     run, checkout = tmp_path / "runs/t/cli/r", tmp_path / "checkout"
     for each in (run / "workspace", checkout):
         each.mkdir(parents=True)
-    stage = PlannedStage(
-        index=0, id=StageId("s"), title="s", kind=StageKind.GUARD, argv=(), cwd=".", env={}, needs=(), timeout_s=None,
-        attempts_max=1, backoff_s=1.0, allow_failure=False, summary_hint="", role=None, selected=True, digest="",
+    plan = planned()
+    order = Order(
+        plan=plan, stage=plan.stages[0].id, number=1, try_number=1, commit=plan.commit, run_directory=str(run),
+        workspace=str(run / "workspace"), checkout=str(checkout),
     )  # fmt: skip
     around = sandbox.Surroundings(
         workspace=run / "workspace", run_directory=run, home=run / "home", checkout=checkout, package=PACKAGE,
-        artifacts=str(run / "artifacts/01-s"),
+        artifacts=str(run / order.artifacts),
     )  # fmt: skip
-    wall = sandbox.build(stage, sandbox.Demand(), around, missing="refuse")
+    wall = sandbox.build(plan.stages[0], sandbox.Demand(), around, missing="refuse")
     assert wall.record()["enforced"] == ALL
     lock = DISK.take_lock(run / "lock")
     assert lock is not None
     reading, answering = os.pipe()
-    program = DRIVER.replace("sys.exit(", f"open({around.artifacts + '/x'!r}, 'w').write('x'); sys.exit(")
-    found = sandbox.launch(wall, (sys.executable, "-I", "-c", program, PACKAGE, str(answering)), {}, lock)
+    left = f"open({str(run / order.artifacts / 'left')!r}, 'w').close(); "
+    argv = (sys.executable, "-I", "-c", DRIVER.replace("sys.exit(", f"{left}sys.exit("), PACKAGE, str(answering))
+    found = sandbox.launch(wall, argv, {}, lock)
     done = subprocess.run(
-        found.argv, input=b"{}", env={}, pass_fds=(*found.given, answering), capture_output=True, check=False,
-        timeout=60,
+        found.argv, input=codec.compact(order), env={}, pass_fds=(*found.given, answering), capture_output=True,
+        check=False, timeout=60,
     )  # fmt: skip
-    os.close(answering)
-    heard = os.read(reading, 65536)
     found.close()
-    # It read its order, which is none, with all it imports; what answers is not of interest here.
-    assert b"CodecError: document lacks" in done.stderr, done.stderr
-    assert heard == b""
-    assert (run / "artifacts/01-s/x").read_text() == "x"
-    assert codec.load(Answer, {"verdict": "passed"})
+    os.close(answering)
+    answer = codec.parse(Answer, os.read(reading, 65536))
+    assert (answer.reason, answer.summary[:11]) == ("driver-failed", "ValueError:"), done.stderr
+    assert (run / order.artifacts / "left").exists()
+
+
+def planned() -> Plan:
+    pipeline = Pipeline(
+        id=PipelineId("p"),
+        source=Source(path="pipelines/p.yaml"),
+        stages=(Stage(id=StageId("s"), command="true", sandbox={}),),
+    )
+    request = Request(name=Name("r"), source=Source(path="runs.d/r.yaml"), task=TaskId("t"), pipeline=pipeline.id)
+    plan = resolve(request, {pipeline.id: pipeline}, Settings(), Place(commit="c" * 40, branch="main"))
+    assert isinstance(plan, Plan)
+    return plan
 
 
 # ------------------------------------------------------------------------------------------------ without it

@@ -41,6 +41,7 @@ from reconciler.model import (
     Rejection,
     Request,
     Role,
+    SandboxSettings,
     Settings,
     Severity,
     Source,
@@ -92,6 +93,7 @@ FIELDS: list[tuple[str, str, type, set[str]]] = [
     ("settings", "properties/evidence", EvidenceSettings, set()),
     ("settings", "properties/redact", Redact, set()),
     ("settings", "properties/publish", PublishSettings, set()),
+    ("settings", "properties/sandbox", SandboxSettings, set()),
     ("manifest", "properties/request", Source, set()),
     ("manifest", "properties/pipeline", Source, set()),
     ("manifest", "properties/host", Host, set()),
@@ -271,6 +273,7 @@ def record(plan: Plan, index: int, status: StageStatus) -> StageRecord:
         cpu_user_s=0.1,
         memory_peak_bytes=1,
         process=PROCESS,
+        sandbox={"enforced": ["environment"], "unenforced": ["filesystem", "network"], "reason": "r" * 1000},
     )
 
 
