@@ -67,6 +67,20 @@ def bench_one(python_s: float) -> None:
     print(f"{'  each further stage':58} {(found[23] - found[3]) / 20 * 1000:7.1f} ms")
 
 
+def bench_sandbox(python_s: float) -> None:
+    """What a further stage costs in a sandbox, and without one in the same run."""
+    each: dict[str, float] = {}
+    for keys in ("", "    sandbox: {}\n"):
+        found: dict[int, float] = {}
+        for stages in (3, 23):
+            pipeline = "stages:\n" + "".join(f"  - id: s{n}\n    command: 'true'\n{keys}" for n in range(stages))
+            found[stages] = median(lambda pipeline=pipeline: one_request(pipeline), runs=9)
+        each[keys] = (found[23] - found[3]) / 20
+    row("one request, 23 stages in a sandbox, reconcile --wait", found[23], python_s)
+    for keys, seconds in each.items():
+        print(f"{'  each further stage' + (' in a sandbox' if keys else ''):58} {seconds * 1000:7.1f} ms")
+
+
 def one_request(pipeline: str) -> float:
     with scratch() as repo:
         commit_requests(repo, 1, pipeline)
@@ -109,6 +123,7 @@ def bench_bad(python_s: float) -> None:
 BENCHMARKS: dict[str, Callable[[float], None]] = {
     "verbs": bench_verbs,
     "one": bench_one,
+    "sandbox": bench_sandbox,
     "bad": bench_bad,
     "many": bench_many,
     "idle": bench_idle,

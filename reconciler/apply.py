@@ -454,6 +454,8 @@ def retire(world: World, action: Retire) -> str:
             world.disk.unlink(ready)
         else:
             world.disk.remove_tree(directory.workspace)
+        if world.disk.exists(directory.home):
+            world.disk.remove_tree(directory.home)
     world.runs.unmark(action.run_id)
     return f"{action.run_id}: {action.reason or 'its evidence is committed'}"
 

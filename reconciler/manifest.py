@@ -313,6 +313,7 @@ def _command(records: Records, stage: PlannedStage, record: StageRecord | None) 
         "cpu_system_s": record.cpu_system_s,
         "memory_peak_bytes": record.memory_peak_bytes,
         "answer": _answer(root, record),
+        "sandbox": record.sandbox,
     }
 
 

@@ -338,6 +338,14 @@ class Redact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxSettings:
+    """`missing` says what becomes of a stage whose sandbox cannot be had: `refuse` fails it, `record` runs it without
+    and says so."""
+
+    missing: str = "refuse"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PublishSettings:
     """`branch` is where `mode: branch` puts evidence; with `direct` it goes onto the branch that is reconciled."""
 
@@ -420,6 +428,7 @@ class Settings:
     approvals: tuple[Policy, ...] = ()
     trust: Trust = Trust()
     guards: GuardSettings = GuardSettings()
+    sandbox: SandboxSettings = SandboxSettings()
 
 
 # ---------------------------------------------------------------------------------------------- plans
@@ -525,6 +534,7 @@ class Plan:
     guardrails_required: bool = False
     resume_token_sha256: str = ""
     parent: RunId | None = None
+    sandbox_missing: str = "refuse"
 
 
 # ---------------------------------------------------------------------------------------------- runs
@@ -589,7 +599,7 @@ class StageRecord:
 
     `log_bytes` and `log_sha256` are of the whole redacted output, even where the file keeps less of it;
     `memory_peak_bytes` is the largest resident set of any one of its processes. `answer` is what a stage that is no
-    command said of itself (`order.Answer`), None before.
+    command said of itself (`order.Answer`), None before; `sandbox` is what was enforced of the sandbox it asked for.
     """
 
     id: StageId
@@ -617,6 +627,7 @@ class StageRecord:
     decisions: tuple[Decision, ...] = ()
     waits_for: tuple[RunId, ...] = ()
     children: tuple[ChildEnd, ...] = ()
+    sandbox: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

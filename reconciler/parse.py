@@ -66,7 +66,6 @@ _NOT_AVAILABLE: tuple[tuple[str, str, object], ...] = (
     ("request", "execution.parallel", True),
     ("pipeline", "stages.[].agent", _ANY),
     ("pipeline", "stages.[].requires_cloud", True),
-    ("pipeline", "stages.[].sandbox", _ANY),
     ("settings", "redact.mode", "off"),
     ("settings", "redact.mode", "shadow"),
 )
@@ -110,6 +109,7 @@ def parse_pipeline(data: bytes, source: Source, contract: Contract) -> Pipeline 
         _parameters,
         _conditions,
         _nesting,
+        _protected,
         partial(_instant_timeouts, "stages.[].timeout"),
     )
     document = examine("pipeline", data, source, contract, *checks, partial(_self_inclusion, name))
@@ -448,6 +448,15 @@ def misplaced_option(kind: str, key: str) -> str:
 
 def _options(kind: str) -> tuple[str, ...]:
     return (*GUARD_OPTIONS[kind], "dry_run")
+
+
+def _protected(document: Document) -> Iterator[Violation]:
+    """Return a violation where a sandbox would open what it is there to protect."""
+    for pointer, path in at(document.value, "stages.[].sandbox.write.[]"):
+        parts = [each for each in path.split("/") if each not in ("", ".")] if isinstance(path, str) else []
+        if ".git" in parts or parts[:1] == [".runs"]:
+            reason = f"{shown(path)} is never to be changed in a sandbox"
+            yield Violation(path=pointer, reason=reason, cure="name what the stage makes", rule="protected-path")
 
 
 def _parameters(document: Document) -> Iterator[Violation]:

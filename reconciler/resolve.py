@@ -167,6 +167,7 @@ def _plan(
         digest=codec.digest(executed),
         parent=request.parent,
         guardrails_required=pipeline.guardrails_required,
+        sandbox_missing=settings.sandbox.missing,
     )
 
 

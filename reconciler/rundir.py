@@ -13,6 +13,7 @@
       .resume-token       mode 0600, written once by apply
       manifest.json       a view for people while the run is not yet evidence, written by the worker
       commands/*.log      output, redacted, written by the worker
+      home/               mode 0700, made by the worker for stages in a sandbox, who write it
 
 Numbers are attempt numbers from 1. A claim is only ever made while holding the lock, and a worker that gets the
 lock looks for a newer claim before it does anything: so however late a worker starts, one attempt runs at a time.
@@ -90,6 +91,11 @@ class RunDirectory:
     @property
     def workspace(self) -> Path:
         return self.path / "workspace"
+
+    @property
+    def home(self) -> Path:
+        """The home of the stages that run in a sandbox."""
+        return self.path / "home"
 
     def record(self, family: str, number: int) -> Path:
         return self.path / f"{family}/{number}.json"

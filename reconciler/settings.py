@@ -15,6 +15,7 @@ from reconciler.model import (
     PublishSettings,
     Redact,
     Rejection,
+    SandboxSettings,
     Settings,
     Source,
     SpecSettings,
@@ -151,4 +152,5 @@ _SETTINGS: Conversions = {
     "trust": ("trust", lambda value: Trust(**value)),
     "publish": ("publish", lambda value: PublishSettings(**value)),
     "guards": ("guards", _guards),
+    "sandbox": ("sandbox", lambda value: SandboxSettings(**value)),
 }

@@ -24,7 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from reconciler import codec, process
+from reconciler import codec, process, sandbox
 from reconciler.model import PlannedStage, Process, StageRecord, StageStatus
 from reconciler.order import ANSWER_BYTES_MAX, Answer, Verdict
 from reconciler.redact import Redactor
@@ -144,6 +144,9 @@ class Ongoing:
         self.verdict: StageStatus | None = None
         self.reason = ""
         self.usage: resource.struct_rusage | None = None
+        self.wall: sandbox.Wall | None = None
+        self.inner = sandbox.Inner()
+        self.hopeless = False
         self.driven = False
         self.answers: int | None = None
         self.said = b""
@@ -156,12 +159,15 @@ class Ongoing:
         lock: int,
         selector: selectors.BaseSelector,
         order: bytes | None = None,
+        wall: sandbox.Wall | None = None,
     ) -> None:
         """Start the process in a group of its own, with the run's lock inherited; a failure to is its exit 127.
 
-        With an `order` it is a driver's process, which reads that and must answer.
+        With an `order` it is a driver's process, which reads that and must answer. With a `wall` it is started behind
+        that, or not at all if it is refused.
         """
         self.log.open()
+        self.wall = wall
         self.selector = selector
         if self.record.tries > 1:
             self.log.write(f"--- try {self.record.tries} ---\n".encode())
@@ -169,35 +175,50 @@ class Ongoing:
         reading, writing = _pipe()
         told = answering = subprocess.DEVNULL
         argv = self.stage.argv
+        launch = sandbox.Launch()
         try:
             if order is not None:
                 self.driven = True
                 told = _file_of(order, self.log.file.with_suffix(".order"))
                 self.answers, answering = _pipe()
                 argv = (sys.executable, "-I", "-c", DRIVER, PACKAGE, str(answering))
+            if wall is not None:
+                launch = sandbox.launch(wall, argv, environment, lock)
             popen = subprocess.Popen(
-                argv,
-                cwd=place / self.stage.cwd,
-                env=environment,
+                launch.argv or argv,
+                cwd="/" if launch.argv else place / self.stage.cwd,
+                env={} if launch.argv else environment,
                 stdin=told,
                 stdout=writing,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                pass_fds=(lock, *([answering] if order is not None else [])),
+                pass_fds=(lock, *launch.given, *([answering] if order is not None else [])),
             )
+        except sandbox.Refused as error:
+            os.close(reading)
+            self._refused(str(error))
         except (OSError, ValueError) as error:
             os.close(reading)
             self._not_started(error, place)
         else:
             # The worker reaps with wait4 to learn what a stage used; this keeps Popen from reaping as well.
             popen.returncode = 0
+            self.inner = launch.inner
             self._watch(popen.pid, reading)
         finally:
             os.close(writing)
+            launch.close()
+            if self.pid is None:
+                launch.inner.close()
             for each in (told, answering):
                 if each != subprocess.DEVNULL:
                     os.close(each)
-        self.record = replace(self.record, started_at=process.instant().at, process=self._identity())
+        self.record = replace(
+            self.record,
+            started_at=process.instant().at,
+            process=self._identity(),
+            sandbox=self.wall.record() if self.wall else None,
+        )
 
     def _identity(self) -> Process | None:
         return process.identify(self.pid) if self.pid else None
@@ -217,6 +238,19 @@ class Ongoing:
         self.reason = f"cannot start {what}: {reason}"
         self.log.write(f"{self.reason}\n".encode())
         self.exit_code, self.ended = 127, True
+
+    def _refused(self, reason: str) -> None:
+        """Note that the stage cannot have its sandbox, and that another try would change nothing."""
+        assert self.wall is not None
+        self.wall = self.wall.refusing(reason)
+        self.reason = reason
+        self.log.write(f"{reason}\n".encode())
+        self.exit_code, self.ended, self.hopeless = 127, True, True
+
+    @property
+    def walled(self) -> bool:
+        """Whether the process was started by bubblewrap, in a pid namespace that ends when its first process does."""
+        return self.wall is not None and self.wall.scene is not None
 
     def _read(self) -> None:
         """Read what is there now; at the end of the output, close it."""
@@ -270,6 +304,14 @@ class Ongoing:
         timeout = self.started_s + self.stage.timeout_s if self.stage.timeout_s is not None else float("inf")
         return min(timeout if self.verdict is None else float("inf"), self.kill_at, self.give_up_at)
 
+    def reaped(self, pid: int, status: int, usage: resource.struct_rusage) -> None:
+        """Note that a child of the worker is gone, if it was of this stage."""
+        if pid == self.pid:
+            self.exited(status, usage)
+        elif self.inner.is_it(pid):
+            # It has waited for all that was in the sandbox, and is adopted when bubblewrap itself ends.
+            self.usage = usage
+
     def exited(self, status: int, usage: resource.struct_rusage) -> None:
         """Note that the stage's own process is gone, and tell its background processes to go, too."""
         self.exit_code, self.usage, self.ended = status, usage, True
@@ -301,11 +343,14 @@ class Ongoing:
 
     def settled(self) -> bool:
         """Return whether nothing more of this stage can happen."""
+        if self.inner.lives() and time.monotonic() < self.give_up_at:
+            return False
         return self.ended and self.pipe is None and (self.killed or not self._group_lives())
 
     def finish(self) -> StageRecord:
         """Return the record of this try."""
         self.log.close()
+        self.inner.close()
         self.answer = self._answer() if self.driven else None
         status = self._status()
         used = self.usage
@@ -361,9 +406,17 @@ class Ongoing:
         return True
 
     def _signal_group(self, number: signal.Signals) -> None:
-        if self.pid is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, number)
+        if self.pid is None:
+            return
+        # TERM would end bubblewrap, and its end KILLs all that is in the sandbox: there would be no grace.
+        inside = process.descendants(self.pid) if self.walled and number == signal.SIGTERM and not self.ended else ()
+        if len(inside) > 1:
+            for each in inside:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(each, number)
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
 
 
 def judged(order: bytes, environment: Mapping[str, str]) -> tuple[bool | None, str]:

@@ -27,7 +27,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from reconciler import codec, course, manifest, process, rundir
+from reconciler import codec, course, manifest, process, rundir, sandbox
 from reconciler.approve import at_gate
 from reconciler.disk import DISK
 from reconciler.model import (
@@ -48,7 +48,7 @@ from reconciler.model import (
 from reconciler.order import Order
 from reconciler.redact import Redactor, secret_values
 from reconciler.rundir import RunDirectory
-from reconciler.stage import Log, Ongoing, judged
+from reconciler.stage import PACKAGE, Log, Ongoing, judged
 
 LOCK_PATIENCE_S = 5.0
 """A worker waits this long for the lock: observers hold it shared for microseconds, a claimer for milliseconds."""
@@ -327,7 +327,8 @@ class Execution:
         record, now_at = self.records[stage.id], process.instant().at
         if record.tries:
             return True  # it held when the stage was tried first
-        wanted, error = judged(self._order(stage, record), self._environment(stage.id))
+        order = codec.compact(self._order(stage, record))
+        wanted, error = judged(order, self._environment(stage.id, sandbox.demand(stage.sandbox)))
         if wanted is None:
             reason = f"its condition cannot be judged: {error}"
             self.records[stage.id] = replace(record, status=StageStatus.FAILED, completed_at=now_at, summary=reason)
@@ -346,38 +347,60 @@ class Execution:
         ongoing = Ongoing(stage=stage, record=record, log=self._log(stage), grace_s=self.plan.grace_s)
         self.not_before.pop(stage.id, None)
         order = self._order(stage, record) if stage.kind != StageKind.COMMAND else None
-        ongoing.start(self.place, self._environment(stage.id), self.lock, self.selector, order)
+        wanted = sandbox.demand(stage.sandbox)
+        wall = self._wall(stage, wanted, order) if wanted is not None else None
+        environment = self._environment(stage.id, wanted)
+        told = codec.compact(order) if order is not None else None
+        ongoing.start(self.place, environment, self.lock, self.selector, told, wall)
         self.records[stage.id] = ongoing.record
         self.ongoing[stage.id] = ongoing
 
-    def _order(self, stage: PlannedStage, record: StageRecord) -> bytes:
+    def _wall(self, stage: PlannedStage, wanted: sandbox.Demand, order: Order | None) -> sandbox.Wall:
+        """Return what stands around a stage that gets a sandbox."""
+        around = sandbox.Surroundings(
+            workspace=self.place,
+            run_directory=self.directory.path,
+            home=self.directory.home,
+            checkout=self.checkout,
+            package=PACKAGE,
+            artifacts=str(self.directory.path / order.artifacts) if order is not None else "",
+        )
+        return sandbox.build(stage, wanted, around, missing=self.plan.sandbox_missing)
+
+    def _order(self, stage: PlannedStage, record: StageRecord) -> Order:
         """Return what the process of a stage that is no command is told."""
         ended = [each for each in self.records.values() if each.status in course.OVER]
-        return codec.compact(
-            Order(
-                plan=self.plan,
-                stage=stage.id,
-                number=self.number,
-                try_number=record.tries,
-                commit=self.claim.commit,
-                run_directory=str(self.directory.path),
-                workspace=str(self.place),
-                checkout=str(self.checkout),
-                earlier=record.answer or self.answers.get(stage.id) or {},
-                results={each.id: {"status": each.status, "answer": each.answer} for each in ended},
-            )
+        return Order(
+            plan=self.plan,
+            stage=stage.id,
+            number=self.number,
+            try_number=record.tries,
+            commit=self.claim.commit,
+            run_directory=str(self.directory.path),
+            workspace=str(self.place),
+            checkout=str(self.checkout),
+            earlier=record.answer or self.answers.get(stage.id) or {},
+            results={each.id: {"status": each.status, "answer": each.answer} for each in ended},
         )
 
     def _log(self, stage: PlannedStage) -> Log:
         """Return the log of a stage, the same one for all its tries."""
         if stage.id not in self.logs:
             path = manifest.log_name(stage.index, stage.id, self.number)
-            redactor = Redactor(patterns=self.plan.redact.patterns, values=self.secrets)
+            redactor = Redactor(patterns=self.plan.redact.patterns, values=self._secret_values(stage))
             self.logs[stage.id] = Log(path, self.directory.path / path, redactor, self.plan.log_bytes_max)
         return self.logs[stage.id]
 
-    def _environment(self, stage_id: StageId) -> dict[str, str]:
-        """Return the environment of a stage: inherited, then the pipeline's, then ours, which none can replace."""
+    def _secret_values(self, stage: PlannedStage) -> Sequence[bytes]:
+        """Return what must not be seen in the log of a stage: what its sandbox calls a secret is one, whatever its
+        name looks like."""
+        wanted = sandbox.demand(stage.sandbox)
+        named = {f"{each}_SECRET": os.environ.get(each, "") for each in wanted.secrets} if wanted else {}
+        return [*secret_values(named), *self.secrets] if named else self.secrets
+
+    def _environment(self, stage_id: StageId, wanted: sandbox.Demand | None) -> dict[str, str]:
+        """Return the environment of a stage: inherited, then the pipeline's, then ours, which none can replace. In a
+        sandbox little is inherited."""
         stage = next(each for each in self.plan.stages if each.id == stage_id)
         ours = {
             "RUN_ID": self.plan.run_id,
@@ -389,12 +412,14 @@ class Execution:
             "MANIFEST_PATH": str(self.directory.path / "manifest.json"),
             "COMMIT": self.claim.commit,
         }
-        return {
-            **os.environ,
+        own = {
             **stage.env,
             **{f"PARAM_{name.upper()}": _text(value) for name, value in self.plan.parameters.items()},
             **{f"RECONCILER_{name}": value for name, value in ours.items()},
         }
+        if wanted is None:
+            return {**os.environ, **own}
+        return sandbox.environment(os.environ, own, wanted, str(self.directory.home))
 
     # -------------------------------------------------------------------------------------------- the loop
 
@@ -447,8 +472,7 @@ class Execution:
                 if pid == 0:
                     return
                 for ongoing in self.ongoing.values():
-                    if ongoing.pid == pid:
-                        ongoing.exited(os.waitstatus_to_exitcode(status), usage)
+                    ongoing.reaped(pid, os.waitstatus_to_exitcode(status), usage)
 
     def _enforce(self) -> None:
         """Apply time limits and finish the stages of which nothing is left."""
@@ -479,7 +503,7 @@ class Execution:
         """Return the record of a finished stage; one that may be tried again is pending once more."""
         record = ongoing.finish()
         again = record.status == StageStatus.FAILED and record.tries < ongoing.stage.attempts_max
-        if not again or self.stopping:
+        if not again or self.stopping or ongoing.hopeless:
             return record
         self.not_before[record.id] = time.monotonic() + min(
             BACKOFF_MAX_S, ongoing.stage.backoff_s * 2 ** (record.tries - 1)

@@ -59,6 +59,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "claims",
         "apply",
         "publish",
+        "sandbox",
         "stage",
         "worker",
         "drive",
@@ -76,8 +77,12 @@ ORDER = list(LINES)
 
 # What is stricter than its line: these import nothing of ours but the lines and modules named here.
 ONLY: dict[str, set[str]] = {
-    "worker": {*LINES["words"], "disk", "rundir", "process", "manifest", "redact", "stage", "approve", "course"},
-    "stage": {*LINES["words"], "rundir", "process", "manifest", "redact"},
+    "worker": {
+        *LINES["words"],
+        *("disk", "rundir", "process", "manifest", "redact", "approve", "course", "sandbox", "stage"),
+    },
+    "stage": {*LINES["words"], "rundir", "process", "manifest", "redact", "sandbox"},
+    "sandbox": set(LINES["words"]),
     "terminal": set(LINES["words"]),
 }
 

@@ -43,6 +43,7 @@ from reconciler.model import (
     Rejection,
     Request,
     Role,
+    SandboxSettings,
     Settings,
     Severity,
     Source,
@@ -102,6 +103,7 @@ FIELDS: list[tuple[str, str, type, set[str]]] = [
     ("settings", "properties/guards", GuardSettings, set()),
     ("settings", "properties/guards/properties/specs", SpecSettings, set()),
     ("settings", "properties/guards/properties/specs/properties/watch/items", Watch, set()),
+    ("settings", "properties/sandbox", SandboxSettings, set()),
     ("manifest", "properties/request", Source, set()),
     ("manifest", "properties/pipeline", Source, set()),
     ("manifest", "properties/host", Host, set()),
@@ -281,6 +283,7 @@ def record(plan: Plan, index: int, status: StageStatus) -> StageRecord:
         cpu_user_s=0.1,
         memory_peak_bytes=1,
         process=PROCESS,
+        sandbox={"enforced": ["environment"], "unenforced": ["filesystem", "network"], "reason": "r" * 1000},
     )
 
 

@@ -422,6 +422,18 @@ BAD: list[tuple[str, object]] = [
     ("settings", {"keep_workspace": True}),
     ("settings", {"redact": {"mode": "detect"}}),
     ("settings", {"publish": {"mode": "pull-request"}}),
+    *(("settings", {"sandbox": each}) for each in ({"missing": "ignore"}, {"network": True}, "refuse")),
+    *(
+        ("pipeline", _staged(sandbox=each))
+        for each in (
+            True,
+            {"network": "yes"},
+            {"write": ["../a"]},
+            {"write": ["/a"]},
+            {"secrets": ["A=B"]},
+            {"read": []},
+        )
+    ),
     *(("manifest", _changed("manifest", "commands", 0, key, to="/a")) for key in ("log_path", "error_file")),
     *(("manifest", _changed("manifest", key, to="/a")) for key in ("log_path", "artifact_root")),
     ("manifest", _changed("manifest", "instructions_sources", to=["/etc/passwd"])),
