@@ -14,6 +14,7 @@ import select
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -78,6 +79,20 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """How files differ from a tree.
+
+    `stats` are (path, lines added, lines removed), None for binary files; `patch` is cut if it is not `whole`; `nested`
+    are repositories within, of which nothing is compared.
+    """
+
+    patch: bytes
+    whole: bool
+    stats: tuple[tuple[str, int | None, int | None], ...]
+    nested: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
     """A commit to be made: the files that differ from the parent, the message, who and when.
 
@@ -124,15 +139,16 @@ def run(
     standard_input: bytes = b"",
     timeout_s: float = TIMEOUT_S,
     config: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
 ) -> bytes:
     """Run git in `directory` and return what it prints. Raise GitFailed with its exit status and last words.
 
-    `config` holds settings, `<key>=<value>`, for this command only.
+    `config` holds settings, `<key>=<value>`, and `variables` of the environment, for this command only.
     """
     with tempfile.TemporaryFile() as feed:
         feed.write(standard_input)
         feed.seek(0)
-        process = _popen(arguments, directory, feed.fileno(), config=config)
+        process = _popen(arguments, directory, feed.fileno(), config=config, variables=variables)
         try:
             output, errors = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
@@ -147,14 +163,20 @@ def run(
 
 
 def _popen(
-    arguments: Sequence[str], directory: Path, feed: int, *, quiet: bool = False, config: Sequence[str] = ()
+    arguments: Sequence[str],
+    directory: Path,
+    feed: int,
+    *,
+    quiet: bool = False,
+    config: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
     settings = [word for each in config for word in ("-c", each)]
     try:
         return subprocess.Popen(
             ["git", *OPTIONS, *settings, *arguments],
             cwd=directory,
-            env=environment(),
+            env={**environment(), **(variables or {})},
             stdin=feed,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL if quiet else subprocess.PIPE,
@@ -164,6 +186,39 @@ def _popen(
         if not directory.is_dir():
             raise UsageError(f"{directory}: no such directory") from None
         raise UsageError("git is not installed or not on PATH; install git 2.36 or newer") from None
+
+
+def read_start(arguments: Sequence[str], directory: Path, variables: Mapping[str, str], bytes_max: int) -> bytes:
+    """Return the first bytes that git prints, and end it there. Raise GitFailed if it fails or takes too long."""
+    with tempfile.TemporaryFile() as nothing:
+        process = _popen(arguments, directory, nothing.fileno(), variables=variables)
+    assert process.stdout is not None and process.stderr is not None
+    poll = select.poll()
+    streams = {each.fileno(): bytearray() for each in (process.stdout, process.stderr)}
+    out = streams[process.stdout.fileno()]
+    for descriptor in streams:
+        poll.register(descriptor, select.POLLIN)
+    deadline = time.monotonic() + TIMEOUT_S
+    ahead = set(streams)
+    while ahead and len(out) < bytes_max:
+        ready = poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+        if not ready:
+            _end(process)
+            raise GitFailed(f"git {arguments[0]}: no answer within {TIMEOUT_S:g} s")
+        for descriptor, _ in ready:
+            chunk = os.read(descriptor, 1 << 16)
+            streams[descriptor] += chunk if descriptor == process.stdout.fileno() else chunk[: 1 << 12]
+            if not chunk:
+                poll.unregister(descriptor)
+                ahead.discard(descriptor)
+    errors = bytes(streams[process.stderr.fileno()])
+    if ahead:
+        _end(process)
+    elif process.wait() != 0:
+        raise _failed(arguments, process.returncode, errors, b"")
+    for stream in (process.stdout, process.stderr):
+        stream.close()
+    return bytes(out[:bytes_max])
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -460,6 +515,37 @@ class Repository:
                 "git does not know who you are; run: git config user.name NAME && git config user.email EMAIL"
             ) from None
 
+    def change(self, workspace: Path, base: str | None, index: Path, bytes_max: int) -> Change:
+        """Return how the files of `workspace` differ from a commit (None: from nothing), new ones included.
+
+        The index is a file of its own, made here, so nobody's is touched and nothing that was written into one hides a
+        change. The repository and its configuration are this one's, whatever `.git` in the workspace says by now.
+        """
+        place = (f"--git-dir={self.common}", f"--work-tree={workspace}", "--literal-pathspecs")
+        variables = {"GIT_INDEX_FILE": str(index)}
+
+        def ask(*arguments: str, feed: bytes = b"") -> bytes:
+            return run((*place, *arguments), directory=workspace, standard_input=feed, variables=variables)
+
+        tree = base or ask("hash-object", "-t", "tree", "--stdin").decode().strip()
+        ask("read-tree", "--empty") if base is None else ask("read-tree", "--end-of-options", base)
+        new = [each for each in ask("ls-files", "--others", "--exclude-standard", "-z").split(b"\0") if each]
+        files = [each for each in new if not each.endswith(b"/")]
+        if files:
+            feed = b"\0".join(files)
+            ask("add", "--intent-to-add", "--pathspec-from-file=-", "--pathspec-file-nul", feed=feed)
+        diff = (*place, "diff", "--no-ext-diff", "--no-textconv", "--no-renames", "--ignore-submodules=dirty")
+        stats = run((*diff, "--numstat", "-z", tree, "--"), directory=workspace, variables=variables)
+        patch = read_start(
+            (*diff, "--binary", "--full-index", tree, "--"), workspace, variables, bytes_max=bytes_max + 1
+        )
+        return Change(
+            patch=patch[:bytes_max],
+            whole=len(patch) <= bytes_max,
+            stats=tuple(_stat(each) for each in stats.split(b"\0") if each),
+            nested=tuple(os.fsdecode(each) for each in new if each.endswith(b"/")),
+        )
+
     # -------------------------------------------------------------------------------------------- writing
 
     def exclude(self, line: str) -> None:
@@ -618,6 +704,12 @@ def _tree_entries(data: bytes, oid_bytes: int) -> dict[str, Entry]:
         at = end + 1 + oid_bytes
         found[name] = Entry(mode, data[end + 1 : at].hex(), name)
     return found
+
+
+def _stat(line: bytes) -> tuple[str, int | None, int | None]:
+    """Return path, added and removed of a line of `git diff --numstat -z`; counts are `-` for binary files."""
+    added, removed, path = line.split(b"\t", 2)
+    return os.fsdecode(path), *(int(each) if each.isdigit() else None for each in (added, removed))  # type: ignore[return-value]
 
 
 def _stream(draft: Draft) -> bytes:

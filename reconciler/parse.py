@@ -62,7 +62,6 @@ _NOT_AVAILABLE: tuple[tuple[str, str, object], ...] = (
     ("request", "execution.mode", "cloud"),
     ("request", "execution.parallel", True),
     ("pipeline", "guardrails_required", True),
-    ("pipeline", "stages.[].agent", _ANY),
     ("pipeline", "stages.[].guard", _ANY),
     ("pipeline", "stages.[].pipeline", _ANY),
     ("pipeline", "stages.[].approval", _ANY),
@@ -96,7 +95,8 @@ def parse_pipeline(data: bytes, source: Source, contract: Contract) -> Pipeline 
     """Return the pipeline that `data` says, or everything that is wrong with it and its path."""
     name = pipeline_id(source.path)
     checks = (_twin_stages, _needs, _cycles, _parameters, partial(_instant_timeouts, "stages.[].timeout"))
-    document = examine("pipeline", data, source, contract, *checks, partial(_self_inclusion, name))
+    of_agents = (partial(_instant_timeouts, "stages.[].agent.stall_after"), _agent_commands)
+    document = examine("pipeline", data, source, contract, *checks, *of_agents, partial(_self_inclusion, name))
     if isinstance(name, Problem) or isinstance(document, Rejection):
         return _reject(source, name, document)
     return Pipeline(id=name, source=source, **fields_of(document.value, _PIPELINE))
@@ -345,6 +345,15 @@ def _self_inclusion(own: PipelineId | Problem, document: Document) -> Iterator[V
             yield Violation(path=pointer, reason=reason, cure="name another pipeline", rule="self-inclusion")
 
 
+def _agent_commands(document: Document) -> Iterator[Violation]:
+    """Return a violation where an agent's command and `use: command` do not come together."""
+    for pointer, agent in at(document.value, "stages.[].agent"):
+        if not isinstance(agent, dict) or (agent.get("use") == "command") == ("command" in agent):
+            continue
+        reason = "'command' is only read with 'use: command'"
+        yield Violation(path=pointer, reason=reason, cure="say both or neither", rule="agent-command")
+
+
 def _parameters(document: Document) -> Iterator[Violation]:
     for pointer, declared in at(document.value, "parameters.*"):
         if not isinstance(declared, dict) or not isinstance(pattern := declared.get("pattern"), str):
@@ -445,6 +454,10 @@ def _guard(value: str | Mapping[str, object]) -> Mapping[str, object]:
     return {"use": value} if isinstance(value, str) else value
 
 
+def _agent(value: Mapping[str, Any]) -> Mapping[str, object]:
+    return fields_of(value, {"stall_after": ("stall_after_s", parse_duration)})
+
+
 def _stages(value: Sequence[Mapping[str, Any]]) -> tuple[Stage, ...]:
     return tuple(Stage(**fields_of(each, _STAGE)) for each in value)
 
@@ -468,6 +481,7 @@ _REQUEST: Conversions = {
 }
 _STAGE: Conversions = {
     "command": ("command", _command),
+    "agent": ("agent", _agent),
     "guard": ("guard", _guard),
     "needs": ("needs", tuple),
     "timeout": ("timeout_s", parse_duration),

@@ -6,10 +6,10 @@ import difflib
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from reconciler import codec
+from reconciler import agent, codec
 from reconciler.model import (
     Instructions,
     Pipeline,
@@ -81,6 +81,7 @@ def resolve(
     if isinstance(pipeline, Rejection):
         return _rejection(request, [_broken_pipeline(request, pipeline)])
     problems = [*_parameter_problems(request, pipeline), *_target_problems(request, pipeline)]
+    problems += _agent_problems(request, pipeline, settings)
     if problems:
         return _rejection(request, problems)
     return _plan(request, pipeline, settings, place)
@@ -89,6 +90,7 @@ def resolve(
 def _plan(request: Request, pipeline: Pipeline, settings: Settings, place: Place) -> Plan:
     workspace = pipeline.workspace or settings.workspace
     parameters = _parameters(request, pipeline)
+    pipeline = replace(pipeline, stages=tuple(_with_its_agent(each, settings) for each in pipeline.stages))
     stages = _stages(pipeline, request.target, workspace, parameters)
     executed = {"stages": [each.digest for each in stages if each.selected], "parameters": parameters}
     return Plan(
@@ -154,6 +156,13 @@ def _stages(
         )
         for index, stage in enumerate(pipeline.stages)
     )
+
+
+def _with_its_agent(stage: Stage, settings: Settings) -> Stage:
+    """Return the stage with all that its agent needs, from the pipeline and the settings: workers read only plans."""
+    if stage.agent is None:
+        return stage
+    return replace(stage, agent=codec.dump(agent.resolve(stage.agent, settings.agents)))
 
 
 def _set(stage: Stage) -> dict[str, Any]:
@@ -267,6 +276,16 @@ def _target_problems(request: Request, pipeline: Pipeline) -> Iterable[Problem]:
         cure = _suggestion(request.target, ids) or f"its stages: {', '.join(ids)}"
         reason = f"pipeline '{pipeline.id}' has no stage '{request.target}'"
         yield _problem(request, "/target", reason, cure, "target")
+
+
+def _agent_problems(request: Request, pipeline: Pipeline, settings: Settings) -> Iterable[Problem]:
+    for stage in pipeline.stages:
+        used = str((stage.agent or {}).get("use", ""))
+        known = sorted({*agent.BUILT_IN, *settings.agents})
+        if stage.agent is not None and used not in known:
+            cure = _suggestion(used, known) or f"name it in reconciler.yaml below 'agents', or use: {', '.join(known)}"
+            reason = f"stage '{stage.id}' of pipeline '{pipeline.id}' uses agent '{used}', which is not known"
+            yield _problem(request, "/pipeline", reason, cure, "unknown-agent")
 
 
 def _unknown_pipeline(request: Request, pipelines: Iterable[str]) -> Problem:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from reconciler.model import (
+    AgentSettings,
     ApprovalPolicy,
     Contract,
     EvidenceSettings,
@@ -100,6 +101,10 @@ def _redact(value: Mapping[str, Any]) -> Redact:
     return Redact(**fields_of(value, {"patterns": ("patterns", tuple)}))
 
 
+def _agents(value: Mapping[str, Mapping[str, Any]]) -> dict[str, AgentSettings]:
+    return {name: AgentSettings(**fields_of(each, {"command": ("command", tuple)})) for name, each in value.items()}
+
+
 _SETTINGS: Conversions = {
     "poll_interval": ("poll_interval_s", parse_duration),
     "lease": ("lease_s", parse_duration),
@@ -114,4 +119,5 @@ _SETTINGS: Conversions = {
     "checklists": ("checklists", tuple),
     "redact": ("redact", _redact),
     "publish": ("publish", lambda value: PublishSettings(**value)),
+    "agents": ("agents", _agents),
 }
