@@ -14,7 +14,7 @@ from reconciler.agents.events import Reader
 
 _SESSION = re.compile(r"[0-9a-f-]{36}")
 _READERS = "Read,Glob,Grep"
-_WRITERS = "Edit,MultiEdit,Write,NotebookEdit"
+_WRITERS = "Edit,Write,NotebookEdit"
 PERMISSIONS = {
     "read-only": ("--permission-mode", "default", "--allowedTools", _READERS, "--disallowedTools", _WRITERS),
     "workspace-write": ("--permission-mode", "acceptEdits", "--allowedTools", f"{_READERS},{_WRITERS},Bash"),

@@ -102,7 +102,7 @@ class ClaudeReader:
         yield Event(
             kind=Kind.FAILED if failed else Kind.ENDED,
             raw=f"result/{subtype}",
-            text=text or subtype,
+            text=text or (subtype if failed else ""),
             status=status if isinstance(status, int) else None,
             answer=None if said is None else json.dumps(said, ensure_ascii=False),
         )

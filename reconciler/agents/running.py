@@ -1,7 +1,9 @@
 """An agent's program while it runs: its lines, its limits, and its end.
 
 It stays in the process group of the stage, so whatever kills that group kills it as well, and it inherits the lock of
-the run. This process adopts what it leaves behind (Linux) and ends all of it: nothing an agent started outlives it.
+the run. This process adopts what it leaves behind (Linux) and ends all of it: nothing an agent started outlives it. For
+the case that this process is killed itself, a keeper knows its children by their home: agents start commands in
+sessions of their own and close what they inherited, so neither a group nor the lock tells of those.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ GRACE_S_MAX = 3.0
 """What an agent gets between TERM and KILL; the worker's own grace must not be over before."""
 RECORD_READ_BYTES = 1024 * 1024
 PR_SET_CHILD_SUBREAPER = 36
+KEEPER_PATIENCE_S = 5.0
+DESCRIPTORS_MAX = 65_536
 TOLD_TO_STOP = 128 + signal.SIGTERM
 
 
@@ -104,6 +108,7 @@ class Running:
         self.stall_after_s, self.grace_s = stall_after_s, min(grace_s / 2, GRACE_S_MAX)
         self.lines, self.stderr, self.stderr_bytes = Lines(), b"", 0
         self.tail: Tail | None = None
+        self.keeper = 0
         self.last_heard = time.monotonic()
         self.told_to_stop = False
         self.selector = selectors.DefaultSelector()
@@ -113,6 +118,7 @@ class Running:
         """Start the program, hear it to its end or end it. Raise OSError if it cannot be started."""
         self._watch_signals()
         _adopt_orphans()
+        self.keeper = _post_keeper(environment["HOME"])
         with open(told or os.devnull, "rb") as standard_input:
             program = subprocess.Popen(
                 launch.argv,
@@ -230,7 +236,7 @@ class Running:
         for number, patience_s in ((signal.SIGTERM, self.grace_s), (signal.SIGKILL, 5.0)):
             deadline = time.monotonic() + patience_s
             told: set[int] = set()
-            while (living := _living(program)) and time.monotonic() < deadline:
+            while (living := _living(program) - {self.keeper}) and time.monotonic() < deadline:
                 for pid in living - told if number == signal.SIGTERM else living:
                     with contextlib.suppress(ProcessLookupError, PermissionError):
                         os.kill(pid, number)
@@ -252,6 +258,52 @@ def _living(program: subprocess.Popen[bytes]) -> set[int]:
     if sys.platform == "linux":
         return set(process.descendants(os.getpid()))
     return {program.pid} if program.poll() is None else set()
+
+
+def end_marked(home: str) -> None:
+    """KILL what an earlier try left, which knows this home, and wait until it is gone. Its own home is no program's of
+    ours but the agent's."""
+    deadline = time.monotonic() + KEEPER_PATIENCE_S
+    while (found := process.marked(f"HOME={home}")) and time.monotonic() < deadline:
+        for each in found:
+            process.send(each, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def _post_keeper(home: str) -> int:
+    """Start a process that ends what is left of the agent when this one dies, however that happens (Linux).
+
+    It holds nothing but the end of a pipe: not the lock, or it would be ended first, and no output.
+    """
+    if sys.platform != "linux":
+        return 0
+    reading, _ = os.pipe2(os.O_CLOEXEC)  # the other end stays open for as long as this process lives
+    pid = os.fork()
+    if pid == 0:
+        status = 70
+        try:
+            status = _keep(reading, home)
+        finally:
+            os._exit(status)
+    os.close(reading)
+    return pid
+
+
+def _keep(reading: int, home: str) -> int:
+    """Wait until nobody holds the other end of the pipe, and end what is left."""
+    os.setsid()
+    os.chdir("/")
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    silent = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(silent, stream)
+    os.dup2(reading, 3)
+    os.closerange(4, DESCRIPTORS_MAX)
+    os.read(3, 1)
+    end_marked(home)
+    return 0
 
 
 def _reap() -> None:

@@ -25,7 +25,7 @@ from reconciler.agents.events import Event, Kind
 from reconciler.agents.evidence import ANSWER_BYTES_MAX, Changed, EventLog, Secrets, changed, diff_detail, leave
 from reconciler.agents.prompt import INSTRUCTIONS_BYTES_MAX, PROMPT_BYTES_MAX, answer_of, told, told_again
 from reconciler.agents.record import Record, read_record, write_record
-from reconciler.agents.running import Ending, Running, Tail
+from reconciler.agents.running import Ending, Running, Tail, end_marked
 from reconciler.agents.story import Story, line
 from reconciler.agents.verdict import Findings, How, Judgement, Spent, failed, judge, out_of_budget, over
 from reconciler.disk import DISK
@@ -82,6 +82,7 @@ class AgentStage:
 
     def run(self) -> Answer:
         """Do the stage and return its answer."""
+        self._fence()
         self._make_room()
         self.record = read_record(self.record_path, self.order.earlier)
         self.before = self.record.spent
@@ -99,6 +100,12 @@ class AgentStage:
         return self._look(repository, said, ending)
 
     # -------------------------------------------------------------------------------------------- before
+
+    def _fence(self) -> None:
+        """End what an earlier try left running; before the very first one, remove what anybody else put there."""
+        end_marked(str(self.place.home))
+        if self.order.number == 1 and self.order.try_number == 1:
+            DISK.remove_tree(self.own)
 
     def _make_room(self) -> None:
         for each in (self.own, self.place.home, self.place.temporary):
