@@ -19,6 +19,8 @@ BUILT_IN: Mapping[str, AgentSettings] = {
 """The agents that need no settings. The keys are the drivers, too."""
 
 STALL_AFTER_S = 300.0
+LIMITS = frozenset({"budget", "stall_after_s", "resume"})
+"""What bounds an agent and is no part of what it is asked to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -221,10 +221,19 @@ def _digests(
                 "workspace": workspace,
                 "parameters": parameters,
                 "needs": {each: found[each] for each in needs[stage_id]},
-                **_set(stage),
+                **_executed(stage),
             }
         )
     return found
+
+
+def _executed(stage: Stage) -> dict[str, Any]:
+    """Return what a stage executes beside its command: less what only bounds an agent, so that one which is given more
+    goes on where it was."""
+    said = _set(stage)
+    if stage.agent is not None:
+        said["agent"] = {key: value for key, value in stage.agent.items() if key not in agent.LIMITS}
+    return said
 
 
 def _in_order(needs: Mapping[StageId, tuple[StageId, ...]]) -> list[StageId]:

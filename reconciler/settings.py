@@ -31,7 +31,7 @@ def parse_settings(data: bytes | None, source: Source, contract: Contract) -> Se
     """Return the settings that `data` says, the defaults where it says nothing, or everything that is wrong."""
     if data is None:
         return Settings()
-    document = examine("settings", data, source, contract, _intervals, _silence, _lease, _patterns)
+    document = examine("settings", data, source, contract, _intervals, _silence, _lease, _patterns, _commands)
     if isinstance(document, Rejection):
         return document
     return Settings(**fields_of(document.value, _SETTINGS))
@@ -86,6 +86,13 @@ def _patterns(document: Document) -> Iterator[Violation]:
     for pointer, pattern in at(document.value, "redact.patterns.[]"):
         if isinstance(pattern, str) and (reason := pattern_fault(pattern, length_max=_PATTERN_LENGTH_MAX)):
             yield Violation(path=pointer, reason=reason, cure="", rule="bad-pattern")
+
+
+def _commands(document: Document) -> Iterator[Violation]:
+    for pointer, each in at(document.value, "agents.*"):
+        if isinstance(each, dict) and each.get("driver") == "command" and "command" not in each:
+            reason = "the driver 'command' has no command"
+            yield Violation(path=pointer, reason=reason, cure="add 'command: [...]'", rule="agent-command")
 
 
 def _heartbeat(value: Mapping[str, Any]) -> Heartbeat:

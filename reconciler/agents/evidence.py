@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler import codec
-from reconciler.agents.events import Event, Kind
+from reconciler.agents.events import Event, Kind, clipped
 from reconciler.disk import DISK
 from reconciler.errors import GitFailed, UsageError
 from reconciler.git import Change, Repository
@@ -19,7 +19,8 @@ from reconciler.redact import Redactor
 EVENTS_BYTES_MAX = 512 * 1024
 EVENT_TEXT_MAX = 4096
 ANSWER_BYTES_MAX = 256 * 1024
-STATS_MAX = 200
+STATS_MAX = 100
+PATH_CHARACTERS_MAX = 200
 
 
 class Secrets:
@@ -94,7 +95,10 @@ def diff_detail(found: Changed, patch_redactions: int) -> Mapping[str, object]:
     change = found.change
     if change is None:
         return {"diff": None, "diff_problem": found.problem}
-    listed = [{"path": path, "added": added, "removed": removed} for path, added, removed in change.stats[:STATS_MAX]]
+    listed = [
+        {"path": clipped(path, PATH_CHARACTERS_MAX), "added": added, "removed": removed}
+        for path, added, removed in change.stats[:STATS_MAX]
+    ]
     return {
         "diff": {
             "files": len(change.stats),
@@ -104,7 +108,7 @@ def diff_detail(found: Changed, patch_redactions: int) -> Mapping[str, object]:
         "diff_files": listed,
         "diff_whole": change.whole,
         "diff_redactions": patch_redactions,
-        "nested_repositories": list(change.nested[:20]),
+        "nested_repositories": [clipped(each, PATH_CHARACTERS_MAX) for each in change.nested[:20]],
     }
 
 

@@ -1,8 +1,8 @@
 """One try of an agent's stage: tell it what to do, hear it, look at what it left, judge.
 
 Everything of its own lies in `agents/<NN-stage>/` below the run directory: a home, a directory for temporary files, the
-prompt, and the record by which a later try goes on. The home holds all that the agent read, so it is removed as soon
-as the stage has passed.
+prompt, and the record by which a later try goes on. The home holds all that the agent read, so it is removed when the
+stage has passed.
 """
 
 from __future__ import annotations
@@ -182,6 +182,9 @@ class AgentStage:
         except (OSError, ValueError) as error:
             raise self._not_started(error) from None
         finally:
+            if self.resumed and not self.story.session:
+                # It could not go on with what it kept: the next try begins anew.
+                self.record = replace(self.record, session="")
             self._save(sync=True)
 
     def _launch(self, said: Told) -> Launch:
@@ -292,6 +295,7 @@ class AgentStage:
         }
         if judgement.verdict == Verdict.PASSED:
             DISK.remove_tree(self.place.home)
+            DISK.remove_tree(self.place.temporary)
         return self._answer(judgement, detail, files)
 
     def _answered(self, schema: str) -> tuple[str, Any, tuple[str, ...]]:

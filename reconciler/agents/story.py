@@ -7,9 +7,11 @@ from typing import Any
 
 from reconciler.agents.events import Event, Kind, Usage
 
-COMMANDS_MAX = 200
-FILES_MAX = 500
-SHOWN_CHARACTERS_MAX = 300
+COMMANDS_MAX = 100
+FILES_MAX = 100
+REFUSALS_MAX = 20
+SHOWN_CHARACTERS_MAX = 200
+"""With these an answer stays far below what one may hold, whatever an agent says."""
 
 
 class Story:
@@ -91,8 +93,8 @@ class Story:
                 {"command": _short(each.command), "exit_code": each.exit_code, "ok": each.ok} for each in commands
             ],
             "commands_left_out": self.done_left_out,
-            "files_touched": list(self.files),
-            "refusals": [_short(each) for each in self.unexplained()],
+            "files_touched": [_short(each) for each in self.files],
+            "refusals": [_short(each) for each in self.unexplained()[:REFUSALS_MAX]],
             "usage": _usage(self.usage),
             "ended": self.terminal is not None,
         }

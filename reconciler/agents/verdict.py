@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from reconciler.agent import Agent
+from reconciler.agents.events import Kind
 from reconciler.agents.story import Story
 from reconciler.order import Verdict
 
@@ -87,7 +88,7 @@ def judge(story: Story, agent: Agent, found: Findings) -> Judgement:
         return out_of_budget(found.how, found.spent, agent)
     if story.terminal is None:
         return _cut_off(story, agent, found)
-    if story.terminal.kind.value == "failed":
+    if story.terminal.kind == Kind.FAILED:
         text, status = story.terminal.text, story.terminal.status
         return failed(reason_of(text, status), f"{agent.use} failed: {_line(text) or 'it does not say why'}")
     return _answered(story, agent, found)
@@ -139,18 +140,23 @@ def failed(reason: str, summary: str) -> Judgement:
 
 # ------------------------------------------------------------------------------------------------ errors
 
+_STATUS = r"\b(?:status|error|code)\W{1,3}"
 _REASONS: Mapping[str, re.Pattern[str]] = {
     "unauthorized": re.compile(
-        r"\b40[13]\b|unauthori[sz]ed|failed to authenticate|invalid api key|please run /login|not logged in", re.I
+        rf"{_STATUS}40[13]\b|\bunauthori[sz]ed\b|failed to authenticate|invalid api key|please run /login"
+        r"|not logged in",
+        re.IGNORECASE,
     ),
-    "rate-limited": re.compile(r"\b429\b|too many requests|rate.?limit|usage limit", re.I),
-    "server-error": re.compile(r"\b5\d\d\b (?!bytes)|\b5\d\d$|internal server error|high demand|overloaded", re.I),
+    "rate-limited": re.compile(rf"{_STATUS}429\b|\(429\)|too many requests|rate.?limit|usage limit", re.IGNORECASE),
+    "server-error": re.compile(
+        rf"{_STATUS}5\d\d\b|internal server error|service unavailable|high demand|overloaded", re.IGNORECASE
+    ),
     "stream-cut": re.compile(
-        r"stream (?:disconnected|closed|error|ended)|connection .{0,40}(?:lost|closed|reset|refused)|ECONN|socket hang"
-        r"|error sending request|error decoding response",
-        re.I,
+        r"stream (?:disconnected|closed|error|ended)|connection .{0,40}(?:lost|closed|reset|refused)|\bECONN"
+        r"|socket hang|error sending request|error decoding response",
+        re.IGNORECASE,
     ),
-    "budget-cost": re.compile(r"error_max_budget|maximum budget", re.I),
+    "budget-cost": re.compile(r"error_max_budget|maximum budget", re.IGNORECASE),
 }
 
 

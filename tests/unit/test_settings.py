@@ -6,6 +6,7 @@ import pytest
 
 from reconciler.contracts import Contracts
 from reconciler.model import (
+    AgentSettings,
     ApprovalPolicy,
     EvidenceSettings,
     Heartbeat,
@@ -57,6 +58,7 @@ def test_all_that_can_be_said() -> None:
     checklists: ["tasks/*.md"]
     redact: {mode: enforce, patterns: ["ACME-[0-9a-f]{32}"]}
     publish: {mode: direct}
+    agents: {mine: {driver: command, command: [./a, b], config: {events: true}}, codex: {driver: codex, env: {A: "1"}}}
     """
     assert settings_of(text) == Settings(
         branch="release",
@@ -74,6 +76,10 @@ def test_all_that_can_be_said() -> None:
         checklists=("tasks/*.md",),
         redact=Redact(mode="enforce", patterns=("ACME-[0-9a-f]{32}",)),
         publish=PublishSettings(mode="direct"),
+        agents={
+            "mine": AgentSettings(driver="command", command=("./a", "b"), config={"events": True}),
+            "codex": AgentSettings(driver="codex", env={"A": "1"}),
+        },
     )
 
 
