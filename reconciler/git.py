@@ -27,6 +27,7 @@ TIMEOUT_S = 120.0
 END_PATIENCE_S = 2.0
 """How long git that is told to end may take to remove its lock files, here and in a repository it serves."""
 OUTPUT_BYTES_MAX = 512 * 1024 * 1024
+STDERR_BYTES_MAX = 64 * 1024
 BLOB_BYTES_MAX = 8 * 1024 * 1024
 """A blob larger than this is not read; no format of ours may be as large."""
 
@@ -153,7 +154,7 @@ def run(
             output, errors = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
             _stop(process)
-            raise GitFailed(f"git {arguments[0]}: no answer within {timeout_s:g} s") from None
+            raise GitFailed(f"git {_verb(arguments)}: no answer within {timeout_s:g} s") from None
         except BaseException:
             _stop(process)
             raise
@@ -168,6 +169,7 @@ def _popen(
     feed: int,
     *,
     quiet: bool = False,
+    errors: int = subprocess.PIPE,
     config: Sequence[str] = (),
     variables: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
@@ -179,7 +181,7 @@ def _popen(
             env={**environment(), **(variables or {})},
             stdin=feed,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL if quiet else subprocess.PIPE,
+            stderr=subprocess.DEVNULL if quiet else errors,
             start_new_session=True,
         )
     except FileNotFoundError:
@@ -190,35 +192,32 @@ def _popen(
 
 def read_start(arguments: Sequence[str], directory: Path, variables: Mapping[str, str], bytes_max: int) -> bytes:
     """Return the first bytes that git prints, and end it there. Raise GitFailed if it fails or takes too long."""
-    with tempfile.TemporaryFile() as nothing:
-        process = _popen(arguments, directory, nothing.fileno(), variables=variables)
-    assert process.stdout is not None and process.stderr is not None
-    poll = select.poll()
-    streams = {each.fileno(): bytearray() for each in (process.stdout, process.stderr)}
-    out = streams[process.stdout.fileno()]
-    for descriptor in streams:
-        poll.register(descriptor, select.POLLIN)
-    deadline = time.monotonic() + TIMEOUT_S
-    ahead = set(streams)
-    while ahead and len(out) < bytes_max:
-        ready = poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
-        if not ready:
+    with tempfile.TemporaryFile() as nothing, tempfile.TemporaryFile() as errors:
+        process = _popen(arguments, directory, nothing.fileno(), errors=errors.fileno(), variables=variables)
+        try:
+            found = _read_until(process, bytes_max)
+            if len(found) < bytes_max and process.wait() != 0:
+                errors.seek(0)
+                raise _failed(arguments, process.returncode, errors.read(STDERR_BYTES_MAX), b"")
+        finally:
             _end(process)
-            raise GitFailed(f"git {arguments[0]}: no answer within {TIMEOUT_S:g} s")
-        for descriptor, _ in ready:
-            chunk = os.read(descriptor, 1 << 16)
-            streams[descriptor] += chunk if descriptor == process.stdout.fileno() else chunk[: 1 << 12]
-            if not chunk:
-                poll.unregister(descriptor)
-                ahead.discard(descriptor)
-    errors = bytes(streams[process.stderr.fileno()])
-    if ahead:
-        _end(process)
-    elif process.wait() != 0:
-        raise _failed(arguments, process.returncode, errors, b"")
-    for stream in (process.stdout, process.stderr):
-        stream.close()
-    return bytes(out[:bytes_max])
+    return found[:bytes_max]
+
+
+def _read_until(process: subprocess.Popen[bytes], bytes_max: int) -> bytes:
+    """Return what a process prints, to its end or to so many bytes. Raise GitFailed if it falls silent."""
+    assert process.stdout is not None
+    poll, found = select.poll(), bytearray()
+    poll.register(process.stdout.fileno(), select.POLLIN)
+    deadline = time.monotonic() + TIMEOUT_S
+    while len(found) < bytes_max:
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            raise GitFailed(f"git: no answer within {TIMEOUT_S:g} s")
+        chunk = os.read(process.stdout.fileno(), 1 << 16)
+        if not chunk:
+            break
+        found += chunk
+    return bytes(found)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -248,8 +247,13 @@ def _failed(arguments: Sequence[str], status: int, errors: bytes, output: bytes)
     last = next((line for line in words.splitlines() if line.startswith(("fatal:", "error:"))), words[-300:])
     said = output.decode(errors="replace")
     return GitFailed(
-        f"git {arguments[0]}: {last or f'exit status {status}'}", exit_status=status, stderr=words, stdout=said
+        f"git {_verb(arguments)}: {last or f'exit status {status}'}", exit_status=status, stderr=words, stdout=said
     )
+
+
+def _verb(arguments: Sequence[str]) -> str:
+    """Return what git is asked to do, without the options before it."""
+    return next((each for each in arguments if not each.startswith("-")), "")
 
 
 class Objects:
@@ -521,24 +525,21 @@ class Repository:
         The index is a file of its own, made here, so nobody's is touched and nothing that was written into one hides a
         change. The repository and its configuration are this one's, whatever `.git` in the workspace says by now.
         """
-        place = (f"--git-dir={self.common}", f"--work-tree={workspace}", "--literal-pathspecs")
+        where = (f"--git-dir={self.common}", f"--work-tree={workspace}", "--literal-pathspecs")
         variables = {"GIT_INDEX_FILE": str(index)}
 
         def ask(*arguments: str, feed: bytes = b"") -> bytes:
-            return run((*place, *arguments), directory=workspace, standard_input=feed, variables=variables)
+            return run((*where, *arguments), directory=workspace, standard_input=feed, variables=variables)
 
         tree = base or ask("hash-object", "-t", "tree", "--stdin").decode().strip()
         ask("read-tree", "--empty") if base is None else ask("read-tree", "--end-of-options", base)
         new = [each for each in ask("ls-files", "--others", "--exclude-standard", "-z").split(b"\0") if each]
-        files = [each for each in new if not each.endswith(b"/")]
-        if files:
-            feed = b"\0".join(files)
-            ask("add", "--intent-to-add", "--pathspec-from-file=-", "--pathspec-file-nul", feed=feed)
-        diff = (*place, "diff", "--no-ext-diff", "--no-textconv", "--no-renames", "--ignore-submodules=dirty")
-        stats = run((*diff, "--numstat", "-z", tree, "--"), directory=workspace, variables=variables)
-        patch = read_start(
-            (*diff, "--binary", "--full-index", tree, "--"), workspace, variables, bytes_max=bytes_max + 1
-        )
+        if files := [each for each in new if not each.endswith(b"/")]:
+            named = ("--pathspec-from-file=-", "--pathspec-file-nul")
+            ask("add", "--intent-to-add", *named, feed=b"\0".join(files))
+        diff = ("diff", "--no-ext-diff", "--no-textconv", "--no-renames", "--ignore-submodules=dirty")
+        stats = ask(*diff, "--numstat", "-z", tree, "--")
+        patch = read_start((*where, *diff, "--binary", "--full-index", tree, "--"), workspace, variables, bytes_max + 1)
         return Change(
             patch=patch[:bytes_max],
             whole=len(patch) <= bytes_max,

@@ -40,6 +40,8 @@ SCHEMA_BYTES_MAX = 64 * 1024
 PATTERN_CHARACTERS_MAX = 500
 SAVE_INTERVAL_S = 5.0
 SHOWN_VIOLATIONS_MAX = 20
+SHOWN_VALUE_CHARACTERS_MAX = 64 * 1024
+SHOWN_TEXT_CHARACTERS_MAX = 8 * 1024
 
 
 class Unfit(Exception):
@@ -57,6 +59,27 @@ class Told:
     prompt: str
     instructions: tuple[tuple[str, str], ...]
     schema: str
+
+
+_NOTHING = object()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What the agent answered: as text, and as a value where a schema asked for one and there is one."""
+
+    text: str
+    value: Any = _NOTHING
+    violations: tuple[str, ...] = ()
+
+    @property
+    def file_name(self) -> str:
+        return "answer.txt" if self.value is _NOTHING else "answer.json"
+
+    def shown(self) -> Any:
+        """Return what the manifest shows of it: a value if it is not too large, else the start of the text."""
+        small = len(self.text) <= SHOWN_VALUE_CHARACTERS_MAX
+        return self.value if self.value is not _NOTHING and small else self.text[:SHOWN_TEXT_CHARACTERS_MAX]
 
 
 class AgentStage:
@@ -92,12 +115,13 @@ class AgentStage:
         try:
             said = self._told(repository)
             self._begin(repository)
-            ending = self._run_program(said)
+            # Ending the agent ends every child of this process: git is started anew when it is asked again.
+            repository.objects.close()
+            return self._look(repository, said, self._run_program(said))
         except Unfit as unfit:
             return self._answer(failed(unfit.reason, str(unfit)))
         finally:
             repository.objects.close()
-        return self._look(repository, said, ending)
 
     # -------------------------------------------------------------------------------------------- before
 
@@ -188,16 +212,10 @@ class AgentStage:
             self._save(sync=True)
 
     def _launch(self, said: Told) -> Launch:
+        """Write the prompt and the schema down, and return what the driver makes of them."""
         prompt_file, schema_file = self.own / "prompt.md", self.own / "schema.json"
-        parameters = self.order.plan.parameters
-        text = told(said.prompt, parameters=parameters, instructions=said.instructions, schema=said.schema)
-        if self.resumed:
-            earlier = self.order.earlier
-            reason, summary = str(earlier.get("reason", "")), str(earlier.get("summary", ""))
-            text = told_again(reason, summary, said.schema)
-        DISK.write_atomic(prompt_file, text.encode(), sync=False, mode=0o600)
-        if said.schema:
-            DISK.write_atomic(schema_file, said.schema.encode(), sync=False)
+        DISK.write_atomic(prompt_file, self._prompt(said).encode(), sync=False, mode=0o600)
+        DISK.write_atomic(schema_file, said.schema.encode(), sync=False)
         bound = self.agent.budget.cost
         return self.driver.launch(
             Task(
@@ -211,6 +229,13 @@ class AgentStage:
                 cost_left=bound - self.before.cost_usd if bound is not None else None,
             )
         )
+
+    def _prompt(self, said: Told) -> str:
+        if not self.resumed:
+            parameters = self.order.plan.parameters
+            return told(said.prompt, parameters=parameters, instructions=said.instructions, schema=said.schema)
+        earlier = self.order.earlier
+        return told_again(str(earlier.get("reason", "")), str(earlier.get("summary", "")), said.schema)
 
     def _not_started(self, error: OSError | ValueError) -> Unfit:
         if not self.place.work.is_dir():
@@ -268,64 +293,57 @@ class AgentStage:
         """Judge what the agent left, and answer with the evidence."""
         if not self.driver.terminal(self.agent) and ending.how == How.EXITED and ending.exit_code == 0:
             self._heard(Event(kind=Kind.ENDED, raw="exit code 0"))
-        with_repository = open_repository(Path(self.order.checkout))
-        try:
-            change = self._changed(with_repository)
-        finally:
-            with_repository.objects.close()
-        answer, value, violations = self._answered(said.schema)
-        spent = self._spent()
-        findings = Findings(
-            how=ending.how,
-            exit_code=ending.exit_code,
-            stderr=ending.stderr,
-            answered=bool(answer.strip()),
-            violations=violations,
-            changed=None if change.sha256 is None else change.sha256 != self.record.base,
-            missing=tuple(each for each in self.agent.demand.files if not _is_file(self.workspace, each)),
-            spent=spent,
-        )
-        judgement = judge(self.story, self.agent, findings)
-        files, more = self._evidence(change, answer, bool(said.schema) and value is not _NOTHING)
+        change = self._changed(repository)
+        answer = self._answered(said.schema)
+        judgement = judge(self.story, self.agent, self._findings(ending, change, answer))
+        files, more = self._evidence(change, answer)
         detail = {
             **more,
             "exit_code": ending.exit_code,
-            "answer": value if value is not _NOTHING and len(answer) <= SCHEMA_BYTES_MAX else answer[:8192],
-            "violations": list(violations[:SHOWN_VIOLATIONS_MAX]),
+            "answer": answer.shown(),
+            "violations": list(answer.violations[:SHOWN_VIOLATIONS_MAX]),
         }
         if judgement.verdict == Verdict.PASSED:
             DISK.remove_tree(self.place.home)
             DISK.remove_tree(self.place.temporary)
         return self._answer(judgement, detail, files)
 
-    def _answered(self, schema: str) -> tuple[str, Any, tuple[str, ...]]:
-        """Return the agent's answer as text and, where a schema asks for JSON, as a value with what is wrong in it."""
+    def _findings(self, ending: Ending, change: Changed, answer: Given) -> Findings:
+        return Findings(
+            how=ending.how,
+            exit_code=ending.exit_code,
+            stderr=ending.stderr,
+            answered=bool(answer.text.strip()),
+            violations=answer.violations,
+            changed=None if change.sha256 is None else change.sha256 != self.record.base,
+            missing=tuple(each for each in self.agent.demand.files if not _is_file(self.workspace, each)),
+            spent=self._spent(),
+        )
+
+    def _answered(self, schema: str) -> Given:
+        """Return the agent's answer: its text and, where a schema asks for JSON, what is wrong in it."""
         text = self.story.answer if self.story.answer is not None else self.story.last_message
         if not schema or not text.strip():
-            return text, _NOTHING, ()
+            return Given(text=text)
         text = answer_of(text)
         try:
             value = json.loads(text, parse_constant=_no_number)
         except (ValueError, RecursionError):
-            return text, _NOTHING, ("it is no JSON",)
+            return Given(text=text, violations=("it is no JSON",))
         found = contracts.violations(json.loads(schema), value)
-        return text, value, tuple(_sentence(each.path, each.reason) for each in found)
+        return Given(text=text, value=value, violations=tuple(_sentence(each.path, each.reason) for each in found))
 
-    def _evidence(
-        self, change: Changed, answer: str, as_json: bool
-    ) -> tuple[tuple[Artifact, ...], Mapping[str, object]]:
+    def _evidence(self, change: Changed, answer: Given) -> tuple[tuple[Artifact, ...], Mapping[str, object]]:
         """Write what becomes evidence; return it, and what the manifest says of the change."""
         files = {"events.jsonl": self.events.data()}
         counted = self.secrets.redactor.count
         if change.change is not None and change.change.patch:
             files["changes.patch"] = self.secrets.without(change.change.patch)[:ARTIFACT_BYTES_MAX]
         detail = diff_detail(change, self.secrets.redactor.count - counted)
-        if answer.strip():
-            name = "answer.json" if as_json else "answer.txt"
-            data = self.secrets.without(answer.encode(errors="replace"))
-            files[name] = data[:ANSWER_BYTES_MAX] + b"\n"
-        place = self.order.artifacts
-        return leave(Path(self.order.run_directory), place, files), detail
+        if answer.text.strip():
+            data = self.secrets.without(answer.text.encode(errors="replace"))
+            files[answer.file_name] = data[:ANSWER_BYTES_MAX] + b"\n"
+        return leave(Path(self.order.run_directory), self.order.artifacts, files), detail
 
     def _answer(
         self,
@@ -360,9 +378,6 @@ class AgentStage:
         """Return the bounds that this agent says nothing about, so that nobody believes in them."""
         asked = self.agent.budget.cost is not None and self.story.terminal is not None
         return ["budget.cost"] if asked and self.story.usage.cost_usd is None else []
-
-
-_NOTHING = object()
 
 
 def _no_number(word: str) -> None:

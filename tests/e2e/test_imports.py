@@ -51,5 +51,17 @@ def test_a_worker_loads_the_standard_library_and_our_records_only() -> None:
     done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert set(done.stdout.split()) == {
         f"reconciler.{name}"
-        for name in ("worker", "stage", "rundir", "disk", "process", "manifest", "redact", "codec", "model", "errors")
+        for name in (
+            "worker",
+            "stage",
+            "rundir",
+            "disk",
+            "process",
+            "manifest",
+            "redact",
+            "codec",
+            "model",
+            "errors",
+            "order",
+        )
     }
