@@ -15,7 +15,7 @@ from pathlib import Path
 from reprlib import Repr
 from typing import Any
 
-from reconciler.errors import InvariantError
+from reconciler.errors import ContentError, InvariantError
 from reconciler.model import Violation
 
 VIOLATIONS_MAX = 50
@@ -71,6 +71,26 @@ class Contracts:
         errors = self._slow[name].iter_errors(value)
         told = _without_echoes(chain.from_iterable(map(_tell, errors)))
         return tuple(islice(told, VIOLATIONS_MAX))
+
+
+def violations(schema: dict[str, Any], value: object) -> tuple[Violation, ...]:
+    """Return every way in which `value` breaks a schema that a repository brings, at most 50.
+
+    Raise ContentError if that is no schema, or refers to another file: nothing is ever fetched.
+    """
+    from jsonschema import Draft202012Validator, SchemaError
+    from referencing.exceptions import Unresolvable
+
+    try:
+        Draft202012Validator.check_schema(schema)
+        errors = _slow_validator(schema).iter_errors(value)
+        return tuple(islice(_without_echoes(chain.from_iterable(map(_tell, errors))), VIOLATIONS_MAX))
+    except SchemaError as error:
+        raise ContentError(f"is no JSON Schema: {error.message[:200]}") from None
+    except Unresolvable as error:
+        raise ContentError(f"refers to {error.ref}, which lies outside the file") from None
+    except (RecursionError, re.error) as error:
+        raise ContentError(f"cannot be used: {error}"[:200]) from None
 
 
 def schema_directory() -> Path:

@@ -14,6 +14,7 @@ import select
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ TIMEOUT_S = 120.0
 END_PATIENCE_S = 2.0
 """How long git that is told to end may take to remove its lock files, here and in a repository it serves."""
 OUTPUT_BYTES_MAX = 512 * 1024 * 1024
+STDERR_BYTES_MAX = 64 * 1024
 BLOB_BYTES_MAX = 8 * 1024 * 1024
 """A blob larger than this is not read; no format of ours may be as large."""
 
@@ -79,6 +81,20 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """How files differ from a tree.
+
+    `stats` are (path, lines added, lines removed), None for binary files; `patch` is cut if it is not `whole`; `nested`
+    are repositories within, of which nothing is compared.
+    """
+
+    patch: bytes
+    whole: bool
+    stats: tuple[tuple[str, int | None, int | None], ...]
+    nested: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
     """A commit to be made: the files that differ from the parent, the message, who and when.
 
@@ -125,16 +141,16 @@ def run(
     standard_input: bytes = b"",
     timeout_s: float = TIMEOUT_S,
     config: Sequence[str] = (),
-    index: Path | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> bytes:
     """Run git in `directory` and return what it prints. Raise GitFailed with its exit status and last words.
 
-    `config` holds settings, `<key>=<value>`, for this command only; `index` is the file of an index of our own.
+    `config` holds settings, `<key>=<value>`, and `variables` of the environment, for this command only.
     """
     with tempfile.TemporaryFile() as feed:
         feed.write(standard_input)
         feed.seek(0)
-        process = _popen(arguments, directory, feed.fileno(), config=config, index=index)
+        process = _popen(arguments, directory, feed.fileno(), config=config, variables=variables)
         try:
             output, errors = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
@@ -154,24 +170,55 @@ def _popen(
     feed: int,
     *,
     quiet: bool = False,
+    errors: int = subprocess.PIPE,
     config: Sequence[str] = (),
-    index: Path | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
     settings = [word for each in config for word in ("-c", each)]
     try:
         return subprocess.Popen(
             ["git", *OPTIONS, *settings, *arguments],
             cwd=directory,
-            env=environment() | ({"GIT_INDEX_FILE": str(index)} if index is not None else {}),
+            env={**environment(), **(variables or {})},
             stdin=feed,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL if quiet else subprocess.PIPE,
+            stderr=subprocess.DEVNULL if quiet else errors,
             start_new_session=True,
         )
     except FileNotFoundError:
         if not directory.is_dir():
             raise UsageError(f"{directory}: no such directory") from None
         raise UsageError("git is not installed or not on PATH; install git 2.36 or newer") from None
+
+
+def read_start(arguments: Sequence[str], directory: Path, variables: Mapping[str, str], bytes_max: int) -> bytes:
+    """Return the first bytes that git prints, and end it there. Raise GitFailed if it fails or takes too long."""
+    with tempfile.TemporaryFile() as nothing, tempfile.TemporaryFile() as errors:
+        process = _popen(arguments, directory, nothing.fileno(), errors=errors.fileno(), variables=variables)
+        try:
+            found = _read_until(process, bytes_max)
+            if len(found) < bytes_max and process.wait() != 0:
+                errors.seek(0)
+                raise _failed(arguments, process.returncode, errors.read(STDERR_BYTES_MAX), b"")
+        finally:
+            _end(process)
+    return found[:bytes_max]
+
+
+def _read_until(process: subprocess.Popen[bytes], bytes_max: int) -> bytes:
+    """Return what a process prints, to its end or to so many bytes. Raise GitFailed if it falls silent."""
+    assert process.stdout is not None
+    poll, found = select.poll(), bytearray()
+    poll.register(process.stdout.fileno(), select.POLLIN)
+    deadline = time.monotonic() + TIMEOUT_S
+    while len(found) < bytes_max:
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            raise GitFailed(f"git: no answer within {TIMEOUT_S:g} s")
+        chunk = os.read(process.stdout.fileno(), 1 << 16)
+        if not chunk:
+            break
+        found += chunk
+    return bytes(found)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -321,7 +368,7 @@ def _chunked(names: Sequence[str], bytes_max: int = 16 * 1024) -> Iterator[Seque
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class LastChange:
     """The commit that changed a path last: its author as `Name <address>`, when it was committed (UTC), and by whom it
     is signed, None if by nobody who is believed."""
 
@@ -471,7 +518,7 @@ class Repository:
                     found.setdefault(run_status.split(" ")[0], commit)
         return found
 
-    def last_change(self, tip: str, path: str, signers: Path | None = None) -> Change | None:
+    def last_change(self, tip: str, path: str, signers: Path | None = None) -> LastChange | None:
         """Return the newest commit in the history of `tip` that changed a path, and whose it is; None if there is none,
         or if it cannot be told from what a shallow clone was cut off from.
 
@@ -485,7 +532,7 @@ class Repository:
             return None
         at = datetime.fromtimestamp(int(found[2]), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         signer = found[4] if found[3] == "G" and found[4] else None
-        return Change(commit=found[0], author=found[1], at=at, signer=signer)
+        return LastChange(commit=found[0], author=found[1], at=at, signer=signer)
 
     def _cut_off(self) -> frozenset[str]:
         """Return the commits at which the history of a shallow clone ends."""
@@ -557,6 +604,34 @@ class Repository:
             raise UsageError(
                 "git does not know who you are; run: git config user.name NAME && git config user.email EMAIL"
             ) from None
+
+    def change(self, workspace: Path, base: str | None, index: Path, bytes_max: int) -> Change:
+        """Return how the files of `workspace` differ from a commit (None: from nothing), new ones included.
+
+        The index is a file of its own, made here, so nobody's is touched and nothing that was written into one hides a
+        change. The repository and its configuration are this one's, whatever `.git` in the workspace says by now.
+        """
+        where = (f"--git-dir={self.common}", f"--work-tree={workspace}", "--literal-pathspecs")
+        variables = {"GIT_INDEX_FILE": str(index)}
+
+        def ask(*arguments: str, feed: bytes = b"") -> bytes:
+            return run((*where, *arguments), directory=workspace, standard_input=feed, variables=variables)
+
+        tree = base or ask("hash-object", "-t", "tree", "--stdin").decode().strip()
+        ask("read-tree", "--empty") if base is None else ask("read-tree", "--end-of-options", base)
+        new = [each for each in ask("ls-files", "--others", "--exclude-standard", "-z").split(b"\0") if each]
+        if files := [each for each in new if not each.endswith(b"/")]:
+            named = ("--pathspec-from-file=-", "--pathspec-file-nul")
+            ask("add", "--intent-to-add", *named, feed=b"\0".join(files))
+        diff = ("diff", "--no-ext-diff", "--no-textconv", "--no-renames", "--ignore-submodules=dirty")
+        stats = ask(*diff, "--numstat", "-z", tree, "--")
+        patch = read_start((*where, *diff, "--binary", "--full-index", tree, "--"), workspace, variables, bytes_max + 1)
+        return Change(
+            patch=patch[:bytes_max],
+            whole=len(patch) <= bytes_max,
+            stats=tuple(_stat(each) for each in stats.split(b"\0") if each),
+            nested=tuple(os.fsdecode(each) for each in new if each.endswith(b"/")),
+        )
 
     # -------------------------------------------------------------------------------------------- writing
 
@@ -724,6 +799,12 @@ def _tree_entries(data: bytes, oid_bytes: int) -> dict[str, Entry]:
         at = end + 1 + oid_bytes
         found[name] = Entry(mode, data[end + 1 : at].hex(), name)
     return found
+
+
+def _stat(line: bytes) -> tuple[str, int | None, int | None]:
+    """Return path, added and removed of a line of `git diff --numstat -z`; counts are `-` for binary files."""
+    added, removed, path = line.split(b"\t", 2)
+    return os.fsdecode(path), *(int(each) if each.isdigit() else None for each in (added, removed))  # type: ignore[return-value]
 
 
 def _stream(draft: Draft) -> bytes:

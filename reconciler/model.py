@@ -405,6 +405,18 @@ class GuardSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AgentSettings:
+    """A coding agent that people named: `driver` is how it is driven, `command` the program and its first arguments,
+    `config` the agent's own configuration."""
+
+    driver: str
+    command: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    model: str | None = None
+    config: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """`reconciler.yaml`. `branch` None means the branch HEAD names; `runs_max` None twice the cores; `remote` None
     that there is none, whatever is configured."""
@@ -429,6 +441,7 @@ class Settings:
     trust: Trust = Trust()
     guards: GuardSettings = GuardSettings()
     sandbox: SandboxSettings = SandboxSettings()
+    agents: Mapping[str, AgentSettings] = field(default_factory=dict)
 
 
 # ---------------------------------------------------------------------------------------------- plans

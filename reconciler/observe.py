@@ -19,7 +19,7 @@ from reconciler.approve import Case
 from reconciler.cache import read_cache, write_cache
 from reconciler.diff import ENDED, Actual, Desired, awaited_runs, phase
 from reconciler.errors import ContentError, GitFailed
-from reconciler.git import Change, Entry
+from reconciler.git import Entry, LastChange
 from reconciler.hearing import Hearing
 from reconciler.model import (
     Approval,
@@ -111,7 +111,7 @@ class Observer:
         self.evidence_tip = ""
         self.plans: dict[str, Plan | Rejection | None] = {}
         self.nested: dict[RunId, Wish] = {}
-        self.changes: dict[str, tuple[str | None, Change | None]] = {}
+        self.changes: dict[str, tuple[str | None, LastChange | None]] = {}
         self._index_requests()
 
     def ask(self) -> None:
@@ -521,7 +521,7 @@ class Observer:
             plan=approval.plan,
         )
 
-    def _change(self, path: str) -> Change | None:
+    def _change(self, path: str) -> LastChange | None:
         """Return whose a file at the tip is, looked up once for every tip."""
         known = self.changes.get(path)
         if known is None or known[0] != self.tip:

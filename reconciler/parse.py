@@ -64,7 +64,6 @@ _NOT_AVAILABLE: tuple[tuple[str, str, object], ...] = (
     ("request", "concurrency", _ANY),
     ("request", "execution.mode", "cloud"),
     ("request", "execution.parallel", True),
-    ("pipeline", "stages.[].agent", _ANY),
     ("pipeline", "stages.[].requires_cloud", True),
     ("settings", "redact.mode", "off"),
     ("settings", "redact.mode", "shadow"),
@@ -110,7 +109,9 @@ def parse_pipeline(data: bytes, source: Source, contract: Contract) -> Pipeline 
         _conditions,
         _nesting,
         _protected,
+        _agent_commands,
         partial(_instant_timeouts, "stages.[].timeout"),
+        partial(_instant_timeouts, "stages.[].agent.stall_after"),
     )
     document = examine("pipeline", data, source, contract, *checks, partial(_self_inclusion, name))
     if isinstance(name, Problem) or isinstance(document, Rejection):
@@ -459,6 +460,15 @@ def _protected(document: Document) -> Iterator[Violation]:
             yield Violation(path=pointer, reason=reason, cure="name what the stage makes", rule="protected-path")
 
 
+def _agent_commands(document: Document) -> Iterator[Violation]:
+    """Return a violation where an agent's command and `use: command` do not come together."""
+    for pointer, agent in at(document.value, "stages.[].agent"):
+        if not isinstance(agent, dict) or (agent.get("use") == "command") == ("command" in agent):
+            continue
+        reason = "'command' is only read with 'use: command'"
+        yield Violation(path=pointer, reason=reason, cure="say both or neither", rule="agent-command")
+
+
 def _parameters(document: Document) -> Iterator[Violation]:
     for pointer, declared in at(document.value, "parameters.*"):
         if not isinstance(declared, dict) or not isinstance(pattern := declared.get("pattern"), str):
@@ -559,6 +569,10 @@ def _guard(value: str | Mapping[str, object]) -> Mapping[str, object]:
     return {"use": value} if isinstance(value, str) else value
 
 
+def _agent(value: Mapping[str, Any]) -> Mapping[str, object]:
+    return fields_of(value, {"stall_after": ("stall_after_s", parse_duration)})
+
+
 def _stages(value: Sequence[Mapping[str, Any]]) -> tuple[Stage, ...]:
     return tuple(Stage(**fields_of(each, _STAGE)) for each in value)
 
@@ -582,6 +596,7 @@ _REQUEST: Conversions = {
 }
 _STAGE: Conversions = {
     "command": ("command", _command),
+    "agent": ("agent", _agent),
     "guard": ("guard", _guard),
     "needs": ("needs", tuple),
     "timeout": ("timeout_s", parse_duration),

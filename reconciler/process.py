@@ -135,6 +135,19 @@ def _holds(process: Path, wanted: os.stat_result) -> bool:
     return False
 
 
+def marked(variable: str) -> tuple[Process, ...]:
+    """Return the other processes that were started with `NAME=value` in their environment (Linux; else none): those of
+    a program that closes what it inherited and begins sessions of its own."""
+    wanted, found = os.fsencode(variable), []
+    for pid in _pids():
+        with contextlib.suppress(OSError):
+            if pid != os.getpid() and wanted in (PROC / str(pid) / "environ").read_bytes().split(b"\0"):
+                process = identify(pid)
+                if process is not None:
+                    found.append(process)
+    return tuple(found)
+
+
 def kill_holders_of_removed(lock: Path) -> None:
     """KILL the groups of processes that have a lock open whose file was removed, and wait until they are gone."""
     name = f"{lock} (deleted)"

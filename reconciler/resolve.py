@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from reconciler import codec
+from reconciler import agent, codec
 from reconciler.model import (
     Child,
     Execution,
@@ -114,6 +114,7 @@ def _resolve(
     if isinstance(pipeline, Rejection):
         return _rejection(request, [_broken_pipeline(request, pipeline)])
     problems = [*_parameter_problems(request, pipeline), *_target_problems(request, pipeline)]
+    problems += _agent_problems(request, pipeline, settings)
     if problems:
         return _rejection(request, problems)
     way = way.through(pipeline.id)
@@ -308,8 +309,13 @@ def _stages(
 
 
 def _frozen(stage: Stage, settings: Settings) -> Stage:
-    """Return a stage whose guardrail holds what it needs of the settings: whoever executes it reads the plan alone."""
-    return stage if stage.guard is None else replace(stage, guard=guard_of(stage.guard, settings))
+    """Return a stage whose guardrail or agent holds what it needs of the settings: whoever executes it reads the plan
+    alone."""
+    if stage.guard is not None:
+        return replace(stage, guard=guard_of(stage.guard, settings))
+    if stage.agent is not None:
+        return replace(stage, agent=codec.dump(agent.resolve(stage.agent, settings.agents)))
+    return stage
 
 
 def guard_of(said: Mapping[str, object], settings: Settings) -> dict[str, object]:
@@ -384,11 +390,20 @@ def _digests(
                 "workspace": workspace,
                 "parameters": parameters,
                 "needs": {each: found[each] for each in needs[stage_id]},
-                **_set(stage),
                 **({"runs": nested[stage.id].digests} if nested[stage.id].digests else {}),
+                **_executed(stage),
             }
         )
     return found
+
+
+def _executed(stage: Stage) -> dict[str, Any]:
+    """Return what a stage executes beside its command: less what only bounds an agent, so that one which is given more
+    goes on where it was."""
+    said = _set(stage)
+    if stage.agent is not None:
+        said["agent"] = {key: value for key, value in stage.agent.items() if key not in agent.LIMITS}
+    return said
 
 
 def _in_order(needs: Mapping[StageId, tuple[StageId, ...]]) -> list[StageId]:
@@ -440,6 +455,16 @@ def _target_problems(request: Request, pipeline: Pipeline) -> Iterable[Problem]:
         cure = _suggestion(request.target, ids) or f"its stages: {', '.join(ids)}"
         reason = f"pipeline '{pipeline.id}' has no stage '{request.target}'"
         yield _problem(request, "/target", reason, cure, "target")
+
+
+def _agent_problems(request: Request, pipeline: Pipeline, settings: Settings) -> Iterable[Problem]:
+    for stage in pipeline.stages:
+        used = str((stage.agent or {}).get("use", ""))
+        known = sorted({*agent.BUILT_IN, *settings.agents})
+        if stage.agent is not None and used not in known:
+            cure = _suggestion(used, known) or f"name it in reconciler.yaml below 'agents', or use: {', '.join(known)}"
+            reason = f"stage '{stage.id}' of pipeline '{pipeline.id}' uses agent '{used}', which is not known"
+            yield _problem(request, "/pipeline", reason, cure, "unknown-agent")
 
 
 def _unknown_pipeline(request: Request, pipelines: Iterable[str]) -> Problem:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from reconciler.model import (
+    AgentSettings,
     ApprovalPolicy,
     Contract,
     EvidenceSettings,
@@ -36,7 +37,7 @@ def parse_settings(data: bytes | None, source: Source, contract: Contract) -> Se
     """Return the settings that `data` says, the defaults where it says nothing, or everything that is wrong."""
     if data is None:
         return Settings()
-    document = examine("settings", data, source, contract, _intervals, _silence, _lease, _patterns)
+    document = examine("settings", data, source, contract, _intervals, _silence, _lease, _patterns, _commands)
     if isinstance(document, Rejection):
         return document
     return Settings(**fields_of(document.value, _SETTINGS))
@@ -93,6 +94,13 @@ def _patterns(document: Document) -> Iterator[Violation]:
             yield Violation(path=pointer, reason=reason, cure="", rule="bad-pattern")
 
 
+def _commands(document: Document) -> Iterator[Violation]:
+    for pointer, each in at(document.value, "agents.*"):
+        if isinstance(each, dict) and each.get("driver") == "command" and "command" not in each:
+            reason = "the driver 'command' has no command"
+            yield Violation(path=pointer, reason=reason, cure="add 'command: [...]'", rule="agent-command")
+
+
 def _heartbeat(value: Mapping[str, Any]) -> Heartbeat:
     seconds: Conversions = {key: (f"{key}_s", parse_duration) for key in value}
     return Heartbeat(**fields_of(value, seconds))
@@ -135,6 +143,10 @@ def _watch(value: Mapping[str, Any]) -> Watch:
     return Watch(**fields_of(value, {"paths": ("paths", tuple)}))
 
 
+def _agents(value: Mapping[str, Mapping[str, Any]]) -> dict[str, AgentSettings]:
+    return {name: AgentSettings(**fields_of(each, {"command": ("command", tuple)})) for name, each in value.items()}
+
+
 _SETTINGS: Conversions = {
     "poll_interval": ("poll_interval_s", parse_duration),
     "lease": ("lease_s", parse_duration),
@@ -153,4 +165,5 @@ _SETTINGS: Conversions = {
     "publish": ("publish", lambda value: PublishSettings(**value)),
     "guards": ("guards", _guards),
     "sandbox": ("sandbox", lambda value: SandboxSettings(**value)),
+    "agents": ("agents", _agents),
 }

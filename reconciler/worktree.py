@@ -119,7 +119,7 @@ class WorkTree:
     def _git(self, *words: str) -> str:
         """Return what git prints about this directory."""
         places = (f"--git-dir={self.repository.common}", f"--work-tree={self.directory}")
-        output = run((*places, *words), directory=self.directory, index=self._index)
+        output = run((*places, *words), directory=self.directory, variables={"GIT_INDEX_FILE": str(self._index)})
         return output.decode(errors="surrogateescape")
 
     @contextlib.contextmanager

@@ -7,4 +7,6 @@ from reconciler.order import Answer, Order
 
 def run_agent(order: Order) -> Answer:
     """Let the agent that the stage names work in the run's workspace, and judge what came of it."""
-    raise NotImplementedError(order.stage)
+    from reconciler.agents.stage import AgentStage
+
+    return AgentStage(order).run()

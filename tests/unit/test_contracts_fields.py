@@ -14,8 +14,10 @@ from jsonschema import Draft202012Validator
 from referencing import Registry
 
 from reconciler import aggregate, manifest, parse
+from reconciler.agent import Agent, Budget, Demand
 from reconciler.contracts import Contracts
 from reconciler.model import (
+    AgentSettings,
     Approval,
     ApprovalPolicy,
     Attempt,
@@ -104,6 +106,10 @@ FIELDS: list[tuple[str, str, type, set[str]]] = [
     ("settings", "properties/guards/properties/specs", SpecSettings, set()),
     ("settings", "properties/guards/properties/specs/properties/watch/items", Watch, set()),
     ("settings", "properties/sandbox", SandboxSettings, set()),
+    ("settings", "properties/agents/additionalProperties", AgentSettings, set()),
+    ("pipeline", "$defs/agent", Agent, {"driver", "config"}),
+    ("pipeline", "$defs/agent/properties/budget", Budget, set()),
+    ("pipeline", "$defs/agent/properties/demand", Demand, set()),
     ("manifest", "properties/request", Source, set()),
     ("manifest", "properties/pipeline", Source, set()),
     ("manifest", "properties/host", Host, set()),
@@ -133,8 +139,6 @@ def test_every_object_of_a_format_that_people_write_has_a_class(name: str) -> No
     opaque = {
         "$defs/guard",
         "$defs/sandbox",
-        "$defs/agent",
-        "$defs/agent/properties/budget",
         "$defs/stage/properties/approval",
     }
     known = {pointer for schema, pointer, *_ in FIELDS if schema == name}

@@ -972,3 +972,36 @@ def test_repositories_with_sha256_work_as_well(scratch: Scratch) -> None:
         assert [each.path for each in found.files_at(commit, ["d/a", "d/b", "d/c"])] == ["d/a", "d/b"]
     finally:
         found.objects.close()
+
+
+# ------------------------------------------------------------------------------------------------ changes
+
+
+def test_a_change_holds_every_path_whatever_its_name(repository: Repository, scratch: Scratch) -> None:
+    commit = tip(repository)
+    for path in ODD_PATHS:
+        scratch.write(path, "one\n")
+    (scratch.path / "README.md").unlink()
+    change = repository.change(scratch.path, commit, scratch.outside / "index", 1 << 20)
+    assert {path: counts for path, *counts in change.stats} == {
+        **{path: [1, 0] for path in ODD_PATHS}, "README.md": [0, 1],
+    }  # fmt: skip
+    assert change.whole and change.nested == ()
+    assert scratch.git("status", "--porcelain", "README.md") == " D README.md\n", "an index was touched"
+
+
+def test_a_change_that_is_too_large_is_cut_and_counted(repository: Repository, scratch: Scratch) -> None:
+    scratch.write("big.txt", "line\n" * 100_000)
+    change = repository.change(scratch.path, tip(repository), scratch.outside / "index", 1000)
+    assert (len(change.patch), change.whole, change.stats) == (1000, False, (("big.txt", 100_000, 0),))
+
+
+def test_a_change_of_nothing_and_against_nothing(repository: Repository, scratch: Scratch) -> None:
+    index = scratch.outside / "index"
+    assert repository.change(scratch.path, tip(repository), index, 1000) == git.Change(patch=b"", whole=True, stats=())
+    assert repository.change(scratch.path, None, index, 1000).stats == (("README.md", 1, 0),)
+
+
+def test_a_change_against_what_is_not_there_fails(repository: Repository, scratch: Scratch) -> None:
+    with pytest.raises(GitFailed, match="read-tree"):
+        repository.change(scratch.path, "0" * 40, scratch.outside / "index", 1000)

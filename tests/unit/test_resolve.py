@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reconciler import codec
+from reconciler.agent import Agent, Budget, Demand
 from reconciler.model import (
+    AgentSettings,
     ApprovalPolicy,
     Concurrency,
     EvidenceSettings,
@@ -487,6 +490,60 @@ def test_a_problem_points_at_the_key_that_is_meant(wanted: dict[str, Any], point
     found = resolve(request(**wanted), {meant.id: meant}, Settings(), PLACE)
     assert isinstance(found, Rejection)
     assert [each.pointer for each in found.problems] == pointers
+
+
+# ------------------------------------------------------------------------------------------------ agents
+
+
+def by_agent(settings: Settings = Settings(), **keys: Any) -> Plan:
+    return planned(
+        request(), pipeline(stage("a", command=None, agent={"use": "codex", "prompt": "x"} | keys)), settings
+    )
+
+
+def agent_of(plan: Plan) -> Agent:
+    return codec.load(Agent, dict(plan.stages[0].agent or {}))
+
+
+def test_an_agent_that_needs_no_settings() -> None:
+    assert agent_of(by_agent()) == Agent(use="codex", driver="codex", command=("codex",), prompt="x")
+    assert agent_of(by_agent(use="claude")).command == ("claude",)
+
+
+def test_the_plan_holds_what_stage_and_settings_say_of_an_agent() -> None:
+    ours = AgentSettings(driver="codex", env={"A": "1", "B": "1"}, model="small", config={"x": {"y": 1}})
+    known = Settings(agents={"ours": ours, "codex": AgentSettings(driver="claude", command=("c",))})
+    keys = {"use": "ours", "env": {"B": "2"}, "budget": {"tokens": 5}, "demand": {"files": ["a"]}, "stall_after_s": 9.0}
+    agent = agent_of(by_agent(known, **keys))
+    assert (agent.driver, agent.command, agent.model) == ("codex", ("codex",), "small")
+    assert (agent.env, agent.config) == ({"A": "1", "B": "2"}, {"x": {"y": 1}})
+    assert (agent.budget, agent.demand, agent.stall_after_s) == (Budget(tokens=5), Demand(files=("a",)), 9.0)
+    assert agent_of(by_agent(known, use="ours", model="large")).model == "large"
+    assert agent_of(by_agent(known)).driver == "claude", "a name in the settings replaces what is there without"
+    own = {"use": "command", "command": ["./agent", "x"]}
+    assert agent_of(by_agent(**own)).command == ("./agent", "x")
+
+
+def test_a_bound_of_an_agent_makes_no_other_stage_and_all_else_does() -> None:
+    digest = by_agent().stages[0].digest
+    for bound in ({"budget": {"minutes": 5}}, {"stall_after_s": 1.0}, {"resume": False}):
+        assert by_agent(**bound).stages[0].digest == digest
+    for other in ({"prompt": "y"}, {"model": "m"}, {"sandbox": "full"}, {"demand": {"diff": True}}):
+        assert by_agent(**other).stages[0].digest != digest
+    other_settings = Settings(agents={"codex": AgentSettings(driver="codex", model="m")})
+    assert by_agent(other_settings).stages[0].digest != digest
+
+
+def test_an_agent_that_nobody_knows() -> None:
+    known = pipeline(stage("a", command=None, agent={"use": "codx", "prompt": "x"}))
+    assert refused(request(), known) == [
+        f"{ASKED}: stage 'a' of pipeline 'p' uses agent 'codx', which is not known; did you mean 'codex'?"
+    ]
+    far = pipeline(stage("a", command=None, agent={"use": "gemini", "prompt": "x"}))
+    assert refused(request(), far) == [
+        f"{ASKED}: stage 'a' of pipeline 'p' uses agent 'gemini', which is not known; "
+        "name it in reconciler.yaml below 'agents', or use: claude, codex, command"
+    ]
 
 
 # ------------------------------------------------------------------------------------------------ instructions

@@ -6,6 +6,7 @@ import pytest
 
 from reconciler.contracts import Contracts
 from reconciler.model import (
+    AgentSettings,
     ApprovalPolicy,
     EvidenceSettings,
     GuardSettings,
@@ -62,6 +63,7 @@ def test_all_that_can_be_said() -> None:
     publish: {mode: direct}
     guards:
       specs: {paths: ["specs/*.md"], age_max: 90d, watch: [{paths: [src], spec: specs/a.md}]}
+    agents: {mine: {driver: command, command: [./a, b], config: {events: true}}, codex: {driver: codex, env: {A: "1"}}}
     """
     assert settings_of(text) == Settings(
         branch="release",
@@ -84,6 +86,10 @@ def test_all_that_can_be_said() -> None:
                 paths=("specs/*.md",), age_max_s=90 * 86400.0, watch=(Watch(paths=("src",), spec="specs/a.md"),)
             )
         ),
+        agents={
+            "mine": AgentSettings(driver="command", command=("./a", "b"), config={"events": True}),
+            "codex": AgentSettings(driver="codex", env={"A": "1"}),
+        },
     )
 
 
