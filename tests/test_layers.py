@@ -32,6 +32,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "settings",
         "sarif",
         "scaffold",
+        "health",
     ),
     "edges": (
         "disk",
@@ -46,6 +47,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "remote",
         "watch",
         "events",
+        "probes",
     ),
     "world": ("world",),
     "joints": (
@@ -63,7 +65,7 @@ LINES: dict[str, tuple[str, ...]] = {
     ),
     "loop": ("contact", "loop"),
     "simulation": ("simulation/",),
-    "faces": ("survey", "session", "display", "terminal"),
+    "faces": ("survey", "session", "display", "terminal", "newfiles"),
     "verbs": ("commands/", "executors/", "outlets/"),
     "entry": ("cli", "__main__"),
 }
