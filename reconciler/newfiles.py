@@ -5,11 +5,13 @@ Each file appears whole or not at all, and of several all or none.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
 import shlex
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -86,11 +88,25 @@ def _replace(root: Path, file: File) -> None:
     """Replace a file by what was made of its content, unless it says something else by now."""
     path = root / file.path
     try:
-        if DISK.read_bounded(path) != file.before:
-            raise TransientError(f"{path}: has changed meanwhile; try again")
-        DISK.write_atomic(path, file.data, mode=stat.S_IMODE(path.stat().st_mode))
+        with _alone(path.parent):
+            if DISK.read_bounded(path) != file.before:
+                raise TransientError(f"{path}: has changed meanwhile; try again")
+            DISK.write_atomic(path, file.data, mode=stat.S_IMODE(path.stat().st_mode))
     except (OSError, codec.CodecError) as error:
         raise TransientError(f"{path}: cannot be written: {getattr(error, 'strerror', error)}") from None
+
+
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Let one of us at a time replace files of a directory: else one could replace what another has just written."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise TransientError(f"{directory}: another process is writing here; try again") from None
+    finally:
+        os.close(descriptor)
 
 
 # ------------------------------------------------------------------------------------------------ what comes next

@@ -108,6 +108,18 @@ def test_a_task_joins_the_others_as_they_are_written(scratch: Scratch) -> None:
     assert sorted(files(scratch)) == ["tasks/0002-b.md", "tasks/index.json"]
 
 
+def test_of_tasks_that_are_written_at_once_none_is_lost(scratch: Scratch) -> None:
+    scratch.write("tasks/index.json", '{"items": []}')
+    started = {name: scratch.start("new", "task", name, "--no-mirrors") for name in ("a", "b", "c", "d")}
+    ended = {name: (each.communicate(timeout=60), each.returncode) for name, each in started.items()}
+    written = {name for name, (_, code) in ended.items() if code == 0}
+    refused = [said[1] for said, code in ended.values() if code == 75]
+    assert written and len(written) + len(refused) == len(started), ended
+    assert all("try again" in each for each in refused)
+    assert {each["id"] for each in json.loads(files(scratch)["tasks/index.json"])["items"]} == written
+    assert set(files(scratch)) == {"tasks/index.json", *(f"tasks/{name}.md" for name in written)}
+
+
 def test_items_and_mirrors_of_ones_own(scratch: Scratch) -> None:
     new(scratch, "task", "x", "--item", "fast=Answers in 100 ms", "--item", "safe=Safe", "--mirror", "docs/TODO.md")
     for path in ("tasks/x.md", "docs/TODO.md"):
