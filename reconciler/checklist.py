@@ -401,6 +401,21 @@ def set_gate(data: bytes, path: str, task_id: str, gate: Mapping[str, str]) -> b
     return bom + (text[:start] + spelled + text[end:]).encode()
 
 
+def add_task(data: bytes, path: str, task: Mapping[str, object]) -> bytes:
+    """Return the registry with one task more at its end, written as the last one before it is.
+
+    `task` is its keys and values, the `id` among them. Raise ContentError, also if there is a task of that id.
+    """
+    text = _json_text(data, path)
+    known = _entries(text, path)
+    if task["id"] in known:
+        found = known[str(task["id"])]
+        raise _refusal(path, text, found.start, f"task {task['id']} is in the registry already", "choose another id")
+    start, end, spelled = _task_edit(text, path, list(known.values()), task)
+    bom = data[: len(_BOM)] if data.startswith(_BOM) else b""
+    return bom + (text[:start] + spelled + text[end:]).encode()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Value:
     """A JSON value and where its text starts and ends; a member's key, too."""
@@ -498,6 +513,29 @@ def _member_start(text: str, path: str, entry: _Value, key: str) -> int:
     return _members(text, path, entry.start).get(key, entry).start
 
 
+def _task_edit(text: str, path: str, known: list[_Value], task: Mapping[str, object]) -> tuple[int, int, str]:
+    """Return a span of `text` and what shall stand there instead, so that the list holds a task more."""
+    root = _skip(text, 0)
+    members = _members(text, path, root)
+    end = _next(text, list(members.values())[-1].end) + 1
+    outer = _layout(text, _Value(start=root, end=end, value=None), list(members.values()))
+    inner = _inner(outer)
+    if not known:
+        found = members["items"]
+        spelled = _spell_object(text, task, _inner(inner))
+        return found.start, found.end, f"[{inner.lead}{spelled}{inner.tail}]" if _breaks(inner.lead) else f"[{spelled}]"
+    last = known[-1]
+    own = list(_members(text, path, last.start).values())
+    before = text[known[-2].end : last.start] if len(known) > 1 else _comma_of(text, members["items"], last, inner)
+    return last.end, last.end, before + _spell_object(text, task, _layout(text, last, own))
+
+
+def _comma_of(text: str, items: _Value, first: _Value, inner: _Layout) -> str:
+    """Return what stands between two elements of a list that has one."""
+    lead = text[items.start + 1 : first.start]
+    return "," + lead if _breaks(lead) else inner.comma
+
+
 def _gate_edit(text: str, path: str, entry: _Value, gate: Mapping[str, str]) -> tuple[int, int, str]:
     """Return a span of `text` and what shall stand there instead."""
     members = _members(text, path, entry.start)
@@ -535,7 +573,7 @@ def _breaks(blank: str) -> bool:
     return "\n" in blank or "\r" in blank
 
 
-def _spell_object(text: str, members: Mapping[str, str], layout: _Layout) -> str:
+def _spell_object(text: str, members: Mapping[str, object], layout: _Layout) -> str:
     """Return an object as JSON; it escapes what is not ASCII where the rest of the file holds nothing else."""
     if not members:
         return "{}"

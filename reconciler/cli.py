@@ -19,7 +19,9 @@ from reconciler.errors import InvariantError, ReconcilerError, TransientError
 
 VERBS = {
     "init": "make a repository ready",
+    "new": "write a task, request, pipeline or document to start from",
     "validate": "say everything that is wrong with the files, at once",
+    "doctor": "say what is missing or wrong here, and what cures it",
     "plan": "show what a pass would do now, and why; write nothing",
     "reconcile": "do one pass, or pass until nothing is under way",
     "status": "show runs: phase, stage, heartbeat, attempts, evidence",

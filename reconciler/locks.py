@@ -52,6 +52,13 @@ def remove_stale_locks(common: Path, places: Sequence[Path]) -> list[str]:
     return []
 
 
+def old_locks(common: Path) -> list[str]:
+    """Return the names of the lock files of the git directory `common` that are old enough to be stale, sorted."""
+    with contextlib.suppress(OSError):
+        return sorted(path.relative_to(common).as_posix() for path in _old_locks(common))
+    return []
+
+
 @contextlib.contextmanager
 def _alone(common: Path) -> Iterator[None]:
     """Let one process at a time remove: else one could remove what was made anew behind another's removal.

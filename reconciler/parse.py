@@ -181,6 +181,13 @@ def _name(path: str, below: str, length_max: int) -> str | Problem:
     return stem
 
 
+def id_fault(text: str, length_max: int = 100) -> tuple[str, str] | None:
+    """Return what keeps a text from being an id and what would be right, None if it is one."""
+    if len(text) > length_max:
+        return f"the id has {len(text)} characters", f"at most {length_max} are allowed"
+    return None if _ID.fullmatch(text) else _bad_part(text)
+
+
 def _bad_part(part: str) -> tuple[str, str]:
     """Return what is wrong with a part of a name, and what would be right."""
     if ".." in part:

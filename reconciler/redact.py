@@ -535,6 +535,11 @@ def secret_values(environment: Mapping[str, str]) -> tuple[bytes, ...]:
     return tuple(sorted(forms, key=lambda form: (-len(form), form)))
 
 
+def secret_names(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the names of variables that hold what looks like a secret, in their order."""
+    return tuple(name for name, value in environment.items() if _looks_secret(name) and not _is_plain(value.strip()))
+
+
 def _looks_secret(name: str) -> bool:
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+", "_", name).upper()
     return bool(re.search(_SECRET_NAME, words)) and not re.search(_PLAIN_NAME, words)

@@ -159,6 +159,15 @@ class Remote:
                 raise _unanswered(error) from None
         return _verdict(refs, atomic, _told(answer), errors)
 
+    def rehearse(self, oid: str) -> None:
+        """Ask whether a push of refs as one would be taken, and move none. Raise NoAtomicPush, PushRefused or
+        PushUnclear. What a server decides when it is told the refs, as for a protected branch, stays unknown."""
+        asked = ("push", "--dry-run", "--porcelain", "--no-verify", "--no-signed", "--no-follow-tags", "--atomic")
+        try:
+            self._network(*asked, "--end-of-options", self.name, f"{oid}:{SHARED[0]}doctor")
+        except GitFailed as error:
+            raise _unanswered(error) from None
+
     def keep(self, updates: Sequence[RefUpdate]) -> None:
         """Note here what was applied there, as the next fetch would: for whoever looks without asking the remote."""
         lines = []

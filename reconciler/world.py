@@ -85,14 +85,19 @@ def _remote_timeout_s() -> float:
 
 def _remote_name(repository: Repository, contracts: Contracts) -> str | None:
     """Return the remote that `reconciler.yaml` at HEAD names; what is wrong with that file is said elsewhere."""
-    oid = repository.look_up(["HEAD:reconciler.yaml"])[0]
+    settings = settings_at(repository, contracts, "HEAD")
+    return Settings().remote if settings is None or isinstance(settings, Rejection) else settings.remote
+
+
+def settings_at(repository: Repository, contracts: Contracts, revision: str) -> Settings | Rejection | None:
+    """Return what `reconciler.yaml` says at a revision, or what is wrong with it, None if there is none."""
+    oid = repository.look_up([f"{revision}:reconciler.yaml"])[0]
     if oid is None:
-        return Settings().remote
+        return None
     from reconciler.settings import parse_settings
 
     _, data = next(repository.blobs([oid]))
-    settings = parse_settings(data, Source(path="reconciler.yaml", blob=oid), contracts)
-    return Settings().remote if isinstance(settings, Rejection) else settings.remote
+    return parse_settings(data, Source(path="reconciler.yaml", blob=oid), contracts)
 
 
 def _root(repository: Repository) -> Path:

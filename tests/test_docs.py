@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -11,12 +12,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from reconciler.check import check, kind_of
-from reconciler.cli import VERBS
+from reconciler.cli import VERBS, cli
 from reconciler.contracts import Contracts
 from reconciler.model import Problem, Severity
 
@@ -84,6 +86,66 @@ def test_no_document_speaks_of_a_verb_that_is_not_there() -> None:
             found[1] for each in code for found in re.finditer(r"^(?:\$ )?reconciler ([a-z]+)\b", each, re.MULTILINE)
         ]
         assert set(said) <= VERBS.keys(), name_of(path)
+
+
+COMMAND = re.compile(r"\$\((reconciler [^)]*)\)|(?:^|\s)(reconciler [^\n]*)")
+PLACEHOLDER = re.compile(r"\.\.\.|\b[A-Z]{4,}\b|<[a-z]+>")
+"""What stands for something else, so that no command can be made of it."""
+
+
+def commands(path: Path) -> Iterator[tuple[str, bool]]:
+    """Yield every command of ours in a document, and whether it is whole: in running text a verb may just be named."""
+    for each in fences(path, "sh"):
+        lines = [line.partition("  #")[0] for line in each.splitlines() if not line.startswith("#")]
+        yield from ((found[1] or found[2], True) for line in lines for found in COMMAND.finditer(line))
+    for token in inlines(path):
+        if token.type == "code_inline" and token.content.startswith("reconciler "):
+            yield token.content, False
+
+
+def typed(command: str) -> list[str]:
+    """Return the words of a command up to where a shell makes something else of them."""
+    lexer = shlex.shlex(command, posix=True, punctuation_chars="|&;<>()")
+    lexer.whitespace_split = True
+    words = list(lexer)
+    end = next((index for index, word in enumerate(words) if word and not set(word) - set("|&;<>()")), len(words))
+    return words[1:end]
+
+
+def parse_words(words: list[str]) -> None:
+    """Parse a command line as the program does, and do nothing. Raise click.ClickException if it cannot be."""
+    command: click.Command = cli
+    context, name = None, "reconciler"
+    while isinstance(command, click.Group):
+        context = command.make_context(name, words, parent=context)
+        words = [*context._protected_args, *context.args]
+        if not words:
+            raise click.exceptions.NoArgsIsHelpError(context)
+        _, found, words = command.resolve_command(context, words)
+        assert found is not None
+        command, name = found, str(found.name)
+    command.make_context(name, words, parent=context)
+
+
+@written
+def test_every_command_in_a_document_could_be_typed(path: Path) -> None:
+    for command, whole in commands(path):
+        if PLACEHOLDER.search(command):
+            continue
+        try:
+            parse_words(typed(command))
+        except (click.MissingParameter, click.exceptions.NoArgsIsHelpError):
+            assert not whole, f"{name_of(path)}: {command}"
+        except click.ClickException as error:
+            pytest.fail(f"{name_of(path)}: {command}: {error.format_message()}")
+
+
+@pytest.mark.parametrize(
+    "words", [["statsu"], ["status", "--al"], ["start", "x"], ["new", "tsk", "x"], ["new", "task"], ["logs", "--tail"]]
+)
+def test_what_cannot_be_typed_is_noticed(words: list[str]) -> None:
+    with pytest.raises(click.UsageError):
+        parse_words(words)
 
 
 def test_the_generated_pages_are_up_to_date() -> None:
@@ -155,6 +217,17 @@ def test_relative_links_lead_somewhere(path: Path) -> None:
 
 # ------------------------------------------------------------------------------------------------ examples
 
+FORMATS = ROOT / "docs" / "reference" / "formats.md"
+EXEMPLARY = [each for each in WRITTEN if each != FORMATS and any(fences(each, "yaml"))]
+"""Every document that shows a file of ours, but the page of formats, which has examples of another shape."""
+SHOWN = re.compile(r"\(\.\./\.\./schemas/([a-z-]+)\.schema\.json\)\).*?\n```(yaml|json)\n(.*?)```", re.DOTALL)
+PLACES = {
+    "request": "runs.d/example.yaml",
+    "approval": "runs.d/example.approval.yaml",
+    "pipeline": "pipelines/example.yaml",
+    "settings": "reconciler.yaml",
+}
+
 EXAMPLE = re.compile(r"# (\S+)( \(rejected\))?\n(.*)", re.DOTALL)
 
 
@@ -176,7 +249,7 @@ def problems_of(path: Path, place: str, data: bytes) -> tuple[Problem, ...]:
     return check({**others, place: data}, {place: kind}, CONTRACTS)
 
 
-@pytest.mark.parametrize("path", [README, GUIDE], ids=name_of)
+@pytest.mark.parametrize("path", EXEMPLARY, ids=name_of)
 def test_what_an_example_shows_works(path: Path) -> None:
     sound = [(place, data) for place, rejected, data in examples(path) if not rejected]
     assert sound
@@ -193,6 +266,21 @@ def test_what_is_said_to_be_not_there_yet_is_rejected_as_said() -> None:
         assert {each.rule for each in problems} == {"not-available"}
         said = "".join(f"{each.sentence()}\n" for each in problems)
         assert said in list(fences(GUIDE, "text")), f"{place} says:\n{said}"
+
+
+def test_the_examples_of_the_formats_are_what_they_are_called() -> None:
+    """What the program cannot do yet may stand in them; nothing else may be wrong."""
+    found = SHOWN.findall(read(FORMATS))
+    assert {name for name, *_ in found} >= PLACES.keys()
+    for name, syntax, text in found:
+        if syntax == "json":
+            assert CONTRACTS.check(name, json.loads(text)) == (), name
+        else:
+            place = PLACES[name]
+            kind = kind_of(place)
+            assert kind is not None
+            problems = check({place: text.encode()}, {place: kind}, CONTRACTS, alone=True)
+            assert {each.rule for each in problems} <= {"not-available"}, [each.sentence() for each in problems]
 
 
 def test_the_json_in_the_guide_keeps_its_schema() -> None:

@@ -36,6 +36,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "course",
         "condition",
         "globs",
+        "health",
     ),
     "edges": (
         "disk",
@@ -51,6 +52,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "worktree",
         "watch",
         "events",
+        "probes",
     ),
     "world": ("world",),
     "joints": (
@@ -69,7 +71,7 @@ LINES: dict[str, tuple[str, ...]] = {
     ),
     "loop": ("contact", "loop"),
     "simulation": ("simulation/",),
-    "faces": ("survey", "session", "display", "terminal"),
+    "faces": ("survey", "session", "display", "terminal", "newfiles"),
     "verbs": ("commands/", "executors/", "outlets/"),
     "entry": ("cli", "__main__"),
 }

@@ -340,12 +340,17 @@ def cli_page() -> str:
 
 
 def _verb(name: str, command: click.Command | None, parent: click.Context) -> str:
+    """Return the section about a verb, and below it, of one that is several, those about its parts."""
     import click
 
     assert command is not None, name
-    pieces = command.collect_usage_pieces(click.Context(command, info_name=name, parent=parent))
-    usage = ["```text", f"reconciler {name} {' '.join(pieces)}", "```", ""]
-    return "\n".join([f"## {name}", "", *usage, *_paragraphs(command.help or ""), *_options(command)])
+    context = click.Context(command, info_name=name, parent=parent)
+    path = context.command_path.removeprefix("reconciler ")
+    usage = ["```text", f"reconciler {path} {' '.join(command.collect_usage_pieces(context))}", "```", ""]
+    heading = f"{'#' * (1 + len(path.split()))} {path}"
+    parts = list(command.commands.items()) if isinstance(command, click.Group) else []
+    own = "\n".join([heading, "", *usage, *_paragraphs(command.help or ""), *_options(command)])
+    return "\n".join([own, *(_verb(each, part, context) for each, part in parts)])
 
 
 def _paragraphs(help_: str) -> Iterator[str]:

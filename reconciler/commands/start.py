@@ -56,7 +56,7 @@ def command(repo: str, /, pipeline: str, timeout: str | None, no_wait: bool, for
     Your index and working tree are not touched, only the new file appears. Exit codes as for reconcile --wait.
     """  # fmt: skip
     session = Session(Path(repo), quiet=form == "json")
-    content = _render({"pipeline": pipeline, **asked, "parameters": _parameters(asked["parameters"])})
+    content = _render({"pipeline": pipeline, **asked, "parameters": parameters(asked["parameters"])})
     request = _commit(session, pipeline, content)
     run_id = resolve.run_id(request)
     session.loop.concerned.add(run_id)
@@ -78,7 +78,7 @@ def _conclude(session: Session, run_id: RunId, word: str, facts: Mapping[str, An
         click.echo(f"log       {facts['log_path']}")
 
 
-def _parameters(given: tuple[str, ...]) -> dict[str, Any]:
+def parameters(given: tuple[str, ...]) -> dict[str, Any]:
     """Return KEY=VALUE words as parameters; values stay text, so that 3.10 does not become 3.1."""
     found: dict[str, Any] = {}
     for word in given:

@@ -93,7 +93,7 @@ def command(repo: str, paths: tuple[str, ...], commit: str | None, said: str | N
     if not base.is_dir():
         raise UsageError(f"{repo}: no such directory")
     batches = _at_commit(base, paths, commit) if commit is not None else _on_disk(base, paths, kind)
-    found = (problem for batch in batches for problem in _problems(batch))
+    found = (problem for batch in batches for problem in problems_of(batch))
     problems = sorted(found, key=lambda each: (each.path, each.line, each.column))
     _print(form, sum(len(batch.asked) for batch in batches), problems)
     failing = [each for each in problems if strict or each.severity is Severity.ERROR]
@@ -109,7 +109,7 @@ def _refuse_contradictions(paths: Sequence[str], commit: str | None, kind: Kind 
         raise UsageError("- needs --as: standard input has no path that says what it is; for example: --as request -")
 
 
-def _problems(batch: Batch) -> Iterator[Problem]:
+def problems_of(batch: Batch) -> Iterator[Problem]:
     """Yield the problems of a batch under the names that people know its files by."""
     for each in check(batch.files, batch.asked, _CONTRACTS, alone=batch.alone):
         name = batch.names.get(each.path, batch.prefix + each.path)
@@ -173,6 +173,18 @@ def _on_disk(base: Path, words: Sequence[str], said: Kind | None) -> list[Batch]
         found = _below(root, path) if _is_folder(path) else _named(root, path, word)
         asked.setdefault(root, {}).update(found)
     return [_batch(home, root, found) for root, found in asked.items()]
+
+
+def everything(base: Path) -> Batch:
+    """Return all files of the repository or directory around `base` that are ours, without records."""
+    return _on_disk(base, (), None)[0]
+
+
+def overlay(root: Path, held: Mapping[str, bytes]) -> Batch:
+    """Return files as if they lay in a repository already, among all that does."""
+    checklists = checklists_of(root)
+    asked = {path: kind for path in held if (kind := kind_of(path, checklists)) is not None}
+    return Batch(files=Disk(root, _below(root, root), held), asked=asked)
 
 
 def _batch(home: Path, root: Path, asked: Mapping[str, Kind]) -> Batch:
@@ -243,7 +255,7 @@ def _root(path: Path) -> Path:
 def _named(root: Path, path: Path, word: str) -> dict[str, Kind]:
     """Return the kind of a file that was named. Raise UsageError if nothing says what it is."""
     relative = path.relative_to(root).as_posix()
-    return {relative: _kind(word, relative, kind_of(relative, _checklists(root)))}
+    return {relative: _kind(word, relative, kind_of(relative, checklists_of(root)))}
 
 
 def _kind(word: str, path: str, kind: Kind | None) -> Kind:
@@ -254,14 +266,15 @@ def _kind(word: str, path: str, kind: Kind | None) -> Kind:
     return kind or Kind.CHECKLIST
 
 
-def _checklists(root: Path) -> Sequence[str]:
+def checklists_of(root: Path) -> Sequence[str]:
+    """Return the patterns of the files that hold checklists, as the settings on disk say."""
     there = [SETTINGS_PATH] if (root / SETTINGS_PATH).exists() else []
     return settings_of(Disk(root, there), _CONTRACTS).checklists
 
 
 def _below(root: Path, within: Path) -> dict[str, Kind]:
     """Return the files of ours below a directory and their kinds, sorted. Raise UsageError beyond our bound."""
-    checklists = _checklists(root)
+    checklists = checklists_of(root)
     inside = os.path.relpath(within, root)
     skipped = frozenset() if _is_record(inside) else RECORDS
     found: dict[str, Kind] = {}

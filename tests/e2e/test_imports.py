@@ -29,7 +29,17 @@ def loaded(scratch: Scratch, *words: str) -> set[str]:
     return set(done.stdout.partition("LOADED ")[2].split())
 
 
-@pytest.mark.parametrize("words", [["--help"], ["reconcile", "--help"], ["completion", "bash"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["reconcile", "--help"],
+        ["new", "--help"],
+        ["new", "task", "--help"],
+        ["doctor", "--help"],
+        ["completion", "bash"],
+    ],
+)
 def test_help_loads_nothing_heavy(scratch: Scratch, words: list[str]) -> None:
     assert not loaded(scratch, *words) & HEAVY
 
