@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from reconciler import manifest
+from reconciler import manifest, roles
 from reconciler.approve import is_rejected
 from reconciler.model import ChildEnd, Outcome, Plan, PlannedStage, StageId, StageRecord, StageStatus, Status
 
@@ -106,8 +106,8 @@ def verdict(plan: Plan, records: Records) -> tuple[Outcome, str]:
     waiting = [each for each in records.values() if each.status == StageStatus.WAITING]
     if waiting:
         return Outcome.WAITING, "; ".join(f"stage '{each.id}' {each.summary}" for each in waiting)
-    if fault := manifest.guardrail_fault(plan, records):
-        return Outcome.FAILED, fault
+    if reason := roles.objection(plan, records):
+        return Outcome.FAILED, reason
     allowed = [each.id for each in records.values() if each.status == StageStatus.FAILED]
     return Outcome.SUCCEEDED, f"failed, as allowed: {', '.join(allowed)}" if allowed else ""
 

@@ -227,7 +227,15 @@ def _verdict(record: StageRecord | None) -> Verdict | None:
     return Verdict.FAILED if record.status == StageStatus.FAILED and verdict == Verdict.PASSED else verdict
 
 
-def run_summary(document: Mapping[str, object], manifest_sha256: str) -> dict[str, object]:
+NOT_REVIEWED: Mapping[str, object] = {"decision": "none", "reason": "it did not come to a review"}
+
+
+def run_summary(
+    document: Mapping[str, object],
+    manifest_sha256: str,
+    test_status: str = "none",
+    review: Mapping[str, object] = NOT_REVIEWED,
+) -> dict[str, object]:
     """Return the run summary that stands beside a manifest: what was planned, built, tested and reviewed."""
     commands: list[dict[str, object]] = document["commands"]  # type: ignore[assignment]
     selected = [each for each in commands if each["selected"]]
@@ -249,8 +257,8 @@ def run_summary(document: Mapping[str, object], manifest_sha256: str) -> dict[st
             "stages": [each["id"] for each in selected],
         },
         "build": {"status": document["status"], "stages": _stage_states(selected)},
-        "test": {"status": _test_status(tests), "stages": _stage_states(tests)},
-        "review": {"decision": "none", "reason": "no reviewer is configured"},
+        "test": {"status": test_status, "stages": _stage_states(tests)},
+        "review": dict(review),
     }
 
 
@@ -262,12 +270,6 @@ def error_document(command: Mapping[str, object], tail: str) -> dict[str, object
 
 def _stage_states(commands: list[dict[str, object]]) -> list[dict[str, object]]:
     return [{"id": each["id"], "status": each["status"]} for each in commands]
-
-
-def _test_status(tests: list[dict[str, object]]) -> str:
-    if not tests:
-        return "none"
-    return "passed" if all(each["status"] == "succeeded" for each in tests) else "failed"
 
 
 def _commands(records: Records) -> list[dict[str, object]]:

@@ -34,6 +34,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "scaffold",
         "approve",
         "course",
+        "roles",
         "condition",
         "globs",
         "health",
@@ -81,7 +82,7 @@ ORDER = list(LINES)
 ONLY: dict[str, set[str]] = {
     "worker": {
         *LINES["words"],
-        *("disk", "rundir", "process", "manifest", "redact", "approve", "course", "sandbox", "stage"),
+        *("disk", "rundir", "process", "manifest", "redact", "approve", "course", "roles", "sandbox", "stage"),
     },
     "stage": {*LINES["words"], "rundir", "process", "manifest", "redact", "sandbox"},
     "sandbox": set(LINES["words"]),

@@ -59,6 +59,18 @@ def test_a_run_without_checklists_loads_no_markdown_and_no_slow_validator(scratc
 def test_a_worker_loads_the_standard_library_and_our_records_only() -> None:
     program = "import reconciler.worker, sys; print(*{name for name in sys.modules if name.startswith('reconciler.')})"
     done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True, timeout=60)
-    names = {"worker", "stage", "sandbox", "rundir", "disk", "process", "manifest", "redact", "course", "approve"}
+    names = {
+        "worker",
+        "stage",
+        "sandbox",
+        "rundir",
+        "disk",
+        "process",
+        "manifest",
+        "redact",
+        "course",
+        "roles",
+        "approve",
+    }
     words = {"codec", "model", "order", "errors"}
     assert set(done.stdout.split()) == {f"reconciler.{name}" for name in names | words}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from reconciler import codec
+from reconciler import codec, roles
 from reconciler.manifest import (
     Records,
     artifact_root,
@@ -522,7 +522,8 @@ def test_every_attempt_has_logs_of_its_own(index: int, attempt: int, name: str) 
 )
 def test_the_summary_of_a_run_says_whether_its_tests_passed(lint: str, test: str, said: str) -> None:
     ran = attempt(1, record("build", "succeeded"), record("lint", lint), record("test", test), outcome="succeeded")
-    summary: Any = run_summary(written(records(attempts=[ran])), "f" * 64)
+    known = {each.id: each for each in ran.stages}
+    summary: Any = run_summary(written(records(attempts=[ran])), "f" * 64, roles.test(PLAN, known).status)
     assert summary["test"] == {"status": said, "stages": [{"id": "test", "status": test}]}
     assert [each["id"] for each in summary["build"]["stages"]] == ["build", "lint", "test"]
     assert summary["plan"] == {"digest": PLAN.digest, "target": None, "stages": ["build", "lint", "test"]}
