@@ -326,6 +326,8 @@ def test_the_verb_says_what_is_wrong_here_and_now(scratch: Scratch) -> None:
     document = json.loads(scratch.run("guard", "docs", "--dry-run", "--format", "json").stdout)
     assert document["verdict"] == "advisory"
     assert {each["path"] for each in document["detail"]["findings"]} == {"README.md"}
+    own = scratch.run("guard", "command", "--format", "json", "--", "sh", "-c", "echo 🦊 said; exit 1")
+    assert (own.returncode, own.stderr, json.loads(own.stdout)["verdict"]) == (1, "🦊 said\n", "failed")
     scratch.write("docs/more.md", "# More\n")
     scratch.write("README.md", "# Read\n\nSee [more](docs/more.md#more).\n")
     assert scratch.run("guard", "docs").returncode == 0, "what is not committed counts as it lies there"
@@ -351,12 +353,15 @@ def test_the_verb_judges_what_is_not_committed_else_the_last_commit(scratch: Scr
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("docs", "--all"), "guard 'docs' has no option 'all', it belongs to specs; see reconciler guard --help"),
+        (("docs", "--all"), "guard 'docs' has no option 'all', it belongs to specs; it knows paths"),
         (("diff", "--strict"), "guard 'diff' has no option 'strict', it belongs to checklists"),
         (("specs", "x"), "guard 'specs' has no option 'command', it belongs to command"),
         (("command",), "guard 'command' has no command; for example: reconciler guard command -- make lint"),
-        (("diff", "--since=--output=x"), "--since: '--output=x' is no revision"),
-        (("diff", "--since", "a..b"), "--since: 'a..b' is no revision"),
+        (("diff", "--since=--output=x"), "'--output=x' is not a revision"),
+        (("diff", "--since", "a..b"), "'a..b' is not a revision"),
+        (("docs", "--path", "/etc/*"), "'/etc/*' is not a path pattern"),
+        (("docs", "--exclude", "a", "--exclude", "a"), "'exclude' holds 'a' twice"),
+        (("diff", "--files-max", "10000000"), "'files_max' is 10000000, expected at most 1000000"),
         (("spec",), "'spec' is not one of"),
         ((), "Missing argument 'KIND'"),
     ],
