@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from reconciler import process
 from tests.scratch import Scratch
 
 
@@ -162,6 +163,22 @@ def test_a_guardrail_that_is_killed_gave_no_verdict(scratch: Scratch) -> None:
     assert manifest["guardrail_status"]["missing"] == ["slow"]
     assert manifest["status_detail"] == "guardrails are required: slow gave no verdict"
     assert scratch.processes(scratch.directory("a")) == []
+
+
+def test_while_a_command_of_one_s_own_lives_so_does_its_attempt(scratch: Scratch) -> None:
+    """The lock of the run goes on to it: a pass that finds the worker dead must know that something still works."""
+    scratch.settings()
+    told = scratch.outside / "pid"
+    pipeline(
+        scratch,
+        f"{{id: own, guard: {{use: command, command: 'echo $$ > {told}.new; mv {told}.new {told}; sleep 60'}}}}",
+    )
+    scratch.request("a", "p")
+    scratch.commit()
+    scratch.run("reconcile")
+    scratch.wait_for(told.exists)
+    holders = [each.pid for each in process.holders(scratch.record("a", "lock"))]
+    assert int(told.read_text()) in holders
 
 
 def test_a_target_without_guardrails_does_not_get_around_them(scratch: Scratch) -> None:
