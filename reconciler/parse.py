@@ -438,7 +438,7 @@ def _guards(document: Document) -> Iterator[Violation]:
         if not isinstance(guard, dict) or not isinstance(kind, str) or kind not in GUARD_OPTIONS:
             continue
         for key in guard:
-            if reason := misplaced_option(kind, key):
+            if reason := _misplaced_option(kind, key):
                 cure = f"it knows {', '.join(_options(kind))}"
                 yield Violation(path=(*pointer, key), reason=reason, cure=cure, rule="guard-option")
         if kind == "command" and "command" not in guard:
@@ -446,7 +446,7 @@ def _guards(document: Document) -> Iterator[Violation]:
             yield Violation(path=pointer, reason=reason, cure=cure, rule="guard-option")
 
 
-def misplaced_option(kind: str, key: str) -> str:
+def _misplaced_option(kind: str, key: str) -> str:
     """Return why a guardrail of this kind cannot be told `key`, "" if it can; keys that none knows are not judged."""
     owners = [each for each, options in GUARD_OPTIONS.items() if key in options]
     if not owners or kind in owners:

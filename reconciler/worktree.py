@@ -80,10 +80,14 @@ class WorkTree:
         self.repository, self.directory = repository, directory.resolve()
         self._own = tempfile.TemporaryDirectory(prefix="reconciler-index-")
         self._index = Path(self._own.name) / "index"
-        self._git("read-tree", commit)
-        # Hashes every file once, so that the questions that follow need not. What differs is no error here.
-        with contextlib.suppress(GitFailed):
-            self._git("update-index", "-q", "--refresh")
+        try:
+            self._git("read-tree", commit)
+            # Hashes every file once, so that the questions that follow need not. What differs is no error here.
+            with contextlib.suppress(GitFailed):
+                self._git("update-index", "-q", "--refresh")
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         self._own.cleanup()

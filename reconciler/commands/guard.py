@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import re
+import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ from typing import Any
 import click
 
 from reconciler.errors import ContentError, GitFailed, UsageError
+from reconciler.guards import KINDS
 from reconciler.model import Settings
 from reconciler.terminal import format_option, print_json, single_line
 
-KINDS = ("specs", "checklists", "diff", "docs", "command")
 SETTINGS_PATH = "reconciler.yaml"
 
 
@@ -49,7 +50,8 @@ def command(repo: str, /, kind: str, words: tuple[str, ...], form: str, **said: 
     Exit codes: 0 passed, or a dry run, 1 failed, 2 wrong usage.
     """
     options = options_of(kind, words, said)
-    found = _report(Path(repo), options)
+    # Data is alone on standard output: what a command prints goes elsewhere then.
+    found = _report(Path(repo), options, sys.stderr.fileno() if form == "json" else None)
     dry_run = "dry_run" in options
     from reconciler.guards.findings import answer_of, conclusion
 
@@ -62,29 +64,26 @@ def command(repo: str, /, kind: str, words: tuple[str, ...], form: str, **said: 
     return 1 if found.failed and not dry_run else 0
 
 
-def options_of(kind: str, words: tuple[str, ...], said: Mapping[str, Any]) -> dict[str, object]:
-    """Return the options of a guardrail as a pipeline would say them. Raise UsageError for those that it has not."""
-    from reconciler.parse import misplaced_option
+def options_of(kind: str, words: tuple[str, ...], said: Mapping[str, Any]) -> Mapping[str, object]:
+    """Return the options of a guardrail, held against what a pipeline may say. Raise UsageError for what it may not."""
+    from reconciler.contracts import Contracts
+    from reconciler.model import Rejection, Source
+    from reconciler.parse import parse_pipeline
 
-    known = {"all": said["everything"], **{key: each for key, each in said.items() if key != "everything"}}
-    options = {key: list(each) if isinstance(each, tuple) else each for key, each in known.items()}
-    options = {key: each for key, each in options.items() if each is not None and each is not False and each != []}
-    if words:
-        options["command"] = list(words)
-    for key in options:
-        if reason := misplaced_option(kind, key):
-            raise UsageError(f"{reason}; see reconciler guard --help")
     if kind == "command" and not words:
         raise UsageError("guard 'command' has no command; for example: reconciler guard command -- make lint")
-    if not _REVISION.fullmatch(str(options.get("since", "HEAD"))):
-        raise UsageError(f"--since: {options['since']!r} is no revision; name a branch, a tag, a commit id or HEAD~1")
-    return {"use": kind, **options}
+    known = {"all": said["everything"], **{key: each for key, each in said.items() if key != "everything"}}
+    options = {key: each for key, each in known.items() if each not in (None, False, ())}
+    guard = {"use": kind, **options, **({"command": words} if words else {})}
+    pipeline = json.dumps({"stages": [{"id": "guard", "guard": guard}]}, ensure_ascii=False)
+    parsed = parse_pipeline(pipeline.encode(errors="replace"), Source(path="pipelines/guard.yaml"), Contracts())
+    if isinstance(parsed, Rejection):
+        first = parsed.problems[0]
+        raise UsageError(f"{first.reason}; {first.cure or 'see reconciler guard --help'}")
+    return parsed.stages[0].guard or {}
 
 
-_REVISION = re.compile(r"(?!.*(?:\.\.|//))[A-Za-z0-9_][A-Za-z0-9_./@+-]{0,200}(?:[~^][0-9]{0,6}){0,10}")
-
-
-def _report(directory: Path, options: Mapping[str, object]) -> Any:
+def _report(directory: Path, options: Mapping[str, object], output: int | None) -> Any:
     from reconciler.git import open_repository
     from reconciler.guards import judge
     from reconciler.guards.scene import scene_at
@@ -99,6 +98,7 @@ def _report(directory: Path, options: Mapping[str, object]) -> Any:
         raise ContentError("there is no commit here yet; commit something first") from None
     place = repository.directory
     with scene_at(repository, commit, place, place) as scene:
+        scene.output = output
         settings = _settings(scene.read([SETTINGS_PATH])[SETTINGS_PATH])
         return judge(scene, guard_of(options, settings))
 

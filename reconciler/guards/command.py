@@ -20,7 +20,9 @@ def check(scene: Scene, options: Mapping[str, object]) -> Report:
     try:
         # Whatever is inherited goes on to it, and nothing of ours is inheritable but the lock of the run: while the
         # command lives, so does the attempt. Its time limit is that of the stage, whose process group it is in.
-        ended = subprocess.run(argv, cwd=scene.place, stdin=subprocess.DEVNULL, close_fds=False, check=False)
+        ended = subprocess.run(
+            argv, cwd=scene.place, stdin=subprocess.DEVNULL, stdout=scene.output, close_fds=False, check=False
+        )
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         return report_of([_finding(f"cannot start '{argv[0]}': {why}")], 1)

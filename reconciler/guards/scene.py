@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import cached_property
@@ -31,10 +31,11 @@ class Change:
 
 class Scene:
     """Everything a guardrail may look at. `commit` is the run's, `files` are those of the workspace, and `place` is
-    where a command works."""
+    where a command works; what it prints goes to the descriptor `output`, by default to where ours does."""
 
     def __init__(self, repository: Repository, commit: str, files: Files, place: Path, today: date) -> None:
         self.repository, self.commit, self.files, self.place, self.today = repository, commit, files, place, today
+        self.output: int | None = None
 
     @property
     def paths(self) -> frozenset[str]:
@@ -91,14 +92,11 @@ def scene_at(
     repository: Repository, commit: str, directory: Path, place: Path, *, empty: bool = False
 ) -> Iterator[Scene]:
     """Lead a guardrail to a directory of files that began as those of a commit."""
-    tree = None if empty else WorkTree(repository, directory, commit)
-    try:
-        files = tree or CommitFiles(repository, commit)
+    with closing(repository.objects), ExitStack() as stack:
+        files: Files = CommitFiles(repository, commit)
+        if not empty:
+            files = stack.enter_context(closing(WorkTree(repository, directory, commit)))
         yield Scene(repository, commit, files, place, datetime.now(UTC).date())
-    finally:
-        if tree is not None:
-            tree.close()
-        repository.objects.close()
 
 
 def verbs() -> frozenset[str]:

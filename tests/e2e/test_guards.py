@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from reconciler import process
 from tests.scratch import Scratch
 
 
@@ -162,6 +163,22 @@ def test_a_guardrail_that_is_killed_gave_no_verdict(scratch: Scratch) -> None:
     assert manifest["guardrail_status"]["missing"] == ["slow"]
     assert manifest["status_detail"] == "guardrails are required: slow gave no verdict"
     assert scratch.processes(scratch.directory("a")) == []
+
+
+def test_while_a_command_of_one_s_own_lives_so_does_its_attempt(scratch: Scratch) -> None:
+    """The lock of the run goes on to it: a pass that finds the worker dead must know that something still works."""
+    scratch.settings()
+    told = scratch.outside / "pid"
+    pipeline(
+        scratch,
+        f"{{id: own, guard: {{use: command, command: 'echo $$ > {told}.new; mv {told}.new {told}; sleep 60'}}}}",
+    )
+    scratch.request("a", "p")
+    scratch.commit()
+    scratch.run("reconcile")
+    scratch.wait_for(told.exists)
+    holders = [each.pid for each in process.holders(scratch.record("a", "lock"))]
+    assert int(told.read_text()) in holders
 
 
 def test_a_target_without_guardrails_does_not_get_around_them(scratch: Scratch) -> None:
@@ -326,6 +343,8 @@ def test_the_verb_says_what_is_wrong_here_and_now(scratch: Scratch) -> None:
     document = json.loads(scratch.run("guard", "docs", "--dry-run", "--format", "json").stdout)
     assert document["verdict"] == "advisory"
     assert {each["path"] for each in document["detail"]["findings"]} == {"README.md"}
+    own = scratch.run("guard", "command", "--format", "json", "--", "sh", "-c", "echo 🦊 said; exit 1")
+    assert (own.returncode, own.stderr, json.loads(own.stdout)["verdict"]) == (1, "🦊 said\n", "failed")
     scratch.write("docs/more.md", "# More\n")
     scratch.write("README.md", "# Read\n\nSee [more](docs/more.md#more).\n")
     assert scratch.run("guard", "docs").returncode == 0, "what is not committed counts as it lies there"
@@ -351,12 +370,15 @@ def test_the_verb_judges_what_is_not_committed_else_the_last_commit(scratch: Scr
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("docs", "--all"), "guard 'docs' has no option 'all', it belongs to specs; see reconciler guard --help"),
+        (("docs", "--all"), "guard 'docs' has no option 'all', it belongs to specs; it knows paths"),
         (("diff", "--strict"), "guard 'diff' has no option 'strict', it belongs to checklists"),
         (("specs", "x"), "guard 'specs' has no option 'command', it belongs to command"),
         (("command",), "guard 'command' has no command; for example: reconciler guard command -- make lint"),
-        (("diff", "--since=--output=x"), "--since: '--output=x' is no revision"),
-        (("diff", "--since", "a..b"), "--since: 'a..b' is no revision"),
+        (("diff", "--since=--output=x"), "'--output=x' is not a revision"),
+        (("diff", "--since", "a..b"), "'a..b' is not a revision"),
+        (("docs", "--path", "/etc/*"), "'/etc/*' is not a path pattern"),
+        (("docs", "--exclude", "a", "--exclude", "a"), "'exclude' holds 'a' twice"),
+        (("diff", "--files-max", "10000000"), "'files_max' is 10000000, expected at most 1000000"),
         (("spec",), "'spec' is not one of"),
         ((), "Missing argument 'KIND'"),
     ],

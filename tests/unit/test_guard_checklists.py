@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.guards import checklists
@@ -202,6 +202,7 @@ def test_a_registry_that_cannot_be_read_is_told(data: bytes) -> None:
     assert found[0].path == "tasks/index.json"
 
 
+@settings(deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5),
                     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["items", "id", "path", "mirrors"]), inner),
                     max_leaves=12))  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.guards import docs
@@ -162,6 +162,7 @@ def test_what_a_makefile_can_make(makefile: str, targets: set[str] | None) -> No
     assert targets_of(makefile) == targets
 
 
+@settings(deadline=None)
 @given(st.text(max_size=300))
 def test_no_text_breaks_it(text: str) -> None:
     said(text)

@@ -6,7 +6,7 @@ from datetime import date
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.guards import specs
@@ -107,6 +107,7 @@ def test_the_age_is_counted_in_days(day: str, age_max_d: float, stale: bool) -> 
     assert (fault(f"---\nlast_review: {day}\n---\n", age_max_d) is not None) == stale
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_no_bytes_break_it(data: bytes) -> None:
     assert fault(data) is None or fault(data) is not None
