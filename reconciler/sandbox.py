@@ -30,24 +30,20 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TEMPORARY = "/tmp"  # noqa: S108  a file system of its own in the sandbox, empty at the start of every stage
 
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/nix/store")
-ETC = frozenset(
-    (
-        "alternatives", "bash.bashrc", "ca-certificates", "ca-certificates.conf", "crypto-policies", "debian_version",
-        "fonts", "group", "host.conf", "hosts", "inputrc", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "locale.alias",
-        "locale.conf", "localtime", "magic", "mime.types", "networks", "nsswitch.conf", "os-release", "passwd",
-        "pki/ca-trust", "pki/tls/certs", "pki/tls/cert.pem", "pki/java", "protocols", "resolv.conf", "rpc", "services",
-        "ssl/certs", "ssl/cert.pem", "ssl/openssl.cnf", "terminfo", "timezone",
-    )
-)  # fmt: skip
+ETC = (
+    *("alternatives", "bash.bashrc", "crypto-policies", "debian_version", "fonts", "group", "host.conf", "hosts"),
+    *("inputrc", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "locale.alias", "locale.conf", "localtime", "magic"),
+    *("mime.types", "networks", "nsswitch.conf", "os-release", "passwd", "pki/ca-trust", "pki/java"),
+    *("pki/tls/cert.pem", "pki/tls/certs", "protocols", "resolv.conf", "rpc", "services", "ssl/cert.pem"),
+    *("ssl/certs", "ssl/openssl.cnf", "timezone"),
+)
 """What programs need of `/etc`; keys, passwords and what daemons are told are none of it."""
-LANGUAGES = re.compile(r"(java|php|perl|python|ruby)[-.0-9a-z]*")
+LANGUAGES = re.compile(r"(java|php)[-.0-9a-z]*")
 """Directories of `/etc` that belong to the runtime of a language."""
+KERNEL = ("acpi", "fs", "mtrr", "scsi", "sys")
+"""What of `/proc` files belong to root in, beside what bubblewrap covers by itself (bus, irq, sysrq-trigger)."""
 
-KERNEL_READ = ("bus", "fs", "irq", "mtrr", "sys", "sysrq-trigger")
-"""What of `/proc` only root may change; a stage of a reconciler that is root must not, capabilities or none."""
-KERNEL_HIDDEN = ("acpi", "asound", "kcore", "keys", "latency_stats", "sched_debug", "scsi", "timer_list")
-
-OF_REPOSITORY = ("HEAD", "info", "objects", "packed-refs", "refs", "reftable", "shallow")
+OF_REPOSITORY = ("HEAD", "objects", "packed-refs", "refs", "reftable", "shallow")
 """What git needs to read history. Not its config, hooks and logs: they can hold credentials and start programs."""
 OF_WORKTREE = ("HEAD", "ORIG_HEAD", "commondir", "gitdir", "index")
 OF_PYTHON = ("bin", "lib", "lib64", "ssl", "pyvenv.cfg")
@@ -60,6 +56,8 @@ CONFIG_KEYS = re.compile(
 
 PROBE_PATIENCE_S = 5.0
 CONFIG_BYTES_MAX = 1024 * 1024
+COPY_BYTES_MAX = 256 * 1024
+"""A file up to this size is copied: bubblewrap takes the longer for a mount the more of them there are."""
 ALTERNATES_MAX = 10
 WORKTREES_MAX = 10_000
 LINKS_MAX = 10
@@ -114,54 +112,50 @@ def environment(inherited: Mapping[str, str], own: Mapping[str, str], wanted: De
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Git:
-    """What a sandbox shows of the repository. `common` is its git directory, `private` the one of the workspace if
-    that is a linked worktree, `pointer` the file in the workspace that names it ("" without). `config` is shown in
-    place of the repository's. Names are below their directory, `alternates` are directories of objects elsewhere."""
+    """What a sandbox shows of the repository: `paths` of files and directories as they are, and in place of the config
+    in its git directory, `common`, another one. `pointer` is the file in the workspace that names the git directory of
+    a linked worktree ("" without)."""
 
     common: str
-    names: tuple[str, ...]
+    paths: tuple[str, ...]
     config: str
-    private: str = ""
-    private_names: tuple[str, ...] = ()
     pointer: str = ""
-    alternates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
     """One stage on one machine; all paths are absolute.
 
-    `system` are directories of the system, each with the target of the link it is ("" if it is none); `etc` names
-    below `/etc`; `kernel` names below `/proc` that are hidden, each with whether it is a directory; `programs` what
-    else the stage's own program is read from; `writable` directories beside workspace and home. `hidden` are
-    directories that nothing may show as part of something larger. `nested` lets the stage make sandboxes of its own.
+    `links` are links of the system, each with its target; `readable` are directories and large files to read. `hidden`
+    are directories that nothing may show as part of something larger. `nested` lets the stage make sandboxes of its
+    own. `root` is whether it is root's, of whom the kernel must be protected.
     """
 
     workspace: str
     cwd: str
     home: str
     hidden: tuple[str, ...]
-    system: tuple[tuple[str, str], ...]
-    etc: tuple[str, ...]
-    kernel: tuple[tuple[str, bool], ...] = ()
-    programs: tuple[str, ...] = ()
+    links: tuple[tuple[str, str], ...]
+    readable: tuple[str, ...]
+    copied: tuple[str, ...] = ()
     writable: tuple[str, ...] = ()
     git: Git | None = None
     nested: bool = False
+    root: bool = False
 
 
 Mounts = dict[str, tuple[str, ...]]
 
 
 def arguments(
-    scene: Scene, wanted: Demand, variables: Mapping[str, str], *, kept: int, config: int, write: Mapping[str, int]
+    scene: Scene, wanted: Demand, variables: Mapping[str, str], *, kept: int, files: Mapping[str, int]
 ) -> tuple[str, ...]:
     """Return what bubblewrap is told.
 
-    Descriptors: `kept` stays open as long as anything lives in the sandbox, `config` holds what is shown as the config
-    of the repository, `write` holds every path of the demand that may be changed.
+    Descriptors: `kept` stays open as long as anything lives in the sandbox; `files` holds what is copied by its path
+    there, and every path of the demand that may be changed by its path in the workspace.
     """
-    mounts = _mounts(scene, wanted, config, write)
+    mounts = _mounts(scene, wanted, files)
     masks = _masks(mounts, scene.hidden)
     found = [*SEPARATE, *([] if scene.nested else ["--disable-userns"]), *([] if wanted.network else ["--unshare-net"])]
     found += ["--sync-fd", str(kept)]
@@ -180,41 +174,23 @@ SEPARATE = (
 )
 
 
-def _mounts(scene: Scene, wanted: Demand, config: int, write: Mapping[str, int]) -> Mounts:
+def _mounts(scene: Scene, wanted: Demand, files: Mapping[str, int]) -> Mounts:
     """Return path -> what puts something there."""
-    found: Mounts = {path: _link(path, target) if target else _read(path) for path, target in scene.system}
-    found |= {f"/etc/{name}": ("--ro-bind-try", f"/etc/{name}", f"/etc/{name}") for name in scene.etc}
-    found |= {"/proc": ("--proc", "/proc"), "/dev": ("--dev", "/dev")}
-    found |= {f"/proc/{name}": ("--ro-bind-try", f"/proc/{name}", f"/proc/{name}") for name in KERNEL_READ}
-    found |= {path: _hide(path, is_directory) for path, is_directory in _kernel_paths(scene)}
+    workspace = scene.workspace
+    found: Mounts = {"/proc": ("--proc", "/proc"), "/dev": ("--dev", "/dev")}
+    found |= {path: ("--symlink", target, path) for path, target in scene.links}
+    found |= {f"/proc/{name}": ("--ro-bind-try", f"/proc/{name}", f"/proc/{name}") for name in KERNEL if scene.root}
     found |= {path: ("--tmpfs", path) for path in (TEMPORARY, "/var/tmp")}  # noqa: S108
-    found |= {path: _read(path) for path in scene.programs}
-    if scene.git is not None:
-        found |= _git_mounts(scene.git, config)
+    found |= {path: _read(path) for path in scene.readable}
     found |= {path: ("--bind", path, path) for path in (*scene.writable, scene.home)}
-    found[scene.workspace] = (
-        ("--bind", scene.workspace, scene.workspace) if wanted.write is None else _read(scene.workspace)
-    )
-    for path in wanted.write or ():
-        target = f"{scene.workspace}/{path}"
-        found[target] = ("--bind-fd", str(write[path]), target)
+    found[workspace] = _read(workspace) if wanted.write is not None else ("--bind", workspace, workspace)
+    for path, number in files.items():
+        inside = wanted.write is not None and path in wanted.write
+        target = f"{workspace}/{path}" if inside else path
+        found[target] = ("--bind-fd" if inside else "--file", str(number), target)
+    if scene.git is not None and scene.git.pointer:
+        found[scene.git.pointer] = _read(scene.git.pointer)
     return found
-
-
-def _kernel_paths(scene: Scene) -> list[tuple[str, bool]]:
-    return [(f"/proc/{name}", is_directory) for name, is_directory in scene.kernel]
-
-
-def _hide(path: str, is_directory: bool) -> tuple[str, ...]:
-    return ("--tmpfs", path) if is_directory else ("--ro-bind", "/dev/null", path)
-
-
-def _git_mounts(git: Git, config: int) -> Mounts:
-    paths = [f"{git.common}/{name}" for name in git.names]
-    paths += [f"{git.private}/{name}" for name in git.private_names]
-    paths += [*git.alternates, *([git.pointer] if git.pointer else [])]
-    own = f"{git.common}/config"
-    return {**{path: _read(path) for path in paths}, own: ("--ro-bind-data", str(config), own)}
 
 
 def _masks(mounts: Mounts, hidden: Iterable[str]) -> Mounts:
@@ -230,10 +206,6 @@ def _masks(mounts: Mounts, hidden: Iterable[str]) -> Mounts:
 
 def _read(path: str) -> tuple[str, ...]:
     return ("--ro-bind", path, path)
-
-
-def _link(path: str, target: str) -> tuple[str, ...]:
-    return ("--symlink", target, path)
 
 
 def _depth(path: str) -> int:
@@ -323,20 +295,13 @@ def _found(program: str) -> str | None:
 
 
 @cache
-def _kernel() -> tuple[tuple[str, bool], ...]:
-    """Return which names of `/proc` there are to hide."""
-    return tuple(
-        (each, _is_directory(f"/proc/{each}")) for each in KERNEL_HIDDEN if os.access(f"/proc/{each}", os.F_OK)
-    )
-
-
-@cache
 def _system() -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
-    """Return which system directories there are, and which names of `/etc`."""
+    """Return the links among the system directories, and what there is to read of the system."""
     there = [each for each in SYSTEM if _is_directory(each)]
-    targets = tuple((each, os.readlink(each) if Path(each).is_symlink() else "") for each in there)
-    own = [each.name for each in os.scandir("/etc") if LANGUAGES.fullmatch(each.name) and each.is_dir()]
-    return targets, tuple(sorted({*(each for each in ETC if os.access(f"/etc/{each}", os.F_OK)), *own}))
+    links = tuple((each, os.readlink(each)) for each in there if Path(each).is_symlink())
+    own = [each.path for each in os.scandir("/etc") if LANGUAGES.fullmatch(each.name) and each.is_dir()]
+    etc = [f"/etc/{each}" for each in ETC if os.access(f"/etc/{each}", os.R_OK)]
+    return links, (*(each for each in there if each not in dict(links)), *etc, *sorted(own))
 
 
 @cache
@@ -360,18 +325,18 @@ def _git(checkout: Path, workspace: Path) -> Git | None:
     if common is None:
         return None
     private = _private(common, workspace)
-    own = () if private or workspace != checkout else ("index",)
     pointer = f"{workspace}/.git"
     if private and not stat.S_ISREG(_mode(pointer)):
         raise Refused("the file '.git' of the workspace, which leads to the repository, was replaced")
+    paths = [common / each for each in OF_REPOSITORY]
+    paths += [private / each for each in OF_WORKTREE] if private else []
+    paths += [common / "index"] if private is None and workspace == checkout else []
+    there = [str(each) for each in paths if os.access(each, os.F_OK)]
     return Git(
         common=str(common),
-        names=_there(common, (*OF_REPOSITORY, *own)),
+        paths=(*there, *_alternates(common / "objects")),
         config=shown_config(_text(common / "config"), bare=common == checkout),
-        private=str(private or ""),
-        private_names=_there(private, OF_WORKTREE) if private else (),
         pointer=pointer if private else "",
-        alternates=_alternates(common / "objects"),
     )
 
 
@@ -400,10 +365,6 @@ def _alternates(objects: Path) -> tuple[str, ...]:
     lines = [each for each in _text(objects / "info/alternates").splitlines() if each and not each.startswith("#")]
     paths = [os.path.normpath(objects / each) for each in lines[:ALTERNATES_MAX]]
     return tuple(each for each in paths if _is_directory(each))
-
-
-def _there(directory: Path, names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(each for each in names if os.access(directory / each, os.F_OK))
 
 
 def _text(path: Path) -> str:
@@ -499,25 +460,33 @@ def _make_home(home: Path) -> None:
 
 
 def _scene(stage: PlannedStage, around: Surroundings, *, nested: bool) -> Scene:
-    system, etc = _system()
+    links, system = _system()
     git = _git(around.checkout, around.workspace)
     if around.artifacts:
         Path(around.artifacts).mkdir(parents=True, exist_ok=True)
     workspace = str(around.workspace)
+    paths = [*system, *(_python(around.package) if around.artifacts else ()), *(git.paths if git else ())]
+    copied = [each for each in paths if _is_small(each)]
     return Scene(
         workspace=workspace,
         cwd=os.path.normpath(f"{workspace}/{stage.cwd}"),
         home=str(around.home),
         hidden=_hidden(around, git),
-        system=system,
-        etc=etc,
-        kernel=_kernel(),
-        programs=_python(around.package) if around.artifacts else (),
+        links=links,
+        readable=tuple(each for each in paths if each not in copied),
+        copied=tuple(copied),
         writable=(around.artifacts,) if around.artifacts else (),
         git=git,
         # Agents put what they start into sandboxes of their own.
         nested=nested or stage.kind == StageKind.AGENT,
+        root=os.geteuid() == 0,
     )
+
+
+def _is_small(path: str) -> bool:
+    """Return whether a path is that of a file that is cheaper to copy than to mount."""
+    seen = os.stat(path)
+    return stat.S_ISREG(seen.st_mode) and seen.st_size <= COPY_BYTES_MAX
 
 
 def _hidden(around: Surroundings, git: Git | None) -> tuple[str, ...]:
@@ -600,11 +569,13 @@ def launch(wall: Wall, argv: Sequence[str], variables: Mapping[str, str], lock: 
         return found
     try:
         kept = _keep(found, os.dup(lock))
-        config = _keep(found, _memory(wall.scene.git.config if wall.scene.git else ""))
-        wanted = wall.demand.write or ()
-        write = {path: _keep(found, _open_below(wall.scene.workspace, path)) for path in wanted}
+        files = {path: _keep(found, os.open(path, os.O_RDONLY | os.O_CLOEXEC)) for path in wall.scene.copied}
+        if wall.scene.git is not None:
+            files[f"{wall.scene.git.common}/config"] = _keep(found, _memory(wall.scene.git.config))
+        for path in wall.demand.write or ():
+            files[path] = _keep(found, _open_below(wall.scene.workspace, path))
         found.inner.told, telling = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        words = arguments(wall.scene, wall.demand, variables, kept=kept, config=config, write=write)
+        words = arguments(wall.scene, wall.demand, variables, kept=kept, files=files)
         words = (*words, "--info-fd", str(_keep(found, telling)))
         told = _keep(found, _memory("".join(f"{each}\0" for each in words)))
     except (Refused, OSError) as error:

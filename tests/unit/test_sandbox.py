@@ -11,23 +11,16 @@ import pytest
 from reconciler.sandbox import Demand, Git, Scene, Wall, arguments, demand, environment, shown_config
 
 RUN = "/home/ann/app/.runs/t/cli/r"
-GIT = Git(
-    common="/home/ann/app/.git",
-    names=("HEAD", "objects", "refs"),
-    config="[core]\n",
-    private="/home/ann/app/.git/worktrees/workspace",
-    private_names=("HEAD", "index"),
-    pointer=f"{RUN}/workspace/.git",
-    alternates=("/srv/objects",),
-)
+COMMON = "/home/ann/app/.git"
+GIT = Git(common=COMMON, paths=(f"{COMMON}/HEAD", f"{COMMON}/objects"), config="", pointer=f"{RUN}/workspace/.git")
 SCENE = Scene(
     workspace=f"{RUN}/workspace",
     cwd=f"{RUN}/workspace/src",
     home=f"{RUN}/home",
-    hidden=("/home/ann/app", "/home/ann/app/.runs", "/home/ann/app/.git", "/home/ann"),
-    system=(("/usr", ""), ("/bin", "usr/bin"), ("/opt", "")),
-    etc=("hosts",),
-    kernel=(("acpi", True), ("kcore", False)),
+    hidden=("/home/ann/app", "/home/ann/app/.runs", COMMON, "/home/ann"),
+    links=(("/bin", "usr/bin"),),
+    readable=("/usr", "/opt", "/etc/ssl/certs", f"{COMMON}/objects", "/srv/objects"),
+    copied=("/etc/hosts", f"{COMMON}/HEAD"),
     git=GIT,
 )
 
@@ -36,13 +29,14 @@ def told(
     scene: Scene = SCENE, wanted: Demand | None = None, variables: Mapping[str, str] | None = None
 ) -> tuple[str, ...]:
     wanted = wanted or Demand()
-    write = {path: number for number, path in enumerate(wanted.write or (), 20)}
-    return arguments(scene, wanted, variables or {}, kept=7, config=8, write=write)
+    paths = (*(wanted.write or ()), *scene.copied, f"{COMMON}/config")
+    files = {path: number for number, path in enumerate(paths, 20)}
+    return arguments(scene, wanted, variables or {}, kept=7, files=files)
 
 
 def mounts(words: tuple[str, ...]) -> dict[str, str]:
     """Return what is put at each path, in order."""
-    sources = {"--bind", "--ro-bind", "--ro-bind-try", "--bind-fd", "--ro-bind-data", "--symlink"}
+    sources = {"--bind", "--ro-bind", "--ro-bind-try", "--bind-fd", "--file", "--symlink"}
     found: dict[str, str] = {}
     for index, word in enumerate(words):
         if word in sources:
@@ -142,14 +136,16 @@ def test_only_who_sandboxes_its_own_commands_makes_namespaces() -> None:
 def test_only_what_is_named_is_there() -> None:
     assert mounts(told()) == {
         "/bin": "--symlink", "/dev": "--dev", "/opt": "--ro-bind", "/proc": "--proc", "/tmp": "--tmpfs",
-        "/usr": "--ro-bind", "/etc/hosts": "--ro-bind-try", "/proc/acpi": "--tmpfs", "/proc/kcore": "--ro-bind",
-        **{f"/proc/{each}": "--ro-bind-try" for each in ("bus", "fs", "irq", "mtrr", "sys", "sysrq-trigger")},
-        "/var/tmp": "--tmpfs", "/srv/objects": "--ro-bind",
-        **{f"/home/ann/app/.git/{each}": "--ro-bind" for each in ("HEAD", "objects", "refs")},
-        "/home/ann/app/.git/config": "--ro-bind-data",
-        **{f"/home/ann/app/.git/worktrees/workspace/{each}": "--ro-bind" for each in ("HEAD", "index")},
-        f"{RUN}/home": "--bind", f"{RUN}/workspace": "--bind", f"{RUN}/workspace/.git": "--ro-bind",
+        "/usr": "--ro-bind", "/etc/hosts": "--file", "/var/tmp": "--tmpfs", "/etc/ssl/certs": "--ro-bind",
+        "/srv/objects": "--ro-bind", f"{COMMON}/HEAD": "--file", f"{COMMON}/objects": "--ro-bind",
+        f"{COMMON}/config": "--file", f"{RUN}/home": "--bind", f"{RUN}/workspace": "--bind",
+        f"{RUN}/workspace/.git": "--ro-bind",
     }  # fmt: skip
+
+
+def test_what_root_could_change_of_the_kernel_is_read_only() -> None:
+    found = mounts(told(replace(SCENE, root=True)))
+    assert {found[f"/proc/{each}"] for each in ("acpi", "fs", "mtrr", "scsi", "sys")} == {"--ro-bind-try"}
 
 
 @pytest.mark.parametrize("workspace", [f"{RUN}/workspace", "/home/ann/app", "/opt/app"])
@@ -162,7 +158,7 @@ def test_a_mount_never_covers_one_that_was_named_more_closely(workspace: str, wr
 
 
 def test_the_checkout_as_a_workspace_shows_neither_records_nor_repository() -> None:
-    scene = replace(SCENE, workspace="/home/ann/app", cwd="/home/ann/app", git=replace(GIT, private="", pointer=""))
+    scene = replace(SCENE, workspace="/home/ann/app", cwd="/home/ann/app", git=replace(GIT, pointer=""))
     found = mounts(told(scene))
     assert found["/home/ann/app"] == "--bind"
     assert (found["/home/ann/app/.runs"], found["/home/ann/app/.git"]) == ("--tmpfs", "--tmpfs")
