@@ -215,7 +215,8 @@ class AgentStage:
         """Write the prompt and the schema down, and return what the driver makes of them."""
         prompt_file, schema_file = self.own / "prompt.md", self.own / "schema.json"
         DISK.write_atomic(prompt_file, self._prompt(said).encode(), sync=False, mode=0o600)
-        DISK.write_atomic(schema_file, said.schema.encode(), sync=False)
+        if said.schema:
+            DISK.write_atomic(schema_file, said.schema.encode(), sync=False)
         bound = self.agent.budget.cost
         return self.driver.launch(
             Task(
