@@ -124,15 +124,18 @@ def run(
     standard_input: bytes = b"",
     timeout_s: float = TIMEOUT_S,
     config: Sequence[str] = (),
+    git_directory: Path | None = None,
 ) -> bytes:
     """Run git in `directory` and return what it prints. Raise GitFailed with its exit status and last words.
 
-    `config` holds settings, `<key>=<value>`, for this command only.
+    `config` holds settings, `<key>=<value>`, for this command only; `git_directory` takes the place of the one that
+    git would find.
     """
     with tempfile.TemporaryFile() as feed:
         feed.write(standard_input)
         feed.seek(0)
-        process = _popen(arguments, directory, feed.fileno(), config=config)
+        place = () if git_directory is None else (f"--git-dir={git_directory}", f"--work-tree={directory}")
+        process = _popen((*place, *arguments), directory, feed.fileno(), config=config)
         try:
             output, errors = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
@@ -323,6 +326,7 @@ class Repository:
         standard_input: bytes = b"",
         timeout_s: float = TIMEOUT_S,
         config: Sequence[str] = (),
+        git_directory: Path | None = None,
     ) -> str:
         """Return the text git prints, without the final newline."""
         output = run(
@@ -331,6 +335,7 @@ class Repository:
             standard_input=standard_input,
             timeout_s=timeout_s,
             config=config,
+            git_directory=git_directory,
         )
         return output.decode(errors="surrogateescape").removesuffix("\n")
 
