@@ -111,16 +111,70 @@ def bench_publish() -> None:
     found = {}
     for files in (0, FILES):
         with hub() as place:
-            seed = requests(place, RUNS, f"runs_max: {RUNS}\nlease: 30m\n", files=files)
+            requests(place, RUNS, "runs_max: 1\nlease: 30m\n", files=files)
             host = clone(place, "host")
-            reconcile(host, gather=True)
-            began = time.perf_counter()
+            deletions_s = push_of_deletions(place, host)
             reconcile(host)
-            found[files] = time.perf_counter() - began
-            landed = len({line.split()[0] for line in trailers(place)})
-            print(f"one pass publishes {landed} runs beside {files} files: {found[files]:.2f} s")
-            assert seed
+            finish_like_the_first(host)
+            context = multiprocessing.get_context("fork")
+            answers = context.Queue()
+            publisher = context.Process(target=publish_all, args=(host, answers))
+            publisher.start()
+            found[files], parts = answers.get(timeout=300)
+            publisher.join()
+            landed = set(git(place / "hub.git", "ls-tree", "-r", "--name-only", "main", ".runs/").splitlines())
+            manifests = sum(f".runs/bench/cli/{name}/manifest.json" in landed for name in run_ids(host))
+            commits = git(place / "hub.git", "rev-list", "--count", "main").strip()
+            left = git(place / "hub.git", "for-each-ref", "refs/reconciler/").splitlines()
+            print(f"one pass publishes {manifests} runs beside {files} files: {found[files]:.2f} s")
+            print(f"  of that {', '.join(f'{name} {seconds:.2f}' for name, seconds in parts.items())}")
+            print(f"  at the remote: {commits} commits, {len(trailers(place))} runs named, {len(left)} refs left")
+            print(f"  reference: git alone pushes the deletion of {RUNS} refs in {deletions_s:.2f} s")
     print(f"  ratio: {found[FILES] / found[0]:.2f}")
+
+
+def publish_all(directory: Path, answers: Any) -> None:
+    """Do the pass that publishes, in a process of its own that has loaded everything, and tell what it took."""
+    from reconciler import publish
+    from reconciler.git import Repository
+    from reconciler.loop import Loop
+    from reconciler.observe import Observer
+    from reconciler.remote import Remote
+    from reconciler.world import open_world
+
+    parts: dict[str, float] = {}
+    for owner, name in (
+        (Observer, "ask"),
+        (Observer, "observe"),
+        (publish, "_proofs"),
+        (publish, "_aggregates"),
+        (publish, "_edits"),
+        (Repository, "make_commit"),
+        (publish, "_keep_full_logs"),
+        (Remote, "push"),
+        (Remote, "keep"),
+    ):
+        setattr(owner, name, counted(getattr(owner, name), name.strip("_"), parts))
+    world = open_world(directory)
+    loop = Loop(world, Observer(world))
+    began = time.perf_counter()
+    result = loop.run_pass()
+    took = time.perf_counter() - began
+    assert result.publication is not None, "nothing was published"
+    answers.put((took, parts))
+
+
+def counted(function: Callable[..., Any], name: str, parts: dict[str, float]) -> Callable[..., Any]:
+    """Return a function that does the same and notes the seconds it took."""
+
+    def timed(*arguments: Any, **named: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return function(*arguments, **named)
+        finally:
+            parts[name] = parts.get(name, 0.0) + time.perf_counter() - began
+
+    return timed
 
 
 BENCHMARKS: dict[str, Callable[[], None]] = {
@@ -178,14 +232,67 @@ def one_push(seed: Path) -> float:
     return (time.perf_counter() - began) / 5
 
 
-def reconcile(directory: Path, *, gather: bool = False) -> None:
-    """Do one pass; with `gather` wait afterwards until all workers have ended, without publishing."""
+def push_of_deletions(place: Path, host: Path) -> float:
+    """Return how long git alone takes for a push that deletes as many refs as there are runs, each by its lease."""
+    oid = git(place / "hub.git", "rev-parse", "main").strip()
+    refs = [f"refs/bench/r{number:05d}-01234567" for number in range(RUNS)]
+    made = "".join(f"create {ref} {oid}\n" for ref in refs).encode()
+    subprocess.run(["git", "update-ref", "--stdin"], cwd=place / "hub.git", input=made, check=True)
+    leases = [f"--force-with-lease={ref}:{oid}" for ref in refs]
+    began = time.perf_counter()
+    git(host, "push", "-q", "--atomic", *leases, "origin", *(f":{ref}" for ref in refs))
+    return time.perf_counter() - began
+
+
+def reconcile(directory: Path) -> None:
+    """Do one pass, and wait until its workers have ended; what they did is not published."""
     subprocess.run([*RECONCILER, "reconcile"], cwd=directory, capture_output=True, check=False)
     attempts = directory / ".runs/bench/cli"
-    if gather:
-        wait_for(lambda: sum(_ended(each) for each in attempts.iterdir()) == RUNS, 300)
-    else:
-        wait_for(lambda: not attempts.is_dir() or all(_ended(each) for each in attempts.iterdir()), 300)
+    wait_for(lambda: not attempts.is_dir() or all(_ended(each) for each in attempts.iterdir()), 300)
+
+
+def finish_like_the_first(host: Path) -> None:
+    """Leave what there would be if all runs had ended like the one that has: the records of each and its mark here,
+    its claim at the remote. Runs of equal requests differ in nothing but their names and times."""
+    from reconciler.claims import Claims, Wanted
+    from reconciler.model import Claim
+    from reconciler.observe import Observer
+    from reconciler.rundir import read_all
+    from reconciler.world import open_world
+
+    world = open_world(host)
+    observer = Observer(world)
+    observer.ask()
+    seen = observer.observe()
+    [(task_id, first)] = world.runs.marked()
+    claims, wanted = Claims(world, observer), []
+    for wish in seen.desired.wishes:
+        if wish.run_id == first:
+            continue
+        directory = world.runs.directory(task_id, wish.run_id)
+        for path in world.runs.directory(task_id, first).path.rglob("*"):
+            if path.is_file():
+                copy = directory.path / path.relative_to(world.runs.directory(task_id, first).path)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(renamed(path.read_bytes(), first, wish.run_id))
+        plan = (directory.path / "plan.json").read_bytes()
+        world.runs.mark(task_id, wish.run_id, "plan.json", plan)
+        shared = claims.shared(wish.run_id, task_id, read_all(directory, "claims", Claim).values())
+        wanted.append(Wanted(run_id=wish.run_id, old=None, claim=shared))
+    granted = claims.keep(wanted, [], {first: 1})
+    assert len(granted) == RUNS - 1, f"{len(granted)} claims"
+    observer.remember()
+
+
+def renamed(data: bytes, first: str, other: str) -> bytes:
+    """Return a record with the name of another run in it: its id, and the path of its request."""
+    for old, new in ((first, other), (first.rpartition("-")[0], other.rpartition("-")[0])):
+        data = data.replace(old.encode(), new.encode())
+    return data
+
+
+def run_ids(host: Path) -> list[str]:
+    return sorted(each.name for each in (host / ".runs/bench/cli").iterdir())
 
 
 def _ended(run: Path) -> bool:

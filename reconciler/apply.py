@@ -317,6 +317,8 @@ def resume(world: World, action: Resume, shared: SharedClaim | None = None) -> s
     with rundir.holding(directory):
         if directory.newest() != action.after:
             return f"{action.run_id}: attempt {number} is claimed already"
+        if _has_ended(directory, action.after):
+            return f"{action.run_id}: attempt {action.after} has ended meanwhile"
         claim = shared.claims[-1] if shared else resuming_claim(world, action)
         plan = _frozen(world, action.task_id, action.run_id, claim)
         _record_claim(world, directory, claim)
@@ -407,10 +409,15 @@ def abandon(world: World, action: Abandon) -> str:
 
 def _write_end_if_open(world: World, directory: RunDirectory, number: int, outcome: Outcome, detail: str) -> None:
     with rundir.holding(directory):
-        attempt = directory.read(Attempt, directory.record("attempts", number))
-        finished = attempt is not None and attempt.outcome not in (None, Outcome.INTERRUPTED, Outcome.WAITING)
-        if not finished and directory.newest() == number:
+        if not _has_ended(directory, number) and directory.newest() == number:
             _write_end(world, directory, number, outcome, detail)
+
+
+def _has_ended(directory: RunDirectory, number: int) -> bool:
+    """Return whether the worker of an attempt ended the run with it. The caller holds the run's lock: a worker that was
+    judged to hang may have come to its end between that and the fence."""
+    attempt = directory.read(Attempt, directory.record("attempts", number))
+    return attempt is not None and attempt.outcome not in (None, Outcome.INTERRUPTED, Outcome.WAITING)
 
 
 def _write_end(world: World, directory: RunDirectory, number: int, outcome: Outcome, detail: str) -> None:

@@ -142,15 +142,18 @@ def run(
     timeout_s: float = TIMEOUT_S,
     config: Sequence[str] = (),
     variables: Mapping[str, str] | None = None,
+    git_directory: Path | None = None,
 ) -> bytes:
     """Run git in `directory` and return what it prints. Raise GitFailed with its exit status and last words.
 
-    `config` holds settings, `<key>=<value>`, and `variables` of the environment, for this command only.
+    `config` holds settings, `<key>=<value>`, and `variables` of the environment, for this command only;
+    `git_directory` takes the place of the one that git would find.
     """
     with tempfile.TemporaryFile() as feed:
         feed.write(standard_input)
         feed.seek(0)
-        process = _popen(arguments, directory, feed.fileno(), config=config, variables=variables)
+        place = () if git_directory is None else (f"--git-dir={git_directory}", f"--work-tree={directory}")
+        process = _popen((*place, *arguments), directory, feed.fileno(), config=config, variables=variables)
         try:
             output, errors = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
@@ -401,6 +404,7 @@ class Repository:
         standard_input: bytes = b"",
         timeout_s: float = TIMEOUT_S,
         config: Sequence[str] = (),
+        git_directory: Path | None = None,
     ) -> str:
         """Return the text git prints, without the final newline."""
         output = run(
@@ -409,6 +413,7 @@ class Repository:
             standard_input=standard_input,
             timeout_s=timeout_s,
             config=config,
+            git_directory=git_directory,
         )
         return output.decode(errors="surrogateescape").removesuffix("\n")
 

@@ -292,6 +292,7 @@ class SimulatedRepository(Repository):
         standard_input: bytes = b"",
         timeout_s: float = 0.0,
         config: Sequence[str] = (),
+        git_directory: Path | None = None,
     ) -> str:
         """Make notes from a stream; nothing else is asked of git in words."""
         if arguments[0] != "fast-import":

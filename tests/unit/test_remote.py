@@ -528,6 +528,41 @@ def test_a_push_has_bounds_and_names_each_ref_once(ground: Ground) -> None:
         ground.remote.push([move(f"refs/x/{number}", None, ground.first) for number in range(UPDATES_MAX + 1)])
 
 
+@pytest.mark.parametrize("kind", ["bare", "worktree", "submodule", "sha256"])
+def test_a_push_comes_from_any_kind_of_repository(ground: Ground, kind: str) -> None:
+    place = ground.place / "kind"
+    hub = ground.bare
+    if kind == "bare":
+        in_tree(ground.place, "clone", "-q", "--bare", str(hub), "kind")
+    elif kind == "worktree":
+        ground.scratch.git("worktree", "add", "-q", "--detach", str(place))
+    elif kind == "submodule":
+        whole = Scratch(ground.place, "whole")
+        words = ("-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(hub), "inner")
+        in_tree(whole.path, *words)
+        place = whole.path / "inner"
+    else:
+        hub = ground.place / "long.git"
+        in_tree(ground.place, "init", "-q", "--bare", "-b", "main", "--object-format=sha256", str(hub))
+        in_tree(ground.place, "init", "-q", "--object-format=sha256", "kind")
+        in_tree(place, "remote", "add", "origin", str(hub))
+    remote = ground.open(place)
+    [note] = write_notes(remote.repository, [b"claim"], IDENTITY, NOW)
+    assert remote.push([move(CLAIM, None, note)]) == frozenset()
+    assert in_tree(hub, "rev-parse", CLAIM) == note
+    assert not list(remote.repository.state.glob("push*"))
+
+
+@pytest.mark.parametrize("key", ["include.path", "includeIf.gitdir:{}/.path"])
+def test_a_push_obeys_what_the_configuration_includes(ground: Ground, key: str) -> None:
+    ground.scratch.git("config", "remote.origin.url", "/nowhere")
+    ground.scratch.git("config", key.format(ground.scratch.path), "near.config")
+    (ground.remote.repository.common / "near.config").write_text(f'[remote "origin"]\n\tpushurl = {ground.bare}\n')
+    note = ground.note("claim")
+    assert ground.remote.push([move(CLAIM, None, note)]) == frozenset()
+    assert ground.refs()[CLAIM] == note
+
+
 # ------------------------------------------------------------------------------------------------ refusals
 
 
