@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from reconciler.agents.events import Event, Kind, Usage, clipped, count, decoded, items, malformed, mapping, other
+from reconciler.agents.events import (
+    Event,
+    Kind,
+    Usage,
+    clipped,
+    count,
+    decoded,
+    items,
+    malformed,
+    mapping,
+    other,
+    spelled,
+)
 
 CALLS_MAX = 10_000
 _WRITERS = frozenset({"Edit", "MultiEdit", "NotebookEdit", "Write"})
@@ -104,7 +115,7 @@ class ClaudeReader:
             raw=f"result/{subtype}",
             text=text or (subtype if failed else ""),
             status=status if isinstance(status, int) else None,
-            answer=None if said is None else json.dumps(said, ensure_ascii=False),
+            answer=None if said is None else spelled(said),
         )
 
 
@@ -113,7 +124,7 @@ def _what(name: str, given: Mapping[str, Any]) -> str:
     command = given.get("command")
     if name == "Bash" and isinstance(command, str):
         return clipped(command, 2000)
-    return clipped(f"{name} {_path(given) or json.dumps(given, ensure_ascii=False)}", 2000)
+    return clipped(f"{name} {_path(given) or spelled(given)}", 2000)
 
 
 def _path(given: Mapping[str, Any]) -> str:

@@ -7,11 +7,22 @@ With `events: true` every line is a JSON object with a `type` that is one of our
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from reconciler.agents.events import PATHS_MAX, Event, Kind, Usage, clipped, count, decoded, malformed, mapping, other
+from reconciler.agents.events import (
+    PATHS_MAX,
+    Event,
+    Kind,
+    Usage,
+    clipped,
+    count,
+    decoded,
+    malformed,
+    mapping,
+    other,
+    spelled,
+)
 
 
 class CommandReader:
@@ -70,7 +81,7 @@ def _command(value: Mapping[str, Any], raw: str) -> Event:
 def _ended(value: Mapping[str, Any], raw: str) -> Event:
     answer = value.get("answer")
     text = answer if isinstance(answer, str) else ""
-    as_json = None if answer is None or isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
+    as_json = None if answer is None or isinstance(answer, str) else spelled(answer)
     return Event(kind=Kind.ENDED, raw=raw, text=clipped(text), answer=as_json)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-TEXT_CHARACTERS_MAX = 64 * 1024
+TEXT_CHARACTERS_MAX = 256 * 1024
 """A text of an event is kept up to here; an answer must fit, output of commands need not."""
 PATHS_MAX = 100
 
@@ -99,7 +99,15 @@ def malformed(line: bytes) -> Event:
 
 def other(value: Mapping[str, Any], raw: str) -> Event:
     """Return the event of a line whose type means nothing to us, with what it says."""
-    return Event(kind=Kind.OTHER, raw=clipped(raw, 100), text=clipped(json.dumps(value, ensure_ascii=False), 2000))
+    return Event(kind=Kind.OTHER, raw=clipped(raw, 100), text=clipped(spelled(value), 2000))
+
+
+def spelled(value: object) -> str:
+    """Return a value as JSON, "" for one that is nested too deeply to be said."""
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        return ""
 
 
 def clipped(text: object, characters_max: int = TEXT_CHARACTERS_MAX) -> str:

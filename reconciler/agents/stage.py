@@ -39,6 +39,7 @@ DRIVERS: Mapping[str, type[Driver]] = {"codex": Codex, "claude": Claude, "comman
 SCHEMA_BYTES_MAX = 64 * 1024
 PATTERN_CHARACTERS_MAX = 500
 SAVE_INTERVAL_S = 5.0
+ANSWER_DEPTH_MAX = 50
 SHOWN_VIOLATIONS_MAX = 20
 SHOWN_VALUE_CHARACTERS_MAX = 64 * 1024
 SHOWN_TEXT_CHARACTERS_MAX = 8 * 1024
@@ -327,11 +328,19 @@ class AgentStage:
         if not schema or not text.strip():
             return Given(text=text)
         text = answer_of(text)
+        if (size := len(text.encode(errors="replace"))) > ANSWER_BYTES_MAX:
+            return Given(text=text, violations=(f"it has {size} bytes, at most {ANSWER_BYTES_MAX} are kept",))
         try:
             value = json.loads(text, parse_constant=_no_number)
+            deep = _is_deep(value)
         except (ValueError, RecursionError):
             return Given(text=text, violations=("it is no JSON",))
-        found = contracts.violations(json.loads(schema), value)
+        if deep:
+            return Given(text=text, violations=(f"it is nested more than {ANSWER_DEPTH_MAX} levels deep",))
+        try:
+            found = contracts.violations(json.loads(schema), value)
+        except ContentError as error:
+            return Given(text=text, value=value, violations=(f"the schema {error}",))
         return Given(text=text, value=value, violations=tuple(_sentence(each.path, each.reason) for each in found))
 
     def _evidence(self, change: Changed, answer: Given) -> tuple[tuple[Artifact, ...], Mapping[str, object]]:
@@ -383,6 +392,15 @@ class AgentStage:
 
 def _no_number(word: str) -> None:
     raise ValueError(f"{word} is no number")
+
+
+def _is_deep(value: Any) -> bool:
+    """Return whether an answer is nested more deeply than records may be."""
+    level = [value]
+    for _ in range(ANSWER_DEPTH_MAX):
+        inner = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list))
+        level = [item for each in inner for item in each]
+    return any(isinstance(each, dict | list) for each in level)
 
 
 def _sentence(path: tuple[str | int, ...], reason: str) -> str:

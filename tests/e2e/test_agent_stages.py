@@ -150,6 +150,14 @@ ANSWERS = {
     ),
     "is no JSON": ("say(type='ended', answer='Looks good!')", "schema-violated", ["it is no JSON"]),
     "is not there": ("say(type='ended')", "no-answer", []),
+    "is nested without end": (
+        "print('{\"type\": \"ended\", \"answer\": ' + '[' * 900 + ']' * 900 + '}')", "schema-violated",
+        ["it is nested more than 50 levels deep"],
+    ),
+    "is very long": (
+        "say(type='ended', answer={'verdict': 'approve', 'why': 'x' * 300_000})", "schema-violated",
+        ["it has 300033 bytes, at most 262144 are kept"],
+    ),
 }  # fmt: skip
 
 

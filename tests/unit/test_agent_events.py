@@ -324,6 +324,19 @@ def test_what_is_no_event_survives_as_one(reader: type[Reader]) -> None:
     assert '"value": 7' in unknown.text
 
 
+@pytest.mark.parametrize("reader", [CodexReader, ClaudeReader, CommandReader])
+@pytest.mark.parametrize("depth", [100, 900, 980])
+def test_what_is_nested_deeply_breaks_nothing(reader: type[Reader], depth: int) -> None:
+    nested = "[" * depth + "]" * depth
+    for line_ in (
+        f'{{"type": "new", "value": {nested}}}',
+        f'{{"type": "result", "subtype": "success", "structured_output": {nested}}}',
+        f'{{"type": "assistant", "message": {{"content": [{{"type": "tool_use", "input": {{"a": {nested}}}}}]}}}}',
+        f'{{"type": "ended", "answer": {nested}}}',
+    ):
+        read_all(reader(), line_.encode())
+
+
 def test_long_texts_are_cut_in_the_middle() -> None:
     assert clipped("a" * 10, 10) == "a" * 10
     assert clipped("a" * 6 + "b" * 6, 10) == "aaaaa [... 2 characters left out ...] bbbbb"
