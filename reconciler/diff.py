@@ -32,6 +32,7 @@ from reconciler.model import (
     Choice,
     Decision,
     Evidence,
+    ExecutionMode,
     Gate,
     Held,
     HostId,
@@ -358,17 +359,23 @@ def _wake(
             proven = actual.proves_as(run, Phase.WAITING)
             if proven and not _is_at_rest(run, Phase.WAITING, proven, actual):
                 continue
-            yield _about_waiting(run, wish, desired, actual, now, limits, room)
+            yield _about_waiting(run, wish, wanted, desired, actual, now, limits, room)
 
 
 def _about_waiting(
-    run: Run, wish: Wish, desired: Desired, actual: Actual, now: Instant, limits: Limits, room: Room
+    run: Run,
+    wish: Wish,
+    wanted: Mapping[RunId, Wish],
+    desired: Desired,
+    actual: Actual,
+    now: Instant,
+    limits: Limits,
+    room: Room,
 ) -> Action:
     decisions, missing = _weighed(run.run_id, open_gates(run), desired, now)
     children, awaited = _ended_children(run, actual)
     if not decisions and not children:
-        here = [actual.runs.get(each) for each in awaited]
-        settled = all(each is not None and phase(each, now) == Phase.WAITING for each in here)
+        settled = all(_is_settled(each, wanted, actual, now) for each in awaited)
         reasons = [missing] if missing else []
         reasons += [f"waits for its runs: {', '.join(awaited)}"] if awaited else []
         return Wait(subject=run.run_id, reason="; ".join(reasons), settled=settled)
@@ -387,6 +394,14 @@ def _about_waiting(
         decisions=decisions,
         children=children,
     )
+
+
+def _is_settled(run_id: RunId, wanted: Mapping[RunId, Wish], actual: Actual, now: Instant) -> bool:
+    """Return whether only a person can bring a nested run on."""
+    run, wish = actual.runs.get(run_id), wanted.get(run_id)
+    if run is not None:
+        return phase(run, now) == Phase.WAITING
+    return wish is None or isinstance(wish.plan, Rejection) or bool(_held_back(wish, actual, now))
 
 
 def open_gates(run: Run) -> list[Gate]:
@@ -581,6 +596,8 @@ def _held_back(wish: Wish, actual: Actual, now: Instant) -> str:
         )
     if wish.request.cancel:
         return f"cancelled before it started: {wish.request.cancel}"
+    if isinstance(wish.plan, Plan) and wish.plan.execution_mode == ExecutionMode.CLOUD:
+        return "waits for an executor elsewhere (cloud): none is configured, and it is never executed here instead"
     return suspended(wish.request.suspend, now)
 
 

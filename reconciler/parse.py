@@ -62,9 +62,6 @@ _ANY = object()
 _NOT_AVAILABLE: tuple[tuple[str, str, object], ...] = (
     ("request", "after", _ANY),
     ("request", "concurrency", _ANY),
-    ("request", "execution.mode", "cloud"),
-    ("request", "execution.parallel", True),
-    ("pipeline", "stages.[].requires_cloud", True),
     ("settings", "redact.mode", "off"),
     ("settings", "redact.mode", "shadow"),
 )

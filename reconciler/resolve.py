@@ -14,6 +14,7 @@ from reconciler import agent, codec
 from reconciler.model import (
     Child,
     Execution,
+    ExecutionMode,
     Instructions,
     Name,
     Pipeline,
@@ -115,6 +116,7 @@ def _resolve(
         return _rejection(request, [_broken_pipeline(request, pipeline)])
     problems = [*_parameter_problems(request, pipeline), *_target_problems(request, pipeline)]
     problems += _agent_problems(request, pipeline, settings)
+    problems += _mode_problems(request, pipeline)
     if problems:
         return _rejection(request, problems)
     way = way.through(pipeline.id)
@@ -149,7 +151,7 @@ def _plan(
         branch=place.branch,
         parameters=parameters,
         target=request.target,
-        execution_mode=request.execution.mode,
+        execution_mode=mode_of(request, pipeline),
         approval_policy=request.approval_policy or settings.approval_policy,
         workspace=workspace,
         keep_workspace=settings.keep_workspace,
@@ -465,6 +467,23 @@ def _agent_problems(request: Request, pipeline: Pipeline, settings: Settings) ->
             cure = _suggestion(used, known) or f"name it in reconciler.yaml below 'agents', or use: {', '.join(known)}"
             reason = f"stage '{stage.id}' of pipeline '{pipeline.id}' uses agent '{used}', which is not known"
             yield _problem(request, "/pipeline", reason, cure, "unknown-agent")
+
+
+def mode_of(request: Request, pipeline: Pipeline) -> ExecutionMode:
+    """Return where a run is executed: `mcp`, this machine, unless something asks for an executor elsewhere."""
+    remote = any(stage.requires_cloud for stage in pipeline.stages)
+    asked = request.execution.parallel or request.execution.mode == ExecutionMode.CLOUD
+    return ExecutionMode.CLOUD if remote or asked else ExecutionMode.MCP
+
+
+def _mode_problems(request: Request, pipeline: Pipeline) -> Iterable[Problem]:
+    remote = next((stage.id for stage in pipeline.stages if stage.requires_cloud), None)
+    if request.execution.mode == ExecutionMode.MCP and (remote or request.execution.parallel):
+        what = (
+            f"stage '{remote}' of pipeline '{pipeline.id}' requires an executor" if remote else "'parallel' needs one"
+        )
+        reason = f"the request wants this machine ('mode: mcp'), and {what}"
+        yield _problem(request, "/execution", reason, "say 'mode: auto' or 'mode: cloud'", "mode")
 
 
 def _unknown_pipeline(request: Request, pipelines: Iterable[str]) -> Problem:

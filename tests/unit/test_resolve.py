@@ -345,6 +345,9 @@ def test_a_plan_says_all_that_nobody_said() -> None:
         ({"labels": ("x",)}, {}, {}, "labels", ("x",)),
         ({"rerun": 3}, {}, {}, "rerun", 3),
         ({"execution": Execution(mode=ExecutionMode.MCP)}, {}, {}, "execution_mode", ExecutionMode.MCP),
+        ({}, {}, {}, "execution_mode", ExecutionMode.MCP),
+        ({"execution": Execution(mode=ExecutionMode.CLOUD)}, {}, {}, "execution_mode", ExecutionMode.CLOUD),
+        ({"execution": Execution(parallel=True)}, {}, {}, "execution_mode", ExecutionMode.CLOUD),
     ],
 )
 def test_what_is_said_closest_to_the_run_counts(
