@@ -7,9 +7,9 @@ before what starts something new. Deciding twice about the same world gives the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from reconciler import codec
+from reconciler import codec, queueing
 from reconciler.actions import (
     Abandon,
     Action,
@@ -56,11 +56,13 @@ ENDED = (Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Desired:
-    """What the tip asks for and does not prove yet. `names` holds every name that has a request at all."""
+    """What the tip asks for and does not prove yet. `names` holds every name that has a request at all; `displaced`
+    the runs that another one of their group cancels, and why: `diff` works that out first."""
 
     wishes: tuple[Wish, ...]
     rejections: tuple[Rejection, ...] = ()
     names: Mapping[Name, RunId | None]
+    displaced: Mapping[RunId, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,13 +153,15 @@ def _age_s(then: Instant, now: Instant) -> float:
 def diff(desired: Desired, actual: Actual, now: Instant, limits: Limits) -> tuple[Action, ...]:
     """Return the actions that lead from `actual` towards `desired`, in the order in which to do them."""
     wanted = {wish.run_id: wish for wish in desired.wishes}
+    desired = _with_displaced(desired, actual, now, limits)
     repairs = [
         action for run in actual.runs.values() for action in _about_run(run, wanted, desired, actual, now, limits)
     ]
     under_way = _under_way(actual, repairs, now)
     room = Room(limits.runs_max - under_way)
     repairs += _elsewhere(wanted, desired, actual, now, limits, room)
-    launches = list(_launches(desired, actual, now, limits, room))
+    stuck = {each.subject: each.reason for each in repairs if isinstance(each, Wait) and each.settled}
+    launches = list(_launches(desired, actual, now, limits, room, stuck))
     repairs += _unclaimed(actual, [*repairs, *launches])
     return (*_ordered(repairs), *launches, *_publish(actual, now, limits, more=_busy(repairs, launches, under_way)))
 
@@ -278,11 +282,14 @@ def _restore(run: Run, wish: Wish | None) -> Iterable[Action]:
 
 def _unwanted(run: Run, wish: Wish | None, desired: Desired, now_phase: Phase) -> str:
     """Return why a run that has not ended is no longer wanted, "" if it is."""
+    displaced = desired.displaced.get(run.run_id, "")
     if wish is not None:
-        return f"the request says: {wish.request.cancel}" if wish.request.cancel else ""
+        return f"the request says: {wish.request.cancel}" if wish.request.cancel else displaced
     successor = desired.names.get(run.name)
     if successor is not None and successor != run.run_id:
         return f"superseded by {successor}"
+    if displaced:
+        return displaced
     # A run that goes on after its request was deleted is left to finish; one that has to be resumed is not.
     return "its request was deleted" if run.name not in desired.names and now_phase == Phase.STALE else ""
 
@@ -358,6 +365,8 @@ def _take_over(held: Held, plan: Plan, desired: Desired, why: str, wish: Wish | 
         why, outcome = f"{why}, and it is superseded by {successor}", Outcome.CANCELLED
     elif plan.name not in desired.names:
         why, outcome = f"{why}, and its request was deleted", Outcome.CANCELLED
+    elif plan.run_id in desired.displaced:
+        why, outcome = f"{why}, and {desired.displaced[plan.run_id]}", Outcome.CANCELLED
     elif used >= plan.attempts_max:
         why, outcome = f"{why}; all {plan.attempts_max} attempts are used", Outcome.FAILED
     return TakeOver(
@@ -374,26 +383,96 @@ def _take_over(held: Held, plan: Plan, desired: Desired, why: str, wish: Wish | 
 # ------------------------------------------------------------------------------------------------ starting
 
 
-def _launches(desired: Desired, actual: Actual, now: Instant, limits: Limits, room: Room) -> Iterable[Action]:
-    """Decide about the wishes of which there is no run yet: by priority, then by path."""
-    held = actual.held or {}
-    absent = [wish for wish in desired.wishes if wish.run_id not in actual.runs and wish.run_id not in held]
-    absent = [wish for wish in absent if not actual.proves(wish.run_id, 1)]
+def _launches(
+    desired: Desired, actual: Actual, now: Instant, limits: Limits, room: Room, stuck: Mapping[str, str]
+) -> Iterable[Action]:
+    """Decide about the wishes of which there is no run yet: by priority, which grows with waiting, then by path."""
+    absent = _absent(desired, actual)
     busy = _busy_names(actual, now)
-    for wish in sorted(absent, key=lambda each: (-each.request.priority, *_turn(each, actual, limits))):
-        reason = _held_back(wish, actual, now)
+    line = queueing.line_up(absent, _scene(desired, actual, now, stuck), now, limits.ageing_s)
+    for wish in sorted(absent, key=lambda each: _turn(each, actual, now, limits)):
+        reason, hold = _held_back(wish, actual, now), line.holds.get(wish.run_id)
         if reason:
             yield Wait(subject=wish.run_id, reason=reason, settled=True)
         elif isinstance(wish.plan, Rejection):
             continue
         elif older := busy.get(wish.request.name):
             yield Wait(subject=wish.run_id, reason=f"waits for {older}, which it supersedes, to end")
+        elif hold is not None:
+            yield Wait(subject=wish.run_id, reason=hold.reason, settled=hold.settled)
         elif not limits.online:
             yield Wait(subject=wish.run_id, reason="waits for the remote, where it must be claimed")
         elif room.take():
             yield Launch(plan=wish.plan)
         else:
             yield Wait(subject=wish.run_id, reason="waits for a free slot (runs_max)")
+
+
+def _absent(desired: Desired, actual: Actual) -> list[Wish]:
+    """Return the wishes of which there is no run yet, here or elsewhere."""
+    held = actual.held or {}
+    absent = [wish for wish in desired.wishes if wish.run_id not in actual.runs and wish.run_id not in held]
+    return [wish for wish in absent if not actual.proves(wish.run_id, 1)]
+
+
+def _with_displaced(desired: Desired, actual: Actual, now: Instant, limits: Limits) -> Desired:
+    """Return what is wanted, with the runs that a newcomer of their group cancels: never while that could not start."""
+    if not limits.online or not any(each.request.concurrency for each in desired.wishes):
+        return desired
+    line = queueing.line_up(_absent(desired, actual), _scene(desired, actual, now, {}), now, limits.ageing_s)
+    return replace(desired, displaced=line.displaced) if line.displaced else desired
+
+
+def _scene(desired: Desired, actual: Actual, now: Instant, stuck: Mapping[str, str]) -> queueing.Scene:
+    """Return what turns depend on; wishes that a person holds back, or that cannot be planned, are stuck as well."""
+    if not any(each.request.after or each.request.concurrency for each in desired.wishes):
+        return queueing.Scene(names={}, evidence={}, under_way={}, groups={})
+    back = {each.run_id: reason for each in desired.wishes if (reason := _held_back(each, actual, now))}
+    broken = {each.run_id: each.plan.problems[0].reason for each in desired.wishes if isinstance(each.plan, Rejection)}
+    under_way = _unproven(actual, now)
+    runs = {RunId(each): reason for each, reason in stuck.items()}
+    held_back = {run_id: why for run_id, why in {**broken, **back}.items() if run_id not in under_way}
+    return queueing.Scene(
+        names=desired.names,
+        evidence=actual.evidence,
+        under_way=under_way,
+        groups=_groups(desired, actual),
+        stuck={**runs, **held_back},
+    )
+
+
+def _unproven(actual: Actual, now: Instant) -> dict[RunId, Phase]:
+    """Return every run, here or elsewhere, that is not both ended and proven."""
+    there = {
+        run_id: Phase.STALE if each.silent else Phase.RUNNING
+        for run_id, each in (actual.held or {}).items()
+        if run_id not in actual.runs and not actual.proves(run_id, max(1, each.claim.number))
+    }
+    here = {run_id: phase(run, now) for run_id, run in actual.runs.items()}
+    open_here = {
+        run_id: each
+        for run_id, each in here.items()
+        if each not in ENDED or not actual.proves(run_id, actual.runs[run_id].number)
+    }
+    return {**there, **open_here}
+
+
+def _groups(desired: Desired, actual: Actual) -> dict[RunId, set[str]]:
+    """Return the concurrency groups of runs: those they were launched in, and those their requests name by now."""
+    found: dict[RunId, set[str]] = {run_id: {run.group} for run_id, run in actual.runs.items() if run.group}
+    for run_id, held in (actual.held or {}).items():
+        plan = held.plan.group if isinstance(held.plan, Plan) else ""
+        found.setdefault(run_id, set()).update(filter(None, (held.claim.group, plan)))
+    for wish in desired.wishes:
+        if wish.request.concurrency is not None:
+            found.setdefault(wish.run_id, set()).add(wish.request.concurrency.group)
+    return found
+
+
+def groups_taken(desired: Desired, actual: Actual, now: Instant) -> Mapping[str, tuple[RunId, ...]]:
+    """Return by concurrency group the runs that are under way in it, here or elsewhere."""
+    under_way, groups = _unproven(actual, now), _groups(desired, actual)
+    return queueing.groups_taken(queueing.Scene(names={}, evidence={}, under_way=under_way, groups=groups))
 
 
 def _busy_names(actual: Actual, now: Instant) -> dict[Name, RunId]:
@@ -403,12 +482,13 @@ def _busy_names(actual: Actual, now: Instant) -> dict[Name, RunId]:
     return {name_of_run(run_id): run_id for run_id in there} | {run.name: run.run_id for run in here}
 
 
-def _turn(wish: Wish, actual: Actual, limits: Limits) -> tuple[str, str]:
-    """Return what orders wishes of one priority: their path; where several hosts share the work, each begins
+def _turn(wish: Wish, actual: Actual, now: Instant, limits: Limits) -> tuple[int, str, str]:
+    """Return what orders wishes: their priority, then their path; where several hosts share the work, each begins
     somewhere else, so that they do not all reach for the same run."""
     path = wish.request.source.path
     shared = limits.host is not None and bool(actual.neighbours)
-    return (codec.digest([limits.host, path]) if shared else "", path)
+    digest = codec.digest([limits.host, path]) if shared else ""
+    return -queueing.priority(wish, now, limits.ageing_s), digest, path
 
 
 def _held_back(wish: Wish, actual: Actual, now: Instant) -> str:

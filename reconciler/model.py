@@ -321,6 +321,7 @@ class Settings:
     checklists: tuple[str, ...] = ("tasks/**/*.md", "docs/**/*.md", ".agent/**/*.md")
     redact: Redact = Redact()
     publish: PublishSettings = PublishSettings()
+    ageing_s: float = 3600.0
 
 
 # ---------------------------------------------------------------------------------------------- plans
@@ -371,7 +372,8 @@ class Plan:
     """A request and a pipeline at one commit, resolved: all a worker needs, frozen in `plan.json`.
 
     `resume_token_sha256` is the digest of the token in `.resume-token`; `digest` covers the stages, the
-    workspace and the parameters, so two plans with one digest execute the same thing.
+    workspace and the parameters, so two plans with one digest execute the same thing. `group` is the concurrency
+    group it was launched in, "" for none.
     """
 
     run_id: RunId
@@ -403,6 +405,7 @@ class Plan:
     stages: tuple[PlannedStage, ...]
     digest: str
     resume_token_sha256: str = ""
+    group: str = ""
 
 
 # ---------------------------------------------------------------------------------------------- runs
@@ -565,6 +568,7 @@ class Run:
     cancel: CancelIntent | None = None
     end: End | None = None
     corrupt: tuple[Problem, ...] = ()
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -586,7 +590,8 @@ class SharedClaim:
     """What the ref of a run at the remote says: which host executes it, and the claims of its attempts so far.
 
     It names a commit and never says what to execute: whoever takes over makes the plan anew from that commit, so
-    that a right to write refs is no right to run commands. `nonce` makes every one unmistakable.
+    that a right to write refs is no right to run commands. `nonce` makes every one unmistakable. `group` is the
+    concurrency group the run takes up, which every host must know, whatever becomes of its request.
     """
 
     run_id: RunId
@@ -594,6 +599,7 @@ class SharedClaim:
     host: HostId
     claims: tuple[Claim, ...]
     nonce: str
+    group: str = ""
 
     @property
     def number(self) -> int:
@@ -656,27 +662,39 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """When a request came to the branch, or was changed there last. `number` orders arrivals by commits, 0 for those
+    before all that is known; `at_s` is the time its committer saw, in seconds since 1970, None where it is unknown."""
+
+    number: int = 0
+    at_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
     """A valid request that the tip does not prove fulfilled, with the plan a launch would freeze.
 
     `plan` is a Rejection when request and pipeline do not fit together; it then prevents a launch, not the
-    resume of a plan that is already frozen.
+    resume of a plan that is already frozen. `arrival` is looked up only where an order is asked for.
     """
 
     request: Request
     run_id: RunId
     plan: Plan | Rejection
+    arrival: Arrival = Arrival()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """Bounds a pass obeys. `publish_due` is False while ended runs may still be gathered into one commit; `online`
-    is False while the remote cannot be asked; `host` is this one where several share the work."""
+    is False while the remote cannot be asked; `host` is this one where several share the work; `ageing_s` is how long
+    a request waits for one more point of priority."""
 
     runs_max: int
     publish_due: bool = True
     online: bool = True
     host: HostId | None = None
+    ageing_s: float = 3600.0
 
 
 def name_of_run(run_id: str) -> Name:

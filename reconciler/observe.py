@@ -9,17 +9,18 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reconciler import codec, resolve
+from reconciler import codec, queueing, resolve
 from reconciler.cache import read_cache, write_cache
 from reconciler.diff import ENDED, Actual, Desired, phase
 from reconciler.errors import ContentError, GitFailed
 from reconciler.git import Entry
 from reconciler.hearing import Hearing
 from reconciler.model import (
+    Arrival,
     Evidence,
     Held,
     HostId,
@@ -41,10 +42,13 @@ from reconciler.model import (
     TaskId,
     Wish,
     Workspace,
+    name_of_run,
 )
 from reconciler.world import World
 
 SETTINGS_PATH = "reconciler.yaml"
+ARRIVALS_MAX = 1_000
+"""Requests that are older than the newest so many commits below runs.d count as arrived at once, before all others."""
 OBJECT_ID = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 
 
@@ -131,6 +135,7 @@ class Observer:
         self._read_requests(paths)
         wishes = [self._wish(path) for path in paths if path in self.requests]
         runs = self._runs(marked, wishes)
+        wishes = self._in_order(wishes, runs)
         me = self.world.host()
         return Observation(
             branch=branch,
@@ -150,6 +155,7 @@ class Observer:
                 runs_max=self.settings.runs_max or 2 * self.world.cpus,
                 online=self.hearing is None or self.online,
                 host=me if self.hearing else None,
+                ageing_s=self.settings.ageing_s,
             ),
             now=self.world.now(),
         )
@@ -340,6 +346,47 @@ class Observer:
         wish = Wish(request=request, run_id=RunId(self.cache.requests[path][1]), plan=plan)
         self.wishes[path] = ((self.tip, made_of), wish)
         return wish
+
+    # -------------------------------------------------------------------------------------------- order
+
+    def _in_order(self, wishes: list[Wish], runs: Mapping[RunId, Run]) -> list[Wish]:
+        """Return the wishes with what their order depends on: when they arrived, and what is wrong in their `after`."""
+        if any(each.request.after for each in wishes):
+            known = self._known_names(wishes, runs)
+            problems = queueing.problems([each.request for each in wishes], known, self.names)
+            wishes = [_with_problems(each, problems.get(each.request.name, ())) for each in wishes]
+        grouped = any(each.request.concurrency for each in wishes)
+        if len(wishes) > 1 and (grouped or len(wishes) > (self.settings.runs_max or 2 * self.world.cpus)):
+            arrivals = self._arrivals()
+            wishes = [replace(each, arrival=arrivals(each.request.source.path)) for each in wishes]
+        return wishes
+
+    def _known_names(self, wishes: Sequence[Wish], runs: Mapping[RunId, Run]) -> set[Name]:
+        """Return the names in `after` that a request has, or a run of which something is left."""
+        named = {name for each in wishes for name in each.request.after}
+        known = {name for name in named if name in self.names}
+        if named - known:
+            ids = (*self.evidence, *runs, *(self.hearing.claims if self.hearing else ()))
+            known |= named & {name_of_run(run_id) for run_id in ids}
+        return known
+
+    def _arrivals(self) -> Callable[[str], Arrival]:
+        """Return the arrival of requests by path: by the commits since they were looked up last, oldest first."""
+        cache, tip = self.cache, self.tip or ""
+        if cache.arrivals_tip != tip:
+            try:
+                commits = self.world.repository.touched(cache.arrivals_tip, tip, "runs.d", ARRIVALS_MAX)
+            except GitFailed:
+                # What was looked up last may be gone where history was rewritten.
+                commits = self.world.repository.touched(None, tip, "runs.d", ARRIVALS_MAX)
+            number = max((row[0] for row in cache.arrivals.values()), default=0)
+            for epoch_s, paths in commits:
+                number += 1
+                cache.arrivals.update({path: [number, epoch_s] for path in paths})
+            cache.arrivals = {path: row for path, row in cache.arrivals.items() if path in cache.requests}
+            cache.arrivals_tip, self.cache_changed = tip, True
+        rows = cache.arrivals
+        return lambda path: Arrival(number=rows[path][0], at_s=rows[path][1]) if path in rows else Arrival()
 
     def wish_of(self, run_id: RunId) -> Wish | None:
         """Return the wish for a run, proven or not, at the tip as it is now; None if no request asks for it."""
@@ -547,6 +594,15 @@ def _leads_to_manifests(path: str) -> bool:
 def _name(path: str) -> Name:
     """Return the name a path below runs.d claims, valid or not."""
     return Name(path.removeprefix("runs.d/").rpartition(".")[0].replace("/", "."))
+
+
+def _with_problems(wish: Wish, problems: Sequence[Problem]) -> Wish:
+    """Return a wish that cannot be launched for these problems, beside those it has already."""
+    if not problems:
+        return wish
+    found = wish.plan.problems if isinstance(wish.plan, Rejection) else ()
+    path, name = wish.request.source.path, wish.request.name
+    return replace(wish, plan=Rejection(path=path, name=name, problems=(*found, *problems)))
 
 
 def _twin(path: str, paths: Sequence[str]) -> Rejection:

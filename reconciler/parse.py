@@ -57,8 +57,6 @@ _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2*
 _ANY = object()
 # What the formats can already say and this version cannot do yet: format, key, refused value.
 _NOT_AVAILABLE: tuple[tuple[str, str, object], ...] = (
-    ("request", "after", _ANY),
-    ("request", "concurrency", _ANY),
     ("request", "execution.mode", "cloud"),
     ("request", "execution.parallel", True),
     ("pipeline", "guardrails_required", True),

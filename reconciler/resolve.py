@@ -120,6 +120,7 @@ def _plan(request: Request, pipeline: Pipeline, settings: Settings, place: Place
         instructions=place.instructions,
         stages=stages,
         digest=codec.digest(executed),
+        group=request.concurrency.group if request.concurrency is not None else "",
     )
 
 

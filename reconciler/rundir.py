@@ -304,6 +304,7 @@ def _observe(runs: Runs, task_id: TaskId, run_id: RunId, number: int) -> Run:
         cancel=read(CancelIntent, directory.record("cancels", number)),
         end=read(End, directory.record("ends", number)),
         corrupt=tuple(corrupt),
+        group=plan.group if plan else "",
     )
 
 

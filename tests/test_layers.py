@@ -24,6 +24,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "yaml_events",
         "resolve",
         "diff",
+        "queueing",
         "manifest",
         "aggregate",
         "checklist",
