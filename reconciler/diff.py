@@ -438,6 +438,7 @@ def _scene(desired: Desired, actual: Actual, now: Instant, stuck: Mapping[str, s
         under_way=under_way,
         groups=_groups(desired, actual),
         stuck={**runs, **held_back},
+        shared=actual.held is not None,
     )
 
 
@@ -472,7 +473,9 @@ def _groups(desired: Desired, actual: Actual) -> dict[RunId, set[str]]:
 def groups_taken(desired: Desired, actual: Actual, now: Instant) -> Mapping[str, tuple[RunId, ...]]:
     """Return by concurrency group the runs that are under way in it, here or elsewhere."""
     under_way, groups = _unproven(actual, now), _groups(desired, actual)
-    return queueing.groups_taken(queueing.Scene(names={}, evidence={}, under_way=under_way, groups=groups))
+    shared = actual.held is not None
+    scene = queueing.Scene(names={}, evidence={}, under_way=under_way, groups=groups, shared=shared)
+    return queueing.groups_taken(scene)
 
 
 def _busy_names(actual: Actual, now: Instant) -> dict[Name, RunId]:

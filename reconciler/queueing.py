@@ -45,13 +45,15 @@ class Hold:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
     """What a turn depends on. `under_way` holds every run, here or elsewhere, that is not both ended and proven;
-    `groups` the concurrency groups of those; `stuck` what only a person can set going again, and why."""
+    `groups` the concurrency groups of those; `stuck` what only a person can set going again, and why. `shared` says
+    that there is a remote: there a run that has ended can be taken over and go on until its evidence lands."""
 
     names: Mapping[Name, RunId | None]
     evidence: Mapping[RunId, Evidence]
     under_way: Mapping[RunId, Phase]
     groups: Mapping[RunId, Collection[str]]
     stuck: Mapping[RunId, str] = field(default_factory=dict)
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +181,7 @@ def groups_taken(scene: Scene) -> dict[str, tuple[RunId, ...]]:
     """Return by group the runs that are under way in it: one, unless somebody edited it into a group that was taken."""
     found: dict[str, list[RunId]] = {}
     for run_id, phase in sorted(scene.under_way.items()):
-        for group in scene.groups.get(run_id, ()) if phase not in ENDED else ():
+        for group in scene.groups.get(run_id, ()) if scene.shared or phase not in ENDED else ():
             found.setdefault(group, []).append(run_id)
     return {group: tuple(runs) for group, runs in found.items()}
 
@@ -204,6 +206,8 @@ def _turns(
 
 
 def _turn(wish: Wish, group: str, taken: Sequence[RunId], ahead: RunId | None, scene: Scene) -> Hold | None:
+    if taken and scene.under_way[taken[0]] in ENDED:
+        return Hold(f"waits for the evidence of {taken[0]} of group '{group}' to be committed")
     if taken and _cancels(wish):
         return Hold(f"waits for {taken[0]} of group '{group}', which it cancels, to end")
     stuck = next((each for each in taken if each in scene.stuck), None)
