@@ -16,21 +16,25 @@ from reconciler import __version__
 from reconciler.codec import CodecError
 from reconciler.disk import DISK, Disk
 
-FORMAT = f"1-{__version__}"
+FORMAT = f"2-{__version__}"
+RECURRING = "*"
 BYTES_MAX = 256 * 1024 * 1024
 
 
 @dataclass(slots=True)
 class Cache:
-    """`requests` maps a path below runs.d to [blob, run id or None, task, problems]; `evidence` a run id to
+    """`requests` maps a path below runs.d to [blob, run id or None, task, problems], the run id
+    being RECURRING where it follows from more than the request; `evidence` a run id to
     [task, name, status, attempt, completed_at, duration_s, manifest blob]. `*_tree` is the git tree each speaks of.
-    `arrivals` maps a path below runs.d to [number, committer time] as of the commit `arrivals_tip`."""
+    `arrivals` maps a path below runs.d to [number, committer time] as of the commit `arrivals_tip`, where
+    runs.d is the tree `arrivals_tree`."""
 
     requests_tree: str | None = None
     requests: dict[str, list[Any]] = field(default_factory=dict)
     evidence_tree: str | None = None
     evidence: dict[str, list[Any]] = field(default_factory=dict)
     arrivals_tip: str | None = None
+    arrivals_tree: str | None = None
     arrivals: dict[str, list[Any]] = field(default_factory=dict)
 
 
@@ -63,6 +67,7 @@ def write_cache(path: Path, cache: Cache, disk: Disk = DISK) -> None:
         "evidence_tree": cache.evidence_tree,
         "evidence": cache.evidence,
         "arrivals_tip": cache.arrivals_tip,
+        "arrivals_tree": cache.arrivals_tree,
         "arrivals": cache.arrivals,
     }
     disk.write_atomic(path, json.dumps(document, separators=(",", ":")).encode())

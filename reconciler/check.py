@@ -12,12 +12,12 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
-from functools import cache
 from itertools import chain, islice
 from typing import Any
 
 from reconciler import checklist, parse, queueing, resolve
 from reconciler.errors import ContentError
+from reconciler.inputs import glob
 from reconciler.model import (
     Contract,
     Pipeline,
@@ -77,7 +77,7 @@ def kind_of(path: str, checklists: Sequence[str] = Settings().checklists) -> Kin
     for place, kind in _PLACES:
         if place.fullmatch(path):
             return kind
-    return Kind.CHECKLIST if any(_glob(each).fullmatch(path) for each in checklists) else None
+    return Kind.CHECKLIST if any(glob(each).fullmatch(path) for each in checklists) else None
 
 
 def folders(checklists: Sequence[str]) -> tuple[str, ...]:
@@ -86,15 +86,6 @@ def folders(checklists: Sequence[str]) -> tuple[str, ...]:
     starts = {start if start == each else start.rpartition("/")[0] for each, start in literal}
     starts |= {"runs.d", "pipelines", SETTINGS_PATH, "reconciler.yml", "tasks/index.json"}
     return ("",) if "" in starts else tuple(sorted(starts))
-
-
-@cache
-def _glob(pattern: str) -> re.Pattern[str]:
-    """Return a path pattern as git reads one: `**/` stands for any folders, `*` and `?` for no `/`."""
-    words = {"**/": "(?:[^/]+/)*", "/**": "/.*", "**": "[^/]*", "*": "[^/]*", "?": "[^/]"}
-    parts = re.split(r"((?<![^/])\*\*/|/\*\*$|\*+|\?)", pattern)
-    spelled = "".join(words.get(each, re.escape(each)) for each in parts)
-    return re.compile(spelled if len(parts) > 1 else f"{spelled}(?:/.*)?", re.DOTALL)
 
 
 # ------------------------------------------------------------------------------------------------ all files

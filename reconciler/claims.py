@@ -59,8 +59,8 @@ class Claims:
     refused: PushRefused | None = None
     """What the remote refused of the last push, though it may have granted other claims of it."""
 
-    def shared(self, run_id: RunId, task_id: TaskId, claims: Iterable[Claim], group: str = "") -> SharedClaim:
-        """Return the claim of this host to a run."""
+    def shared(self, run_id: RunId, task_id: TaskId, claims: Iterable[Claim], group: str, fired_at: str) -> SharedClaim:
+        """Return the claim of this host to a run, with its concurrency group and the fire it was launched for."""
         return SharedClaim(
             run_id=run_id,
             task_id=task_id,
@@ -68,6 +68,7 @@ class Claims:
             claims=tuple(claims)[-CLAIMS_HELD_MAX:],
             nonce=self.world.chance.nonce(),
             group=group,
+            fired_at=fired_at,
         )
 
     def keep(

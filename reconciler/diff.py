@@ -361,7 +361,7 @@ def _take_over(held: Held, plan: Plan, desired: Desired, why: str, wish: Wish | 
     outcome = None
     if wish is not None and wish.request.cancel:
         why, outcome = f"{why}, and the request says: {wish.request.cancel}", Outcome.CANCELLED
-    elif successor is not None and successor != plan.run_id:
+    elif wish is None and successor is not None and successor != plan.run_id:
         why, outcome = f"{why}, and it is superseded by {successor}", Outcome.CANCELLED
     elif plan.name not in desired.names:
         why, outcome = f"{why}, and its request was deleted", Outcome.CANCELLED
@@ -388,6 +388,7 @@ def _launches(
 ) -> Iterable[Action]:
     """Decide about the wishes of which there is no run yet: by priority, which grows with waiting, then by path."""
     absent = _absent(desired, actual)
+    wanted = {each.run_id for each in desired.wishes}
     busy = _busy_names(actual, now)
     line = queueing.line_up(absent, _scene(desired, actual, now, stuck), now, limits.ageing_s)
     for wish in sorted(absent, key=lambda each: _turn(each, actual, now, limits)):
@@ -397,7 +398,8 @@ def _launches(
         elif isinstance(wish.plan, Rejection):
             continue
         elif older := busy.get(wish.request.name):
-            yield Wait(subject=wish.run_id, reason=f"waits for {older}, which it supersedes, to end")
+            which = "the run before it" if older in wanted else "which it supersedes"
+            yield Wait(subject=wish.run_id, reason=f"waits for {older}, {which}, to end")
         elif hold is not None:
             yield Wait(subject=wish.run_id, reason=hold.reason, settled=hold.settled)
         elif not limits.online:
@@ -503,7 +505,8 @@ def _held_back(wish: Wish, actual: Actual, now: Instant) -> str:
         )
     if wish.request.cancel:
         return f"cancelled before it started: {wish.request.cancel}"
-    return suspended(wish.request.suspend, now)
+    early = f"waits for its time, {wish.due_at}" if wish.due_at[:19] > now.at[:19] else ""
+    return suspended(wish.request.suspend, now) or early
 
 
 def suspended(suspend: Suspend | None, now: Instant) -> str:

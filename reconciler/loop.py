@@ -236,7 +236,7 @@ class Loop:
             return None
         run_id = subject_of(action)
         task_id = action.plan.task_id if isinstance(action, Launch) else action.task_id  # type: ignore[union-attr]
-        shared = self.claims.shared(run_id, task_id, claims, _group_of(seen, action, held))
+        shared = self.claims.shared(run_id, task_id, claims, *_traits(seen, action, held))
         begins = isinstance(action, Launch)
         return Wanted(run_id=run_id, old=held.oid if held is not None else None, claim=shared, begins=begins)
 
@@ -261,7 +261,7 @@ class Loop:
         if held is not None and not held.ours:
             raise LockHeld(f"{plan.run_id}: it is executed by {held.host_name}")
         claims = (*(held.claim.claims if held is not None else ()), claim)
-        shared = self.claims.shared(plan.run_id, plan.task_id, claims, plan.group)
+        shared = self.claims.shared(plan.run_id, plan.task_id, claims, plan.group, plan.fired_at)
         wanted = Wanted(run_id=plan.run_id, old=held.oid if held is not None else None, claim=shared, begins=True)
         if plan.run_id not in self.claims.keep([wanted], [], living(seen)):
             raise LockHeld(f"{plan.run_id}: another host claimed it first, or another run of its group")
@@ -348,12 +348,13 @@ def living(seen: Observation) -> dict[RunId, int]:
     return {**held, **here}
 
 
-def _group_of(seen: Observation, action: Action, held: Held | None) -> str:
-    """Return the concurrency group of the run that an action is about: as its plan says, or its claim so far."""
-    plan = getattr(action, "plan", None)
-    run = seen.actual.runs.get(subject_of(action))
-    said = (plan.group if isinstance(plan, Plan) else "", run.group if run is not None else "")
-    return next(filter(None, said), held.claim.group if held is not None else "")
+def _traits(seen: Observation, action: Action, held: Held | None) -> tuple[str, str]:
+    """Return the concurrency group and the fire of the run that an action is about: as its plan says, or its claim so
+    far."""
+    plan, run = getattr(action, "plan", None), seen.actual.runs.get(subject_of(action))
+    known = [each for each in (plan, run, held.claim if held is not None else None) if each is not None]
+    groups, fires = (each.group for each in known), (each.fired_at for each in known)
+    return next(filter(None, groups), ""), next(filter(None, fires), "")
 
 
 def _ids(wanted: Publish) -> list[RunId]:

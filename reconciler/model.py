@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import tzinfo
 from enum import StrEnum
 from typing import NewType, Protocol
 
@@ -166,6 +167,29 @@ class Concurrency:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """When a request fires. `missed` says what becomes of fires that nobody was there for; `until` is a UTC instant."""
+
+    cron: str
+    timezone: str = "UTC"
+    missed: str = "run_once"
+    grace_s: float = 600.0
+    until: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Occasion:
+    """What makes one run of a request that asks for more: the instant it fires at, or its inputs, (path, id)."""
+
+    fired_at: str = ""
+    inputs: tuple[tuple[str, str], ...] = ()
+
+
+ONCE = Occasion()
+"""The occasion of a request that asks for one run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Suspend:
     """A request that must not be launched or resumed now. `until` is a UTC instant in ISO 8601."""
 
@@ -191,11 +215,18 @@ class Request:
     priority: int = 0
     after: tuple[Name, ...] = ()
     concurrency: Concurrency | None = None
+    schedule: Schedule | None = None
+    on_change: tuple[str, ...] = ()
     suspend: Suspend | None = None
     cancel: str | None = None
     proves: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     rerun: int = 0
+
+    @property
+    def recurring(self) -> bool:
+        """Whether it asks for more than one run as time goes on."""
+        return self.schedule is not None or bool(self.on_change)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -373,7 +404,7 @@ class Plan:
 
     `resume_token_sha256` is the digest of the token in `.resume-token`; `digest` covers the stages, the
     workspace and the parameters, so two plans with one digest execute the same thing. `group` is the concurrency
-    group it was launched in, "" for none.
+    group it was launched in, `fired_at` the fire of a schedule it was launched for, "" for none.
     """
 
     run_id: RunId
@@ -406,6 +437,7 @@ class Plan:
     digest: str
     resume_token_sha256: str = ""
     group: str = ""
+    fired_at: str = ""
 
 
 # ---------------------------------------------------------------------------------------------- runs
@@ -569,6 +601,7 @@ class Run:
     end: End | None = None
     corrupt: tuple[Problem, ...] = ()
     group: str = ""
+    fired_at: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -591,7 +624,8 @@ class SharedClaim:
 
     It names a commit and never says what to execute: whoever takes over makes the plan anew from that commit, so
     that a right to write refs is no right to run commands. `nonce` makes every one unmistakable. `group` is the
-    concurrency group the run takes up, which every host must know, whatever becomes of its request.
+    concurrency group the run takes up, which every host must know, whatever becomes of its request; `fired_at` the fire
+    of a schedule it was launched for, from which with the request its id follows.
     """
 
     run_id: RunId
@@ -600,6 +634,7 @@ class SharedClaim:
     claims: tuple[Claim, ...]
     nonce: str
     group: str = ""
+    fired_at: str = ""
 
     @property
     def number(self) -> int:
@@ -675,13 +710,15 @@ class Wish:
     """A valid request that the tip does not prove fulfilled, with the plan a launch would freeze.
 
     `plan` is a Rejection when request and pipeline do not fit together; it then prevents a launch, not the
-    resume of a plan that is already frozen. `arrival` is looked up only where an order is asked for.
+    resume of a plan that is already frozen. `arrival` is looked up only where an order is asked for. `due_at` is the
+    UTC instant before which it is not to be launched, "" for none.
     """
 
     request: Request
     run_id: RunId
     plan: Plan | Rejection
     arrival: Arrival = Arrival()
+    due_at: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -734,4 +771,8 @@ class Contract(Protocol):
 
     def check(self, name: str, value: object) -> tuple[Violation, ...]:
         """Return every way in which `value` breaks the schema `name`; none means it keeps it."""
+        ...
+
+    def zone(self, name: str) -> tzinfo | None:
+        """Return a time zone of the IANA database, None if there is none of that name."""
         ...

@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from reconciler import codec, queueing, resolve
-from reconciler.cache import read_cache, write_cache
+from reconciler.cache import RECURRING, read_cache, write_cache
 from reconciler.diff import ENDED, Actual, Desired, phase
 from reconciler.errors import ContentError, GitFailed
 from reconciler.git import Entry
 from reconciler.hearing import Hearing
 from reconciler.model import (
+    ONCE,
     Arrival,
     Evidence,
     Held,
@@ -28,6 +29,7 @@ from reconciler.model import (
     Instructions,
     Limits,
     Name,
+    Occasion,
     Pipeline,
     PipelineId,
     Plan,
@@ -44,6 +46,7 @@ from reconciler.model import (
     Workspace,
     name_of_run,
 )
+from reconciler.recurring import Asked, Recurring
 from reconciler.world import World
 
 SETTINGS_PATH = "reconciler.yaml"
@@ -98,11 +101,13 @@ class Observer:
         self.instructions = Instructions()
         self.pipelines: dict[PipelineId, Pipeline | Rejection] | None = None
         self.requests: dict[str, Request] = {}
+        self.recurring_plans: dict[RunId, tuple[object, Plan | Rejection]] = {}
         self.wishes: dict[str, tuple[tuple[object, object], Wish]] = {}
         self.ended: dict[RunId, tuple[int, Run]] = {}
         self.evidence: Mapping[str, list[Any]] = self.cache.evidence
         self.evidence_tip = ""
         self.plans: dict[str, Plan | Rejection | None] = {}
+        self.occasions = Recurring(world)
         self._index_requests()
 
     def ask(self) -> None:
@@ -134,6 +139,8 @@ class Observer:
         paths = self._unsettled(marked)
         self._read_requests(paths)
         wishes = [self._wish(path) for path in paths if path in self.requests]
+        recurring, names = self._recurring_wishes(marked) if self.recurring else ([], self.names)
+        wishes += recurring
         runs = self._runs(marked, wishes)
         wishes = self._in_order(wishes, runs)
         me = self.world.host()
@@ -142,7 +149,7 @@ class Observer:
             tip=tip,
             evidence_tip=self.evidence_tip,
             settings=self.settings,
-            desired=Desired(wishes=tuple(wishes), rejections=self._rejections(wishes, runs), names=self.names),
+            desired=Desired(wishes=tuple(wishes), rejections=self._rejections(wishes, runs), names=names),
             actual=Actual(
                 runs=runs,
                 evidence=Proven(self.evidence),
@@ -287,7 +294,7 @@ class Observer:
         if isinstance(parsed, Rejection):
             return [entry.oid, None, None, codec.dump(parsed.problems)]
         self.requests[path] = parsed
-        return [entry.oid, resolve.run_id(parsed), parsed.task, []]
+        return [entry.oid, RECURRING if parsed.recurring else resolve.run_id(parsed), parsed.task, []]
 
     def _parse(self, path: str, entry: Entry, data: bytes | None) -> Request | Rejection:
         if not entry.is_file:
@@ -311,8 +318,12 @@ class Observer:
             by_name.setdefault(_name(path), []).append(path)
         self.twins = {path: paths for paths in by_name.values() if len(paths) > 1 for path in paths}
         rows = self.cache.requests
-        self.names = {name: rows[paths[0]][1] if len(paths) == 1 else None for name, paths in by_name.items()}
-        self.paths = {row[1]: path for path, row in rows.items() if row[1] and path not in self.twins}
+        single = {name: paths[0] for name, paths in by_name.items() if len(paths) == 1}
+        self.recurring = {name: path for name, path in single.items() if rows[path][1] == RECURRING}
+        ids = {name: rows[path][1] for name, path in single.items() if name not in self.recurring}
+        self.names: dict[Name, RunId | None] = {**dict.fromkeys(by_name), **ids}
+        known = (path for name, path in single.items() if name not in self.recurring and rows[path][1])
+        self.paths = {rows[path][1]: path for path in known}
 
     def _unsettled(self, marked: Sequence[tuple[TaskId, RunId]]) -> list[str]:
         """Return the paths of requests that the tip does not prove, and of those that are under way again."""
@@ -373,6 +384,8 @@ class Observer:
     def _arrivals(self) -> Callable[[str], Arrival]:
         """Return the arrival of requests by path: by the commits since they were looked up last, oldest first."""
         cache, tip = self.cache, self.tip or ""
+        if cache.arrivals_tip is not None and cache.arrivals_tree == self.trees.requests:
+            cache.arrivals_tip = tip
         if cache.arrivals_tip != tip:
             try:
                 commits = self.world.repository.touched(cache.arrivals_tip, tip, "runs.d", ARRIVALS_MAX)
@@ -384,22 +397,92 @@ class Observer:
                 number += 1
                 cache.arrivals.update({path: [number, epoch_s] for path in paths})
             cache.arrivals = {path: row for path, row in cache.arrivals.items() if path in cache.requests}
-            cache.arrivals_tip, self.cache_changed = tip, True
+            cache.arrivals_tip, cache.arrivals_tree, self.cache_changed = tip, self.trees.requests, True
         rows = cache.arrivals
         return lambda path: Arrival(number=rows[path][0], at_s=rows[path][1]) if path in rows else Arrival()
 
-    def wish_of(self, run_id: RunId) -> Wish | None:
-        """Return the wish for a run, proven or not, at the tip as it is now; None if no request asks for it."""
+    # -------------------------------------------------------------------------------------------- recurring requests
+
+    def _recurring_wishes(
+        self, marked: Sequence[tuple[TaskId, RunId]]
+    ) -> tuple[list[Wish], Mapping[Name, RunId | None]]:
+        """Return what recurring requests ask for: the run that is due and not proven, else the one to come, and those
+        that are under way already; and all names, with the run that is the current one of each."""
+        self._read_requests(list(self.recurring.values()))
+        under_way = self._fires_under_way(marked)
+        names, wishes = dict(self.names), []
+        for name, path in self.recurring.items():
+            if path in self.requests:
+                names[name], found = self._asked(self.requests[path], under_way)
+                wishes += found
+        kept = {each.run_id for each in wishes}
+        self.recurring_plans = {run_id: each for run_id, each in self.recurring_plans.items() if run_id in kept}
+        return wishes, names
+
+    def _asked(self, request: Request, under_way: Mapping[RunId, str]) -> tuple[RunId | None, list[Wish]]:
+        asked = self._occasions_of(request)
+        if isinstance(asked, Rejection):
+            run_id = resolve.run_id(request)
+            return None, [Wish(request=request, run_id=run_id, plan=asked)]
+        ids = {resolve.run_id(request, each): each for each in (asked.current, asked.coming) if each is not None}
+        fires = {run_id: Occasion(fired_at=at) for run_id, at in under_way.items() if at}
+        going = {each: fire for each, fire in fires.items() if resolve.run_id(request, fire) == each}
+        current = next(iter(ids), None)
+        again = {run_id: each for run_id, each in ids.items() if run_id not in self.evidence or run_id in under_way}
+        wanted = dict(list(again.items())[:1])
+        return current, [self._occasional(request, run_id, each) for run_id, each in {**going, **wanted}.items()]
+
+    def _occasions_of(self, request: Request) -> Asked | Rejection:
+        since_s = self._arrivals()(request.source.path).at_s if request.schedule is not None else None
+        checklists = self.settings.checklists
+        return self.occasions.asked(request, self.tip or "", checklists, self.world.now(), since_s)
+
+    def _fires_under_way(self, marked: Sequence[tuple[TaskId, RunId]]) -> dict[RunId, str]:
+        """Return the runs of recurring requests that are under way, here or elsewhere, with the fire each is for."""
+        claims = self.hearing.claims.values() if self.hearing is not None else ()
+        found = {each.run_id: each.fired_at for each in claims if name_of_run(each.run_id) in self.recurring}
+        for task_id, run_id in marked:
+            if name_of_run(run_id) in self.recurring:
+                run = self._run(task_id, run_id)
+                found[run_id] = (run.fired_at if run is not None else "") or found.get(run_id, "")
+        return found
+
+    def _occasional(self, request: Request, run_id: RunId, occasion: Occasion) -> Wish:
+        """Return the wish of a recurring request for one occasion; its plan is resolved once for a tip."""
+        made_of = (self.tip, request.source.blob, self.trees.pipelines, self.trees.settings, self.trees.instructions)
+        known = self.recurring_plans.get(run_id)
+        if known is None or known[0] != made_of:
+            known = self.recurring_plans[run_id] = (made_of, self.plan_for(request, occasion))
+        return Wish(request=request, run_id=run_id, plan=known[1], due_at=occasion.fired_at)
+
+    def _wish_of_recurring(self, run_id: RunId, fired_at: str) -> Wish | None:
+        """Return the wish for one run of a recurring request, given the fire it is for, if it is known."""
+        path = self.recurring.get(name_of_run(run_id), "")
+        self._read_requests([path] if path else [])
+        request = self.requests.get(path)
+        if request is None:
+            return None
+        asked = self._occasions_of(request) if self.pinned is None or request.on_change else Asked(None)
+        known = [] if isinstance(asked, Rejection) else [asked.current, asked.coming]
+        occasions = (Occasion(fired_at=fired_at), *(each for each in known if each is not None))
+        found = next((each for each in occasions if resolve.run_id(request, each) == run_id), None)
+        return self._occasional(request, run_id, found) if found is not None else None
+
+    def wish_of(self, run_id: RunId, fired_at: str = "") -> Wish | None:
+        """Return the wish for a run, proven or not, at the tip as it is now; None if no request asks for it. The run of
+        a schedule is known by the fire it is for."""
         self._look_at_tip()
         path = self.paths.get(run_id)
         if path is None:
-            return None
+            return self._wish_of_recurring(run_id, fired_at)
         self._read_requests([path])
         return self._wish(path) if path in self.requests else None
 
-    def plan_for(self, request: Request) -> Plan | Rejection:
+    def plan_for(self, request: Request, occasion: Occasion = ONCE) -> Plan | Rejection:
         """Return the plan of any request at the tip that was observed last."""
-        place = resolve.Place(commit=self.tip or "", branch=self.branch or "", instructions=self.instructions)
+        place = resolve.Place(
+            commit=self.tip or "", branch=self.branch or "", instructions=self.instructions, occasion=occasion
+        )
         plan = resolve.resolve(request, self._pipelines(), self.settings, place)
         if isinstance(plan, Plan) and plan.workspace == Workspace.CHECKOUT and self.world.repository.bare:
             reason = f"pipeline '{request.pipeline}' works in the checkout, and this clone has none"
@@ -444,7 +527,14 @@ class Observer:
             cache.evidence_tree, self.cache_changed = trees.evidence, True
         self.evidence = cache.evidence
         if self.hearing is not None:
-            self.hearing.missing(gone, self.paths, tip)
+            self.hearing.missing(gone, self._asked_for(gone), tip)
+
+    def _asked_for(self, gone: Mapping[str, object]) -> Mapping[RunId, object]:
+        """Return the runs that somebody asks for, as far as their evidence may be missed."""
+        if not self.recurring or self.hearing is None:
+            return self.paths
+        missed = (RunId(each) for each in (*gone, *self.hearing.memory.lost))
+        return {**self.paths, **{each: "" for each in missed if name_of_run(each) in self.recurring}}
 
     def _changed_rows(self, old: str | None, new: str | None) -> dict[str, list[Any] | None]:
         """Return the rows of the manifests that differ between two trees, None for those that prove nothing (now)."""
@@ -511,9 +601,10 @@ class Observer:
         found = None
         if OBJECT_ID.fullmatch(commit) and self.world.repository.is_ancestor(commit, self.tip or ""):
             with contextlib.suppress(ContentError):
-                found = Observer(self.world, self.branch, pinned=commit).wish_of(run_id)
+                pinned = Observer(self.world, self.branch, pinned=commit)
+                found = pinned.wish_of(run_id, held.claim.fired_at)
         if found is None or isinstance(found.plan, Rejection):
-            found = self.wish_of(run_id) or found
+            found = self.wish_of(run_id, held.claim.fired_at) or found
         return found.plan if found is not None else None
 
     def _runs(self, marked: Sequence[tuple[TaskId, RunId]], wishes: Sequence[Wish]) -> dict[RunId, Run]:

@@ -11,7 +11,9 @@ from typing import Any
 
 from reconciler import codec
 from reconciler.model import (
+    ONCE,
     Instructions,
+    Occasion,
     Pipeline,
     PipelineId,
     Plan,
@@ -36,20 +38,23 @@ MATCHED_CHARACTERS_MAX = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a plan is resolved: the commit everything is read from, its branch and its instructions."""
+    """Where a plan is resolved: the commit everything is read from, its branch and its instructions; and on which
+    occasion, if the request has several."""
 
     commit: str
     branch: str
     instructions: Instructions = Instructions()
+    occasion: Occasion = ONCE
 
 
-def run_id(request: Request) -> RunId:
+def run_id(request: Request, occasion: Occasion = ONCE) -> RunId:
     """Return `<name>-<8 hex>`, the hex being the start of the SHA-256 over what is executed.
 
     Title, priority, labels, suspend, cancel, comments and layout are not part of it, so a reformatted file is the
-    same run and two reconcilers compute the same id.
+    same run and two reconcilers compute the same id. Of a request that asks for more than one run, the occasion is
+    part of it.
     """
-    executed = {
+    executed: dict[str, object] = {
         "task": request.task,
         "pipeline": request.pipeline,
         "parameters": dict(request.parameters),
@@ -57,6 +62,10 @@ def run_id(request: Request) -> RunId:
         "execution_mode": request.execution.mode.value,
         "rerun": request.rerun,
     }
+    if occasion.fired_at:
+        executed["fire"] = occasion.fired_at
+    if occasion.inputs:
+        executed["inputs"] = dict(occasion.inputs)
     return RunId(f"{request.name}-{codec.digest(executed)[:8]}")
 
 
@@ -92,7 +101,7 @@ def _plan(request: Request, pipeline: Pipeline, settings: Settings, place: Place
     stages = _stages(pipeline, request.target, workspace, parameters)
     executed = {"stages": [each.digest for each in stages if each.selected], "parameters": parameters}
     return Plan(
-        run_id=run_id(request),
+        run_id=run_id(request, place.occasion),
         name=request.name,
         task_id=request.task,
         pipeline_id=pipeline.id,
@@ -121,6 +130,7 @@ def _plan(request: Request, pipeline: Pipeline, settings: Settings, place: Place
         stages=stages,
         digest=codec.digest(executed),
         group=request.concurrency.group if request.concurrency is not None else "",
+        fired_at=place.occasion.fired_at,
     )
 
 

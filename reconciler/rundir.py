@@ -305,6 +305,7 @@ def _observe(runs: Runs, task_id: TaskId, run_id: RunId, number: int) -> Run:
         end=read(End, directory.record("ends", number)),
         corrupt=tuple(corrupt),
         group=plan.group if plan else "",
+        fired_at=plan.fired_at if plan else "",
     )
 
 

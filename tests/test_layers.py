@@ -25,6 +25,8 @@ LINES: dict[str, tuple[str, ...]] = {
         "resolve",
         "diff",
         "queueing",
+        "schedule",
+        "inputs",
         "manifest",
         "aggregate",
         "checklist",
@@ -51,6 +53,7 @@ LINES: dict[str, tuple[str, ...]] = {
     "world": ("world",),
     "joints": (
         "hearing",
+        "recurring",
         "observe",
         "claims",
         "apply",

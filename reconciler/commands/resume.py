@@ -78,7 +78,7 @@ def _resume(session: Session, run_id: RunId, token: str | None, actor: str, reas
     there = world.runs.observe(task_id, run_id)
     if there is None:
         raise UsageError(f"{run_id} has no records on this machine; add or raise 'rerun' in its request instead")
-    wish = session.loop.observer.wish_of(run_id)
+    wish = session.loop.observer.wish_of(run_id, there.fired_at)
     plan = wish.plan if wish is not None else None
     frozen = read_records(world, task_id, run_id).plan
     objection = _held_elsewhere(found, run_id) or _objection(world, there, wish, token, frozen)

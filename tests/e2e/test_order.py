@@ -211,3 +211,169 @@ def made_at(scratch: Scratch, epoch_s: float) -> None:
     """Commit what is staged as if it were another time."""
     environment = {**ENVIRONMENT, "GIT_COMMITTER_DATE": f"{int(epoch_s)} +0000"}
     subprocess.run(["git", "commit", "-q", "-m", "old"], cwd=scratch.path, env=environment, check=True)
+
+
+# ------------------------------------------------------------------------------------------------ schedules
+
+HOURLY = f'{{cron: "{(time.gmtime().tm_min + 30) % 60} * * * *"}}'
+"""Once an hour, and not within the next half of one: no test may meet a fire."""
+
+
+def scheduled(scratch: Scratch, name: str, schedule: str, hours: float, body: str = "true", **keys: object) -> None:
+    """Commit a request with a schedule as if that had been hours ago."""
+    noted(scratch, name, body, schedule=schedule, **keys)
+    scratch.git("add", "-A")
+    made_at(scratch, time.time() - 3600 * hours)
+
+
+def fires(scratch: Scratch, name: str) -> list[str]:
+    """Return the fires of which evidence is committed."""
+    listed = scratch.git("ls-tree", "-r", "--name-only", "HEAD", ".runs/t/cli/").splitlines()
+    paths = [each for each in listed if each.startswith(f".runs/t/cli/{name}-") and each.endswith("/manifest.json")]
+    return sorted(json.loads(scratch.git("show", f"HEAD:{each}"))["fired_at"] for each in paths)
+
+
+def test_of_missed_fires_the_newest_runs_once(scratch: Scratch) -> None:
+    scratch.settings()
+    scheduled(scratch, "nightly", HOURLY, 50)
+    assert scratch.run("reconcile", "--wait").returncode == 0
+    [fire] = fires(scratch, "nightly")
+    assert fire >= time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 3600))
+    again = scratch.run("reconcile", "--wait")
+    assert again.returncode == 0
+    assert fires(scratch, "nightly") == [fire]
+    assert "waits for its time, 20" in again.stdout
+    assert "waits for its time, 20" in scratch.run("status").stdout
+    assert "launch" not in scratch.run("plan").stdout
+
+
+def test_a_new_schedule_fires_nothing_before_its_time(scratch: Scratch) -> None:
+    scratch.settings()
+    scheduled(scratch, "nightly", '{cron: "0 0 1 1 *", timezone: Europe/Berlin}', 0)
+    assert scratch.run("reconcile", "--wait").returncode == 0
+    assert notes(scratch) == []
+    assert "it waits, because it waits for its time" in scratch.run("why", "nightly").stdout
+    assert "-12-31T23:00:00Z" in scratch.run("status").stdout
+
+
+def test_what_is_skipped_is_skipped(scratch: Scratch) -> None:
+    scratch.settings()
+    then = time.gmtime(time.time() - 3 * 3600)
+    cron = f'cron: "{then.tm_min} {then.tm_hour} * * *"'
+    scheduled(scratch, "nightly", f"{{{cron}, missed: skip, grace: 1h}}", 48)
+    scheduled(scratch, "late", f"{{{cron}, missed: skip, grace: 4h}}", 48)
+    assert scratch.run("reconcile", "--wait").returncode == 0
+    assert notes(scratch) == ["+ late", "- late"]
+
+
+def test_a_fire_survives_kills_and_edits_and_never_runs_twice(scratch: Scratch) -> None:
+    scratch.settings()
+    scheduled(scratch, "nightly", HOURLY, 5, "test $RECONCILER_ATTEMPT != 1 || sleep 300")
+    scratch.run("reconcile")
+    wait_for(lambda: notes(scratch))
+    # Other words for the same wish: what runs goes on, and what is fired from now on is another matter.
+    noted(scratch, "nightly", "test $RECONCILER_ATTEMPT != 1 || sleep 300", schedule=HOURLY, title="Nightly")
+    scratch.commit()
+    scratch.kill_run("nightly")
+    assert scratch.run("reconcile", "--wait").returncode == 0
+    assert notes(scratch) == ["+ nightly", "+ nightly", "- nightly"]
+    assert len(fires(scratch, "nightly")) == 1
+    assert [each["outcome"] for each in scratch.manifest("nightly")["attempts"]] == ["lost", "succeeded"]
+
+
+def test_the_run_of_a_fire_can_be_resumed_and_cancelled_by_commit(scratch: Scratch) -> None:
+    scratch.settings()
+    scheduled(scratch, "nightly", HOURLY, 5, f"test -e {scratch.outside}/good")
+    assert scratch.run("reconcile", "--wait").returncode == 1
+    [fire] = fires(scratch, "nightly")
+    (scratch.outside / "good").touch()
+    resumed = scratch.run("resume", scratch.run_id("nightly"))
+    assert resumed.returncode == 0, resumed.stderr
+    assert fires(scratch, "nightly") == [fire]
+
+
+def test_two_machines_run_a_fire_once(hub: Hub) -> None:
+    a, b = hub.clones("a", "b", lease_s=20)
+    a.pipeline("nightly", NOTED.format(command=json.dumps("sleep 0.3")))
+    a.request("nightly", "nightly", schedule='{cron: "0 0 * * *"}')
+    a.git("add", "-A")
+    made_at(a, time.time() - 3 * 86400)
+    a.push()
+    for each in [machine.start("reconcile", "--wait") for machine in (a, b)]:
+        said, errors = each.communicate(timeout=120)
+        assert each.returncode == 0, (said, errors)
+    assert hub.proofs() == {"nightly": 1}
+    assert hub.shared() == []
+
+
+# ------------------------------------------------------------------------------------------------ inputs
+
+
+def test_unchanged_inputs_cost_nothing_and_changed_ones_run_again(scratch: Scratch) -> None:
+    scratch.settings()
+    scratch.write("src/a.py", "1\n")
+    noted(scratch, "green", on_change="[src]")
+    scratch.commit()
+    assert scratch.run("reconcile", "--wait").returncode == 0
+    assert len(notes(scratch)) == 2
+    scratch.write("other.txt", "not an input\n")
+    scratch.commit()
+    assert scratch.run("reconcile", "--wait").returncode == 0
+    assert len(notes(scratch)) == 2
+    scratch.write("src/a.py", "2\n")
+    scratch.commit()
+    assert scratch.run("reconcile", "--wait").returncode == 0
+    assert len(notes(scratch)) == 4
+    scratch.write("src/a.py", "1\n")
+    scratch.commit()
+    assert scratch.run("reconcile", "--wait").returncode == 0
+    assert len(notes(scratch)) == 4, "this very tree is green already"
+
+
+def test_a_change_supersedes_the_run_of_the_older_tree(scratch: Scratch) -> None:
+    scratch.settings()
+    scratch.write("src/a.py", "1\n")
+    noted(scratch, "green", f"test -e {scratch.outside}/good || sleep 300", on_change="[src]")
+    scratch.commit()
+    scratch.run("reconcile")
+    wait_for(lambda: notes(scratch))
+    first = scratch.run_id("green")
+    (scratch.outside / "good").touch()
+    scratch.write("src/a.py", "2\n")
+    scratch.commit()
+    scratch.run("reconcile", "--wait")
+    assert notes(scratch) == ["+ green", "+ green", "- green"]
+    old = json.loads(scratch.git("show", f"HEAD:.runs/t/cli/{first}/manifest.json"))
+    assert old["status"] == "cancelled"
+    assert f"superseded by {scratch.run_id('green')}" in json.dumps(old)
+
+
+def test_evidence_never_asks_for_the_next_run(scratch: Scratch) -> None:
+    """The run ticks an item of a checklist that is among its own inputs."""
+    scratch.settings()
+    scratch.write("docs/list.md", "# List\n\n- [ ] Green <!-- item: t/green -->\n")
+    scratch.write("tasks/index.json", '{"items": [{"id": "t", "title": "T"}]}\n')
+    scratch.write("tasks/t.md", "# T\n\n- [ ] Green <!-- item: t/green -->\n")
+    noted(scratch, "green", on_change="[docs, tasks]", proves="[t/green]")
+    scratch.commit()
+    for _ in range(3):
+        assert scratch.run("reconcile", "--wait").returncode == 0
+    assert "- [x] Green" in scratch.git("show", "HEAD:docs/list.md")
+    assert len(notes(scratch)) == 2
+    scratch.git("reset", "-q", "--hard")
+    scratch.write("docs/list.md", (scratch.path / "docs/list.md").read_text() + "\nMore words.\n")
+    scratch.commit()
+    assert scratch.run("reconcile", "--wait").returncode == 0
+    assert len(notes(scratch)) == 4
+
+
+def test_an_input_that_is_not_there_is_rejected_with_a_suggestion(scratch: Scratch) -> None:
+    scratch.settings()
+    scratch.write("src/main.py", "1\n")
+    noted(scratch, "green", on_change="[src/mian.py, sources]")
+    noted(scratch, "fine")
+    scratch.commit()
+    done = scratch.run("reconcile", "--wait")
+    assert done.returncode == 1
+    assert "on_change names 'src/mian.py', and nothing is there at the tip; did you mean 'src/main.py'?" in done.stderr
+    assert notes(scratch) == ["+ fine", "- fine"]

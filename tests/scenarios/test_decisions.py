@@ -124,9 +124,11 @@ def wish(
     after: Sequence[str] = (),
     arrived: int = 0,
     waited: int | None = None,
+    due: str = "",
     **keys: Any,
 ) -> Wish:
-    """Return a wish: `arrived` is the number of its arrival, `waited` for how many seconds it has been there."""
+    """Return a wish: `arrived` is the number of its arrival, `waited` for how many seconds it has been there, `due` the fire
+    of a schedule it is for."""
     name = name_of(run)
     path = path or f"runs.d/{name}.yaml"
     request = Request(
@@ -144,6 +146,7 @@ def wish(
         request=request,
         run_id=RunId(run),
         plan=plan_of(request, run) if plan == "sound" else rejection,
+        due_at=due,
         arrival=Arrival(number=arrived, at_s=None if waited is None else AT_S - waited),
     )
 
