@@ -438,9 +438,11 @@ class Observer:
         return self.occasions.asked(request, self.tip or "", checklists, self.world.now(), since_s)
 
     def _fires_under_way(self, marked: Sequence[tuple[TaskId, RunId]]) -> dict[RunId, str]:
-        """Return the runs of recurring requests that are under way, here or elsewhere, with the fire each is for."""
+        """Return the runs of recurring requests that are under way, with the fire each is for: those that are marked
+        here, and those that are claimed elsewhere and not proven."""
         claims = self.hearing.claims.values() if self.hearing is not None else ()
-        found = {each.run_id: each.fired_at for each in claims if name_of_run(each.run_id) in self.recurring}
+        unproven = (each for each in claims if each.run_id not in self.evidence)
+        found = {each.run_id: each.fired_at for each in unproven if name_of_run(each.run_id) in self.recurring}
         for task_id, run_id in marked:
             if name_of_run(run_id) in self.recurring:
                 run = self._run(task_id, run_id)

@@ -13,7 +13,7 @@ from reconciler.model import HOSTS, PlannedStage, Rejection, RunId, claim_ref
 from reconciler.observe import Observer
 from reconciler.remote import HEADS
 from reconciler.simulation.disk import Folder
-from reconciler.simulation.host import EPOCH_S, Host
+from reconciler.simulation.host import Host
 from reconciler.simulation.remote import Server
 from reconciler.simulation.repository import Store
 from reconciler.simulation.scheduler import (
@@ -25,7 +25,7 @@ from reconciler.simulation.scheduler import (
     Scheduler,
     Violation,
 )
-from reconciler.simulation.story import PIPELINES, YEAR_S, Behaviour, Deed, Story, path_of, request
+from reconciler.simulation.story import EPOCH_S, PIPELINES, YEAR_S, Behaviour, Deed, Story, path_of, request
 from reconciler.simulation.watch import Watch
 from reconciler.simulation.world import world_of
 
@@ -275,7 +275,8 @@ class History:
 def _held_up(result: Pass, suspended: set[RunId]) -> set[RunId]:
     """Return the runs that wait for others, and that only a person can set going again."""
     settled = {each.subject for each in result.actions if isinstance(each, Wait) and (each.settled or suspended)}
-    ordered = (each for each in result.seen.desired.wishes if each.request.after or each.request.concurrency)
+    wishes = result.seen.desired.wishes
+    ordered = (each for each in wishes if each.request.after or each.request.concurrency or each.due_at)
     return {each.run_id for each in ordered if each.run_id in settled}
 
 
@@ -388,6 +389,8 @@ def _changed_files(deed: Deed, owned: Mapping[str, bytes | None], story: Story) 
             return {path: None} if there else {}
         case "break":
             return {path: b"task: [\n"} if there else {}
+        case "source":
+            return {"src/main.py": f"print({deed.at_s:.3f})\n".encode()}
         case "checklist":
             name = f"tasks/t{deed.about % 2}.md"
             return {name: (owned[name] or b"") + b"\nMore words.\n"}

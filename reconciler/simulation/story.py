@@ -10,12 +10,15 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cache
 from random import Random
 
 from reconciler.simulation.scheduler import Happening
 
 YEAR_S = 365 * 86400.0
+EPOCH_S = 1_900_000_000
+"""When every history begins, by the wall clock: 2030-03-17."""
 
 LEASES = ("", "poll_interval: 4s\nlease: 40s\n", "poll_interval: 2s\nlease: 60s\n", "poll_interval: 10s\nlease: 90s\n")
 SETTINGS = (
@@ -155,7 +158,7 @@ def story_of(seed: int, *, remote: bool | None = None) -> Story:
     far = chance.random() < 0.5 if remote is None else remote
     hosts = hosts_of(chance, far)
     files = base_files(chance.randrange(len(SETTINGS)), chance.randint(1, 3) if far else 0)
-    order = order_of(seed, requests)
+    order, changes = times_of(seed, requests, order_of(seed, requests))
     asked = [number for number in range(requests) if chance.random() < 0.6]
     files = {**files, **{path_of(number): request(number, more=order.get(number, "")) for number in asked}}
     deeds = [Deed(chance.uniform(0, 20), "ask", number) for number in range(requests) if path_of(number) not in files]
@@ -163,6 +166,7 @@ def story_of(seed: int, *, remote: bool | None = None) -> Story:
         span_s = chance.choice((5, 40, 90))
         for _ in range(chance.choice((0, 0, 1, 1, 2, 3))):
             deeds.append(Deed(chance.uniform(0, span_s), chance.choice(PEOPLE), chance.randrange(requests)))
+    deeds += changes
     return Story(
         seed=seed,
         hosts=hosts,
@@ -184,6 +188,24 @@ def order_of(seed: int, requests: int) -> dict[int, str]:
     if requests < 2 or chance.random() < 0.75:
         return {}
     return {number: text for number in range(requests) if (text := _order(chance, number, requests))}
+
+
+def times_of(seed: int, requests: int, order: dict[int, str]) -> tuple[dict[int, str], list[Deed]]:
+    """Return, for one story in ten, one request that asks for several runs, and what people change meanwhile. It is
+    drawn from a stream of its own as well."""
+    chance = Random(f"times 11 of {seed}")
+    if chance.random() < 0.8 or not requests:
+        return order, []
+    number = chance.randrange(requests)
+    if number in order:
+        return order, []
+    if chance.random() < 0.5:
+        until = datetime.fromtimestamp(EPOCH_S + chance.choice((0, 70, 200)), UTC).isoformat()[:19]
+        missed = chance.choice(("run_once", "skip"))
+        return {**order, number: f"schedule: {{cron: '* * * * *', missed: {missed}, until: {until}Z}}\n"}, []
+    paths = chance.choice(("src", "src, tasks"))
+    changes = [Deed(chance.uniform(0, 60), "source", number) for _ in range(chance.randint(1, 3))]
+    return {**order, number: f"on_change: [{paths}]\n"}, changes
 
 
 def _order(chance: Random, number: int, requests: int) -> str:

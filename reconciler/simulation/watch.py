@@ -25,6 +25,7 @@ class Watch:
 
     def __init__(self, store: Store, branch: str, after: Mapping[str, str] | None = None) -> None:
         self.store, self.branch, self.after = store, branch, after or {}
+        self.fires: dict[tuple[str, str, str], str] = {}
         self.groups: dict[str, dict[str, tuple[Actor, Host, Path]]] = {}
         self.newest: dict[str, int] = {}
         self.executing: dict[tuple[str, int], Actor] = {}
@@ -76,9 +77,17 @@ class Watch:
         before = self.after.get(plan.name)
         if number == 1 and before is not None and not self._has_succeeded(before):
             raise Violation(f"{plan.run_id} begins and no run of '{before}', which it comes after, is proven")
+        if number == 1 and plan.fired_at:
+            self._check_fire(plan)
         for path in (mark, run.record("claims", number), plan_path):
             if not host.disk.is_durable(path):
                 raise Violation(f"attempt {number} of {directory.name} is spawned before {path.name} is durable")
+
+    def _check_fire(self, plan: Plan) -> None:
+        """A fire of one wording of a request is executed by one run."""
+        known = self.fires.setdefault((plan.name, plan.fired_at, plan.request.blob), plan.run_id)
+        if known != plan.run_id:
+            raise Violation(f"the fire of '{plan.name}' at {plan.fired_at} is executed by {known} and {plan.run_id}")
 
     def _has_succeeded(self, name: str) -> bool:
         runs = [status for run_id, (_, status) in self.statuses.items() if name_of_run(run_id) == name]

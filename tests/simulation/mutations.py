@@ -201,6 +201,18 @@ MUTATIONS = (
         "    if evidence.status.ended:\n",
     ),
     Mutation(
+        "a fire ends the run of the one before it",
+        "observe.py",
+        "for run_id, each in {**going, **wanted}.items()]",
+        "for run_id, each in wanted.items()]",
+    ),
+    Mutation(
+        "what the reconciler writes asks for another run",
+        "recurring.py",
+        "        if not inputs.may_hold_checklists(path, checklists):\n",
+        "        if checklists:\n",
+    ),
+    Mutation(
         "a run is evidence with the records and without the logs",
         "publish.py",
         '        files[command["log_path"]] = log\n',
