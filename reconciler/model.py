@@ -185,10 +185,6 @@ class Occasion:
     inputs: tuple[tuple[str, str], ...] = ()
 
 
-ONCE = Occasion()
-"""The occasion of a request that asks for one run."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suspend:
     """A request that must not be launched or resumed now. `until` is a UTC instant in ISO 8601."""

@@ -20,7 +20,6 @@ from reconciler.errors import ContentError, GitFailed
 from reconciler.git import Entry
 from reconciler.hearing import Hearing
 from reconciler.model import (
-    ONCE,
     Arrival,
     Evidence,
     Held,
@@ -409,6 +408,8 @@ class Observer:
         """Return what recurring requests ask for: the run that is due and not proven, else the one to come, and those
         that are under way already; and all names, with the run that is the current one of each."""
         self._read_requests(list(self.recurring.values()))
+        asking = [self.requests[path] for path in self.recurring.values() if path in self.requests]
+        self.occasions.prepare(asking, self.tip or "")
         under_way = self._fires_under_way(marked)
         names, wishes = dict(self.names), []
         for name, path in self.recurring.items():
@@ -424,9 +425,9 @@ class Observer:
         if isinstance(asked, Rejection):
             run_id = resolve.run_id(request)
             return None, [Wish(request=request, run_id=run_id, plan=asked)]
-        ids = {resolve.run_id(request, each): each for each in (asked.current, asked.coming) if each is not None}
+        ids = {self.occasions.run_id(request, each): each for each in (asked.current, asked.coming) if each is not None}
         fires = {run_id: Occasion(fired_at=at) for run_id, at in under_way.items() if at}
-        going = {each: fire for each, fire in fires.items() if resolve.run_id(request, fire) == each}
+        going = {each: fire for each, fire in fires.items() if self.occasions.run_id(request, fire) == each}
         current = next(iter(ids), None)
         again = {run_id: each for run_id, each in ids.items() if run_id not in self.evidence or run_id in under_way}
         wanted = dict(list(again.items())[:1])
@@ -480,7 +481,7 @@ class Observer:
         self._read_requests([path])
         return self._wish(path) if path in self.requests else None
 
-    def plan_for(self, request: Request, occasion: Occasion = ONCE) -> Plan | Rejection:
+    def plan_for(self, request: Request, occasion: Occasion = resolve.ONCE) -> Plan | Rejection:
         """Return the plan of any request at the tip that was observed last."""
         place = resolve.Place(
             commit=self.tip or "", branch=self.branch or "", instructions=self.instructions, occasion=occasion

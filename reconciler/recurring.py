@@ -7,15 +7,16 @@ Only the newest fire is looked at, and object ids are looked up once for a tip: 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from reconciler import inputs, schedule
+from reconciler import inputs, resolve, schedule
 from reconciler.git import Repository
-from reconciler.model import Instant, Occasion, Problem, Rejection, Request
+from reconciler.model import Instant, Occasion, Problem, Rejection, Request, RunId
 from reconciler.world import World
 
 IDS_REMEMBERED_MAX = 10_000
+FOREVER = "9999"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,16 @@ class Asked:
     coming: Occasion | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Fires:
+    """What a schedule asks for from one instant until before another one, both as the wall clock spells them."""
+
+    made_of: tuple[str, int | None]
+    since: str
+    until: str
+    asked: Asked
+
+
 @dataclass(slots=True)
 class Recurring:
     """What was found out about inputs, for one repository; `checklists` are those of the settings."""
@@ -33,7 +44,26 @@ class Recurring:
     world: World
     known: dict[tuple[str, str, tuple[str, ...]], Occasion | Rejection] = field(default_factory=dict)
     ids: dict[tuple[str, tuple[str, ...]], str] = field(default_factory=dict)
+    oids: dict[str, str | None] = field(default_factory=dict)
+    fires: dict[str, Fires] = field(default_factory=dict)
+    run_ids: dict[tuple[str, str, Occasion], RunId] = field(default_factory=dict)
     tip: str = ""
+
+    def run_id(self, request: Request, occasion: Occasion) -> RunId:
+        """Return the id of the run that a request asks for on an occasion; it is computed once."""
+        key = (request.source.path, request.source.blob, occasion)
+        if key not in self.run_ids:
+            if len(self.run_ids) >= IDS_REMEMBERED_MAX:
+                self.run_ids.clear()
+            self.run_ids[key] = resolve.run_id(request, occasion)
+        return self.run_ids[key]
+
+    def prepare(self, requests: Iterable[Request], tip: str) -> None:
+        """Look up what lies at all inputs of all requests at a tip, in one question."""
+        if tip != self.tip:
+            paths = list(dict.fromkeys(path for each in requests for path in each.on_change))
+            found = self.world.repository.look_up([f"{tip}:{path}" for path in paths]) if paths else ()
+            self.known, self.oids, self.tip = {}, dict(zip(paths, found, strict=True)), tip
 
     def asked(
         self, request: Request, tip: str, checklists: tuple[str, ...], now: Instant, since_s: int | None
@@ -42,19 +72,25 @@ class Recurring:
         if request.schedule is None:
             found = self._inputs(request, tip, checklists)
             return found if isinstance(found, Rejection) else Asked(found)
-        zone = self.world.contracts.zone(request.schedule.timezone)
-        if zone is None:
-            return _rejection(request, "/schedule/timezone", *_unknown_zone(request.schedule.timezone))
-        due = schedule.latest(request.schedule, zone, now, since_s)
-        coming = schedule.following(request.schedule, zone, now, since_s)
-        fires = [Occasion(fired_at=each) if each is not None else None for each in (due, coming)]
-        return Asked(*fires)
+        path, made_of = request.source.path, (request.source.blob, since_s)
+        known = self.fires.get(path)
+        if known is None or known.made_of != made_of or not known.since <= now.at < known.until:
+            zone = self.world.contracts.zone(request.schedule.timezone)
+            if zone is None:
+                return _rejection(request, "/schedule/timezone", *_unknown_zone(request.schedule.timezone))
+            due = schedule.latest(request.schedule, zone, now, since_s)
+            coming = schedule.following(request.schedule, zone, now, since_s)
+            # A fire that may be skipped stops to count some time; it is looked for anew until then.
+            lasting = due is None or request.schedule.missed != "skip"
+            fires = [Occasion(fired_at=each) if each is not None else None for each in (due, coming)]
+            until = (coming or FOREVER)[:19] if lasting else now.at
+            known = self.fires[path] = Fires(made_of, now.at, until, Asked(*fires))
+        return known.asked
 
     # -------------------------------------------------------------------------------------------- inputs
 
     def _inputs(self, request: Request, tip: str, checklists: tuple[str, ...]) -> Occasion | Rejection:
-        if tip != self.tip:
-            self.known, self.tip = {}, tip
+        self.prepare([request], tip)
         key = (request.source.path, request.source.blob, checklists)
         if key not in self.known:
             self.known[key] = self._look_up(request, tip, checklists)
@@ -62,7 +98,9 @@ class Recurring:
 
     def _look_up(self, request: Request, tip: str, checklists: tuple[str, ...]) -> Occasion | Rejection:
         repository = self.world.repository
-        oids = repository.look_up([f"{tip}:{path}" for path in request.on_change])
+        unknown = [path for path in request.on_change if path not in self.oids]
+        self.oids.update(zip(unknown, repository.look_up([f"{tip}:{path}" for path in unknown]), strict=True))
+        oids = [self.oids[path] for path in request.on_change]
         missing = [index for index, oid in enumerate(oids) if oid is None]
         if missing:
             return _missing(request, missing, repository, tip)

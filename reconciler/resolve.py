@@ -11,7 +11,6 @@ from typing import Any
 
 from reconciler import codec
 from reconciler.model import (
-    ONCE,
     Instructions,
     Occasion,
     Pipeline,
@@ -31,6 +30,9 @@ from reconciler.model import (
 
 INSTRUCTION_PATHS = ("AGENTS.md", "docs/AGENTS.md", ".agent/AGENTS.md")
 """Where instructions for agents are looked for, in the order in which they apply."""
+
+ONCE = Occasion()
+"""The occasion of a request that asks for one run."""
 
 MATCHED_CHARACTERS_MAX = 256
 """A pattern that is slow on a long text must not hold up a pass; the parser bounds defaults in the same way."""
