@@ -17,19 +17,26 @@ from reconciler.codec import CodecError
 from reconciler.disk import DISK, Disk
 
 FORMAT = f"2-{__version__}"
+RECURRING = "*"
 BYTES_MAX = 256 * 1024 * 1024
 
 
 @dataclass(slots=True)
 class Cache:
-    """`requests` maps a path below runs.d to [blob, run id or None, task, problems], of an approval to [blob, None, the
-    run it is about, problems]; `evidence` a run id to [task, name, status, attempt, completed_at, duration_s, manifest
-    blob, what it waits for or None]. `*_tree` is the git tree each speaks of."""
+    """`requests` maps a path below runs.d to [blob, run id or None, task, problems], the run id being RECURRING where
+    it follows from more than the request; of an approval to [blob, None, the run it is about, problems]. `evidence`
+    maps a run id to [task, name, status, attempt, completed_at, duration_s, manifest blob, what it waits for or None].
+    `*_tree` is the git tree each speaks of.
+    `arrivals` maps a path below runs.d to [number, committer time] as of the commit `arrivals_tip`, where
+    runs.d is the tree `arrivals_tree`."""
 
     requests_tree: str | None = None
     requests: dict[str, list[Any]] = field(default_factory=dict)
     evidence_tree: str | None = None
     evidence: dict[str, list[Any]] = field(default_factory=dict)
+    arrivals_tip: str | None = None
+    arrivals_tree: str | None = None
+    arrivals: dict[str, list[Any]] = field(default_factory=dict)
 
 
 def read_cache(path: Path, disk: Disk = DISK) -> Cache:
@@ -44,7 +51,12 @@ def read_cache(path: Path, disk: Disk = DISK) -> Cache:
 def _checked(cache: Cache) -> Cache:
     sound = isinstance(cache.requests, dict) and isinstance(cache.evidence, dict)
     rows = all(type(row) is list and len(row) == 4 for row in cache.requests.values()) if sound else False
-    return cache if rows and all(type(row) is list and len(row) == 8 for row in cache.evidence.values()) else Cache()
+    rows = rows and all(type(row) is list and len(row) == 8 for row in cache.evidence.values())
+    return cache if rows and all(_is_arrival(row) for row in cache.arrivals.values()) else Cache()
+
+
+def _is_arrival(row: object) -> bool:
+    return type(row) is list and len(row) == 2 and all(type(each) is int for each in row)
 
 
 def write_cache(path: Path, cache: Cache, disk: Disk = DISK) -> None:
@@ -55,5 +67,8 @@ def write_cache(path: Path, cache: Cache, disk: Disk = DISK) -> None:
         "requests": cache.requests,
         "evidence_tree": cache.evidence_tree,
         "evidence": cache.evidence,
+        "arrivals_tip": cache.arrivals_tip,
+        "arrivals_tree": cache.arrivals_tree,
+        "arrivals": cache.arrivals,
     }
     disk.write_atomic(path, json.dumps(document, separators=(",", ":")).encode())

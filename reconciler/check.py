@@ -15,7 +15,7 @@ from enum import StrEnum
 from itertools import chain, islice
 from typing import Any
 
-from reconciler import checklist, parse, resolve
+from reconciler import checklist, parse, queueing, resolve
 from reconciler.errors import ContentError
 from reconciler.globs import matches
 from reconciler.model import (
@@ -106,7 +106,7 @@ def check(files: Files, asked: Mapping[str, Kind], contract: Contract, *, alone:
     found += [*_misplaced(asked), *_name_twins(files, asked), *_case_twins(files, asked)]
     if not alone:
         found += [*_unresolved(files, requests, contract), *_unknown_items(files, requests, contract)]
-        found += _missing_checklists(files, asked)
+        found += [*_missing_checklists(files, asked), *_out_of_order(files, requests, contract)]
     return tuple(sorted(found, key=lambda each: (each.path, each.line, each.column)))
 
 
@@ -195,6 +195,22 @@ def _unresolved(files: Files, requests: Sequence[Request], contract: Contract) -
         plan = resolve.resolve(request, pipelines, settings, resolve.Place(commit="", branch=""))
         if isinstance(plan, Rejection):
             yield from _placed(files, request, plan.problems)
+
+
+def _out_of_order(files: Files, requests: Sequence[Request], contract: Contract) -> Iterator[Problem]:
+    """Yield a problem for requests that come after each other in a circle, and a warning for those that come after a
+    name nobody has: it may be that of a request that was removed when its run was proven."""
+    if not any(request.after for request in requests):
+        return
+    paths = [path for path in files if kind_of(path) == Kind.REQUEST]
+    parsed = (_parsed(Kind.REQUEST, path, files[path], contract) for path in paths)
+    everybody = [each for each in parsed if isinstance(each, Request)]
+    names = {name for path in paths if not isinstance(name := parse.request_name(path), Problem)}
+    problems = queueing.problems(everybody, names, names)
+    for request in requests:
+        found = problems.get(request.name, ())
+        warned = (replace(e, severity=Severity.WARNING) if e.rule == "unknown-after" else e for e in found)
+        yield from _placed(files, request, warned)
 
 
 def _pipelines(files: Files, contract: Contract) -> dict[PipelineId, Pipeline | Rejection]:

@@ -20,9 +20,10 @@ from datetime import datetime
 from pathlib import Path
 
 from reconciler import codec
+from reconciler.diff import groups_taken
 from reconciler.errors import InvariantError, PushRefused, PushUnclear
 from reconciler.model import Announcement, Claim, HostId, Instant, RunId, SharedClaim, TaskId, claim_ref, host_ref
-from reconciler.observe import Observer
+from reconciler.observe import Observation, Observer
 from reconciler.publish import IDENTITY
 from reconciler.remote import RefUpdate, write_notes
 from reconciler.rundir import read_lease
@@ -37,11 +38,13 @@ CLAIMS_HELD_MAX = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """A claim to be made: what it shall say, and the ref it replaces (None: there must be none)."""
+    """A claim to be made: what it shall say, and the ref it replaces (None: there must be none). `begins` says that
+    the run begins by it: then it must be alone in its concurrency group."""
 
     run_id: RunId
     old: str | None
     claim: SharedClaim
+    begins: bool = False
 
 
 @dataclass(slots=True)
@@ -56,14 +59,16 @@ class Claims:
     refused: PushRefused | None = None
     """What the remote refused of the last push, though it may have granted other claims of it."""
 
-    def shared(self, run_id: RunId, task_id: TaskId, claims: Iterable[Claim]) -> SharedClaim:
-        """Return the claim of this host to a run."""
+    def shared(self, run_id: RunId, task_id: TaskId, claims: Iterable[Claim], group: str, fired_at: str) -> SharedClaim:
+        """Return the claim of this host to a run, with its concurrency group and the fire it was launched for."""
         return SharedClaim(
             run_id=run_id,
             task_id=task_id,
             host=self._me(),
             claims=tuple(claims)[-CLAIMS_HELD_MAX:],
             nonce=self.world.chance.nonce(),
+            group=group,
+            fired_at=fired_at,
         )
 
     def keep(
@@ -134,7 +139,9 @@ class Claims:
         return frozenset(
             each.run_id
             for each in wanted
-            if each.run_id in self.made and not seen.actual.proves(each.run_id, each.claim.number)
+            if each.run_id in self.made
+            and not seen.actual.proves(each.run_id, each.claim.number)
+            and not (each.begins and _is_crowded(each, seen))
         )
 
     def give_back(self, used: Container[RunId]) -> None:
@@ -216,3 +223,12 @@ class Claims:
         if me is None:
             raise InvariantError("a pass acts at the remote before this host has a name")
         return me
+
+
+def _is_crowded(wanted: Wanted, seen: Observation) -> bool:
+    """Return whether another run of the group is under way after all. Of two hosts that claim two runs of a group at
+    once, the one that looks later sees both and gives its claim back; if both do, both begin again."""
+    if not wanted.claim.group:
+        return False
+    taken = groups_taken(seen.desired, seen.actual, seen.now).get(wanted.claim.group, ())
+    return bool(set(taken) - {wanted.run_id})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import tzinfo
 from functools import cache
 from itertools import chain, islice
 from pathlib import Path
@@ -58,6 +59,15 @@ class Contracts:
         if found or fast is None:
             return found
         return (Violation(path=(), reason="the file breaks its schema", cure=f"see {name}.schema.json", rule="schema"),)
+
+    def zone(self, name: str) -> tzinfo | None:
+        """Return a time zone of the IANA database, None if there is none of that name."""
+        from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+        try:
+            return ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            return None
 
     def schema(self, name: str) -> dict[str, Any]:
         """Read the schema `name`."""

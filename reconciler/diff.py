@@ -7,9 +7,9 @@ before what starts something new. Deciding twice about the same world gives the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from reconciler import codec
+from reconciler import codec, queueing
 from reconciler.actions import (
     Abandon,
     Action,
@@ -66,7 +66,8 @@ ENDED = (Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Desired:
-    """What the tip asks for and does not prove yet. `names` holds every name that has a request at all.
+    """What the tip asks for and does not prove yet. `names` holds every name that has a request at all; `displaced`
+    the runs that another one of their group cancels, and why: `diff` works that out first.
 
     Of runs that wait for decisions, `cases` says what policies look at and `decisions` what was committed. `ended` are
     the parents of nested runs that are over.
@@ -79,6 +80,7 @@ class Desired:
     cases: Mapping[RunId, Case] = field(default_factory=dict)
     decisions: Mapping[RunId, tuple[Decision, ...]] = field(default_factory=dict)
     ended: frozenset[RunId] = frozenset()
+    displaced: Mapping[RunId, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +184,7 @@ def _age_s(then: Instant, now: Instant) -> float:
 def diff(desired: Desired, actual: Actual, now: Instant, limits: Limits) -> tuple[Action, ...]:
     """Return the actions that lead from `actual` towards `desired`, in the order in which to do them."""
     wanted = {wish.run_id: wish for wish in desired.wishes}
+    desired = _with_displaced(desired, actual, now, limits)
     repairs = [
         action for run in actual.runs.values() for action in _about_run(run, wanted, desired, actual, now, limits)
     ]
@@ -189,7 +192,8 @@ def diff(desired: Desired, actual: Actual, now: Instant, limits: Limits) -> tupl
     room = Room(limits.runs_max - under_way)
     repairs += _wake(wanted, desired, actual, now, limits, room)
     repairs += _elsewhere(wanted, desired, actual, now, limits, room)
-    launches = list(_launches(desired, actual, now, limits, room))
+    stuck = {each.subject: each.reason for each in repairs if isinstance(each, Wait) and each.settled}
+    launches = list(_launches(desired, actual, now, limits, room, stuck))
     repairs += _unclaimed(actual, [*repairs, *launches])
     return (*_ordered(repairs), *launches, *_publish(actual, now, limits, more=_busy(repairs, launches, under_way)))
 
@@ -319,11 +323,14 @@ def _restore(run: Run, wish: Wish | None) -> Iterable[Action]:
 
 def _unwanted(run: Run, wish: Wish | None, desired: Desired, now_phase: Phase) -> str:
     """Return why a run that has not ended is no longer wanted, "" if it is."""
+    displaced = desired.displaced.get(run.run_id, "")
     if wish is not None:
-        return f"the request says: {wish.request.cancel}" if wish.request.cancel else ""
+        return f"the request says: {wish.request.cancel}" if wish.request.cancel else displaced
     successor = desired.names.get(run.name)
     if successor is not None and successor != run.run_id:
         return f"superseded by {successor}"
+    if displaced:
+        return displaced
     # A run that goes on after its request was deleted is left to finish; one that has to be resumed is not.
     if wish is None and run.parent is not None:
         return f"its parent run {run.parent} is over" if run.parent in desired.ended else ""
@@ -511,10 +518,12 @@ def _take_over(held: Held, plan: Plan, desired: Desired, why: str, wish: Wish | 
     outcome = None
     if wish is not None and wish.request.cancel:
         why, outcome = f"{why}, and the request says: {wish.request.cancel}", Outcome.CANCELLED
-    elif successor is not None and successor != plan.run_id:
+    elif wish is None and successor is not None and successor != plan.run_id:
         why, outcome = f"{why}, and it is superseded by {successor}", Outcome.CANCELLED
     elif plan.name not in desired.names:
         why, outcome = f"{why}, and its request was deleted", Outcome.CANCELLED
+    elif plan.run_id in desired.displaced:
+        why, outcome = f"{why}, and {desired.displaced[plan.run_id]}", Outcome.CANCELLED
     elif used >= plan.attempts_max:
         why, outcome = f"{why}; all {plan.attempts_max} attempts are used", Outcome.FAILED
     return TakeOver(
@@ -531,34 +540,52 @@ def _take_over(held: Held, plan: Plan, desired: Desired, why: str, wish: Wish | 
 # ------------------------------------------------------------------------------------------------ starting
 
 
-def _launches(desired: Desired, actual: Actual, now: Instant, limits: Limits, room: Room) -> Iterable[Action]:
-    """Decide about the wishes of which there is no run yet: by priority, then by path."""
-    held = actual.held or {}
-    absent = [wish for wish in desired.wishes if wish.run_id not in actual.runs and wish.run_id not in held]
-    absent = [
-        wish for wish in absent if not actual.proves(wish.run_id, 1) or actual.waits_elsewhere(wish.run_id) is not None
-    ]
+def _launches(
+    desired: Desired, actual: Actual, now: Instant, limits: Limits, room: Room, stuck: Mapping[str, str]
+) -> Iterable[Action]:
+    """Decide about the wishes of which there is no run yet: by priority, which grows with waiting, then by path."""
+    absent = _absent(desired, actual)
+    wanted = {each.run_id for each in desired.wishes}
     busy = _busy_names(actual, now)
-    for wish in sorted(absent, key=lambda each: (-each.request.priority, *_turn(each, actual, limits))):
-        reason = _held_back(wish, actual, now)
+    line = queueing.line_up(absent, _scene(desired, actual, now, stuck), now, limits.ageing_s)
+    for wish in sorted(absent, key=lambda each: _turn(each, actual, now, limits)):
+        reason, hold = _held_back(wish, actual, now), line.holds.get(wish.run_id)
         if reason:
             yield Wait(subject=wish.run_id, reason=reason, settled=True)
         elif isinstance(wish.plan, Rejection):
             continue
         elif older := busy.get(wish.request.name):
-            yield Wait(subject=wish.run_id, reason=f"waits for {older}, which it supersedes, to end")
+            which = "the run before it" if older in wanted else "which it supersedes"
+            yield Wait(subject=wish.run_id, reason=f"waits for {older}, {which}, to end")
+        elif hold is not None:
+            yield Wait(subject=wish.run_id, reason=hold.reason, settled=hold.settled)
         elif not limits.online:
             yield Wait(subject=wish.run_id, reason="waits for the remote, where it must be claimed")
-        elif actual.waits_elsewhere(wish.run_id) is not None:
-            yield _go_on(wish, wish.plan, desired, actual, now, room)
         elif room.take():
             yield Launch(plan=wish.plan)
         else:
             yield Wait(subject=wish.run_id, reason="waits for a free slot (runs_max)")
+    yield from _left_waiting(desired, actual, now, limits, room)
+
+
+def _left_waiting(desired: Desired, actual: Actual, now: Instant, limits: Limits, room: Room) -> Iterable[Action]:
+    """Decide about the runs that another machine left waiting, and that any machine may go on with."""
+    for wish in desired.wishes:
+        if actual.waits_elsewhere(wish.run_id) is None:
+            continue
+        reason = _held_back(wish, actual, now)
+        if reason:
+            yield Wait(subject=wish.run_id, reason=reason, settled=True)
+        elif isinstance(wish.plan, Rejection):
+            yield Wait(subject=wish.run_id, reason="waits, and cannot be planned any more", settled=True)
+        elif not limits.online:
+            yield Wait(subject=wish.run_id, reason="waits for the remote, where it must be claimed")
+        else:
+            yield _go_on(wish, wish.plan, desired, actual, now, room)
 
 
 def _go_on(wish: Wish, plan: Plan, desired: Desired, actual: Actual, now: Instant, room: Room) -> Action:
-    """Decide about a run that another machine left waiting, and that any machine may go on with."""
+    """Decide about a run that another machine left waiting: go on with what was decided, else say what is missing."""
     evidence = actual.evidence[wish.run_id]
     assert evidence.waiting is not None
     if plan.digest != evidence.waiting.plan_digest:
@@ -572,6 +599,77 @@ def _go_on(wish: Wish, plan: Plan, desired: Desired, actual: Actual, now: Instan
     return Launch(plan=plan, number=evidence.attempt + 1, decisions=decisions, reason=_told(decisions))
 
 
+def _absent(desired: Desired, actual: Actual) -> list[Wish]:
+    """Return the wishes of which there is no run yet, here or elsewhere."""
+    held = actual.held or {}
+    absent = [wish for wish in desired.wishes if wish.run_id not in actual.runs and wish.run_id not in held]
+    return [wish for wish in absent if not actual.proves(wish.run_id, 1)]
+
+
+def _with_displaced(desired: Desired, actual: Actual, now: Instant, limits: Limits) -> Desired:
+    """Return what is wanted, with the runs that a newcomer of their group cancels: never while that could not start."""
+    if not limits.online or not any(each.request.concurrency for each in desired.wishes):
+        return desired
+    line = queueing.line_up(_absent(desired, actual), _scene(desired, actual, now, {}), now, limits.ageing_s)
+    return replace(desired, displaced=line.displaced) if line.displaced else desired
+
+
+def _scene(desired: Desired, actual: Actual, now: Instant, stuck: Mapping[str, str]) -> queueing.Scene:
+    """Return what turns depend on; wishes that a person holds back, or that cannot be planned, are stuck as well."""
+    if not any(each.request.after or each.request.concurrency for each in desired.wishes):
+        return queueing.Scene(names={}, evidence={}, under_way={}, groups={})
+    back = {each.run_id: reason for each in desired.wishes if (reason := _held_back(each, actual, now))}
+    broken = {each.run_id: each.plan.problems[0].reason for each in desired.wishes if isinstance(each.plan, Rejection)}
+    under_way = _unproven(desired, actual, now)
+    runs = {RunId(each): reason for each, reason in stuck.items()}
+    held_back = {run_id: why for run_id, why in {**broken, **back}.items() if run_id not in under_way}
+    return queueing.Scene(
+        names=desired.names,
+        evidence=actual.evidence,
+        under_way=under_way,
+        groups=_groups(desired, actual),
+        stuck={**runs, **held_back},
+        shared=actual.held is not None,
+    )
+
+
+def _unproven(desired: Desired, actual: Actual, now: Instant) -> dict[RunId, Phase]:
+    """Return every run, here or elsewhere, that is not both ended and proven: also those that wait for decisions."""
+    there = {
+        run_id: Phase.STALE if each.silent else Phase.RUNNING
+        for run_id, each in (actual.held or {}).items()
+        if run_id not in actual.runs and not actual.proves(run_id, max(1, each.claim.number))
+    }
+    here = {run_id: phase(run, now) for run_id, run in actual.runs.items()}
+    open_here = {
+        run_id: each
+        for run_id, each in here.items()
+        if each not in ENDED or not actual.proves(run_id, actual.runs[run_id].number)
+    }
+    waiting = {each.run_id: Phase.WAITING for each in desired.wishes if actual.waits_elsewhere(each.run_id) is not None}
+    return {**waiting, **there, **open_here}
+
+
+def _groups(desired: Desired, actual: Actual) -> dict[RunId, set[str]]:
+    """Return the concurrency groups of runs: those they were launched in, and those their requests name by now."""
+    found: dict[RunId, set[str]] = {run_id: {run.group} for run_id, run in actual.runs.items() if run.group}
+    for run_id, held in (actual.held or {}).items():
+        plan = held.plan.group if isinstance(held.plan, Plan) else ""
+        found.setdefault(run_id, set()).update(filter(None, (held.claim.group, plan)))
+    for wish in desired.wishes:
+        if wish.request.concurrency is not None:
+            found.setdefault(wish.run_id, set()).add(wish.request.concurrency.group)
+    return found
+
+
+def groups_taken(desired: Desired, actual: Actual, now: Instant) -> Mapping[str, tuple[RunId, ...]]:
+    """Return by concurrency group the runs that are under way in it, here or elsewhere."""
+    under_way, groups = _unproven(desired, actual, now), _groups(desired, actual)
+    shared = actual.held is not None
+    scene = queueing.Scene(names={}, evidence={}, under_way=under_way, groups=groups, shared=shared)
+    return queueing.groups_taken(scene)
+
+
 def _busy_names(actual: Actual, now: Instant) -> dict[Name, RunId]:
     """Return by name the runs that have not ended, here or elsewhere."""
     here = [run for _, run in sorted(actual.runs.items()) if phase(run, now) not in ENDED]
@@ -579,12 +677,13 @@ def _busy_names(actual: Actual, now: Instant) -> dict[Name, RunId]:
     return {name_of_run(run_id): run_id for run_id in there} | {run.name: run.run_id for run in here}
 
 
-def _turn(wish: Wish, actual: Actual, limits: Limits) -> tuple[str, str]:
-    """Return what orders wishes of one priority: their path; where several hosts share the work, each begins
+def _turn(wish: Wish, actual: Actual, now: Instant, limits: Limits) -> tuple[int, str, str]:
+    """Return what orders wishes: their priority, then their path; where several hosts share the work, each begins
     somewhere else, so that they do not all reach for the same run."""
     path = wish.request.source.path
     shared = limits.host is not None and bool(actual.neighbours)
-    return (codec.digest([limits.host, path]) if shared else "", path)
+    digest = codec.digest([limits.host, path]) if shared else ""
+    return -queueing.priority(wish, now, limits.ageing_s), digest, path
 
 
 def _held_back(wish: Wish, actual: Actual, now: Instant) -> str:
@@ -599,6 +698,8 @@ def _held_back(wish: Wish, actual: Actual, now: Instant) -> str:
     if isinstance(wish.plan, Plan) and wish.plan.execution_mode == ExecutionMode.CLOUD:
         return "waits for an executor elsewhere (cloud): none is configured, and it is never executed here instead"
     return suspended(wish.request.suspend, now)
+    early = f"waits for its time, {wish.due_at}" if wish.due_at[:19] > now.at[:19] else ""
+    return suspended(wish.request.suspend, now) or early
 
 
 def suspended(suspend: Suspend | None, now: Instant) -> str:

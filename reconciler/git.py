@@ -494,6 +494,19 @@ class Repository:
                 found.append(Entry(entry.mode, entry.oid, path))
         return tuple(found)
 
+    def touched(self, old: str | None, new: str, folder: str, commits_max: int) -> list[tuple[int, tuple[str, ...]]]:
+        """Return (committer time in seconds since 1970, paths) of every commit on the first-parent line from `old`, or
+        from the beginning, to `new` that changes files below a folder: oldest first, the newest `commits_max`. Raise
+        GitFailed if a commit is not there."""
+        words = ("--first-parent", "--diff-merges=first-parent", "--no-renames", "--name-only", "-z")
+        limits = (f"--max-count={commits_max}", "--format=%x01%ct%x00", "--end-of-options", new)
+        known = (f"^{old}",) if old is not None else ()
+        text = self.git("log", *words, *limits, *known, "--", f":(top,literal){folder}")
+        commits = [each.split("\0") for each in text.split("\x01")[1:]]
+        return [
+            (int(time), tuple(path for each in paths if (path := each.strip("\n")))) for time, *paths in commits[::-1]
+        ]
+
     def search(self, commit: str, texts: Sequence[str], globs: Sequence[str]) -> tuple[str, ...]:
         """Return the paths matching `globs` at a commit whose text holds one of `texts` literally."""
         if not texts or not globs:

@@ -41,7 +41,7 @@ from reconciler.errors import (
     TransientError,
 )
 from reconciler.git import Draft
-from reconciler.model import Claim, Phase, Plan, Process, RunId, SharedClaim
+from reconciler.model import Claim, Held, Phase, Plan, Process, RunId, SharedClaim
 from reconciler.observe import Observation, Observer
 from reconciler.publish import Publication, publish, push_branch, refresh
 from reconciler.remote import RefUpdate
@@ -130,13 +130,15 @@ class Loop:
         return result
 
     def run_settled(self, watch: Callable[[Pass], None]) -> Pass:
-        """Do one pass, and another one as long as the tip has moved in the middle of it."""
+        """Do one pass, and another one as long as the tip has moved in the middle of it, or what was published sets
+        others free."""
         for _ in range(MOVED_MAX):
             result = self.run_pass()
             watch(result)
-            if not result.tip_moved:
+            if not result.tip_moved and not _sets_free(result):
                 break
-            self.contact.spread()
+            if result.tip_moved:
+                self.contact.spread()
         return result
 
     def run_until_idle(
@@ -234,8 +236,9 @@ class Loop:
             return None
         run_id = subject_of(action)
         task_id = action.plan.task_id if isinstance(action, Launch) else action.task_id  # type: ignore[union-attr]
-        shared = self.claims.shared(run_id, task_id, claims)
-        return Wanted(run_id=run_id, old=held.oid if held is not None else None, claim=shared)
+        shared = self.claims.shared(run_id, task_id, claims, *_traits(seen, action, held))
+        begins = isinstance(action, Launch)
+        return Wanted(run_id=run_id, old=held.oid if held is not None else None, claim=shared, begins=begins)
 
     def commit(self, seen: Observation, draft: Draft, *, sign: bool = False) -> None:
         """Put a person's commit onto the branch, signed if asked. Raise TipMoved if that is elsewhere by now."""
@@ -260,10 +263,10 @@ class Loop:
         if held is not None and not held.ours:
             raise LockHeld(f"{plan.run_id}: it is executed by {held.host_name}")
         claims = (*(held.claim.claims if held is not None else ()), claim)
-        shared = self.claims.shared(plan.run_id, plan.task_id, claims)
-        wanted = Wanted(run_id=plan.run_id, old=held.oid if held is not None else None, claim=shared)
+        shared = self.claims.shared(plan.run_id, plan.task_id, claims, plan.group, plan.fired_at)
+        wanted = Wanted(run_id=plan.run_id, old=held.oid if held is not None else None, claim=shared, begins=True)
         if plan.run_id not in self.claims.keep([wanted], [], living(seen)):
-            raise LockHeld(f"{plan.run_id}: another host claimed it first")
+            raise LockHeld(f"{plan.run_id}: another host claimed it first, or another run of its group")
         return claim
 
     # -------------------------------------------------------------------------------------------- publishing
@@ -333,11 +336,29 @@ class Loop:
         return result
 
 
+def _sets_free(result: Pass) -> bool:
+    """Return whether evidence was committed while somebody waits who comes after a run or stands in a queue."""
+    if result.publication is None:
+        return False
+    waiting = {each.subject for each in result.actions if isinstance(each, Wait) and not each.settled}
+    wishes = [wish for wish in result.seen.desired.wishes if wish.run_id in waiting]
+    return any(wish.request.after or wish.request.concurrency for wish in wishes)
+
+
 def living(seen: Observation) -> dict[RunId, int]:
     """Return the runs this host has at the remote, by number of attempt."""
     held = {run_id: each.claim.number for run_id, each in (seen.actual.held or {}).items() if each.ours}
     here = {run_id: run.number for run_id, run in seen.actual.runs.items() if run_id in held}
     return {**held, **here}
+
+
+def _traits(seen: Observation, action: Action, held: Held | None) -> tuple[str, str]:
+    """Return the concurrency group and the fire of the run that an action is about: as its plan says, or its claim so
+    far."""
+    plan, run = getattr(action, "plan", None), seen.actual.runs.get(subject_of(action))
+    known = [each for each in (plan, run, held.claim if held is not None else None) if each is not None]
+    groups, fires = (each.group for each in known), (each.fired_at for each in known)
+    return next(filter(None, groups), ""), next(filter(None, fires), "")
 
 
 def _ids(wanted: Publish) -> list[RunId]:

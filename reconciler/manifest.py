@@ -168,6 +168,7 @@ def manifest(records: Records, *, updated_at: str, heartbeat_at: str | None) -> 
         "parameters": dict(plan.parameters),
         "execution_mode": plan.execution_mode.value,
         "workspace": plan.workspace.value,
+        "fired_at": plan.fired_at or None,
         "labels": list(plan.labels),
         "proves": list(plan.proves),
         "rerun": plan.rerun,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import tzinfo
 from enum import StrEnum
 from typing import NewType, Protocol
 
@@ -176,6 +177,25 @@ class Concurrency:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """When a request fires. `missed` says what becomes of fires that nobody was there for; `until` is a UTC instant."""
+
+    cron: str
+    timezone: str = "UTC"
+    missed: str = "run_once"
+    grace_s: float = 600.0
+    until: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Occasion:
+    """What makes one run of a request that asks for more: the instant it fires at, or its inputs, (path, id)."""
+
+    fired_at: str = ""
+    inputs: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Suspend:
     """A request that must not be launched or resumed now. `until` is a UTC instant in ISO 8601."""
 
@@ -202,12 +222,19 @@ class Request:
     priority: int = 0
     after: tuple[Name, ...] = ()
     concurrency: Concurrency | None = None
+    schedule: Schedule | None = None
+    on_change: tuple[str, ...] = ()
     suspend: Suspend | None = None
     cancel: str | None = None
     proves: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     rerun: int = 0
     parent: RunId | None = None
+
+    @property
+    def recurring(self) -> bool:
+        """Whether it asks for more than one run as time goes on."""
+        return self.schedule is not None or bool(self.on_change)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -442,6 +469,7 @@ class Settings:
     guards: GuardSettings = GuardSettings()
     sandbox: SandboxSettings = SandboxSettings()
     agents: Mapping[str, AgentSettings] = field(default_factory=dict)
+    ageing_s: float = 3600.0
 
 
 # ---------------------------------------------------------------------------------------------- plans
@@ -513,7 +541,8 @@ class Plan:
     """A request and a pipeline at one commit, resolved: all a worker needs, frozen in `plan.json`.
 
     `resume_token_sha256` is the digest of the token in `.resume-token`; `digest` covers the stages, the
-    workspace and the parameters, so two plans with one digest execute the same thing.
+    workspace and the parameters, so two plans with one digest execute the same thing. `group` is the concurrency
+    group it was launched in, `fired_at` the fire of a schedule it was launched for, "" for none.
     """
 
     run_id: RunId
@@ -548,6 +577,8 @@ class Plan:
     resume_token_sha256: str = ""
     parent: RunId | None = None
     sandbox_missing: str = "refuse"
+    group: str = ""
+    fired_at: str = ""
 
 
 # ---------------------------------------------------------------------------------------------- runs
@@ -719,6 +750,8 @@ class Run:
     end: End | None = None
     corrupt: tuple[Problem, ...] = ()
     parent: RunId | None = None
+    group: str = ""
+    fired_at: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -750,7 +783,9 @@ class SharedClaim:
     """What the ref of a run at the remote says: which host executes it, and the claims of its attempts so far.
 
     It names a commit and never says what to execute: whoever takes over makes the plan anew from that commit, so
-    that a right to write refs is no right to run commands. `nonce` makes every one unmistakable.
+    that a right to write refs is no right to run commands. `nonce` makes every one unmistakable. `group` is the
+    concurrency group the run takes up, which every host must know, whatever becomes of its request; `fired_at` the fire
+    of a schedule it was launched for, from which with the request its id follows.
     """
 
     run_id: RunId
@@ -758,6 +793,8 @@ class SharedClaim:
     host: HostId
     claims: tuple[Claim, ...]
     nonce: str
+    group: str = ""
+    fired_at: str = ""
 
     @property
     def number(self) -> int:
@@ -820,27 +857,41 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """When a request came to the branch, or was changed there last. `number` orders arrivals by commits, 0 for those
+    before all that is known; `at_s` is the time its committer saw, in seconds since 1970, None where it is unknown."""
+
+    number: int = 0
+    at_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
     """A valid request that the tip does not prove fulfilled, with the plan a launch would freeze.
 
     `plan` is a Rejection when request and pipeline do not fit together; it then prevents a launch, not the
-    resume of a plan that is already frozen.
+    resume of a plan that is already frozen. `arrival` is looked up only where an order is asked for. `due_at` is the
+    UTC instant before which it is not to be launched, "" for none.
     """
 
     request: Request
     run_id: RunId
     plan: Plan | Rejection
+    arrival: Arrival = Arrival()
+    due_at: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """Bounds a pass obeys. `publish_due` is False while ended runs may still be gathered into one commit; `online`
-    is False while the remote cannot be asked; `host` is this one where several share the work."""
+    is False while the remote cannot be asked; `host` is this one where several share the work; `ageing_s` is how long
+    a request waits for one more point of priority."""
 
     runs_max: int
     publish_due: bool = True
     online: bool = True
     host: HostId | None = None
+    ageing_s: float = 3600.0
 
 
 def name_of_run(run_id: str) -> Name:
@@ -880,4 +931,8 @@ class Contract(Protocol):
 
     def check(self, name: str, value: object) -> tuple[Violation, ...]:
         """Return every way in which `value` breaks the schema `name`; none means it keeps it."""
+        ...
+
+    def zone(self, name: str) -> tzinfo | None:
+        """Return a time zone of the IANA database, None if there is none of that name."""
         ...

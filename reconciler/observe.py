@@ -9,20 +9,21 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from reconciler import codec, resolve
+from reconciler import codec, queueing, resolve
 from reconciler.approve import Case
-from reconciler.cache import read_cache, write_cache
+from reconciler.cache import RECURRING, read_cache, write_cache
 from reconciler.diff import ENDED, Actual, Desired, awaited_runs, phase
 from reconciler.errors import ContentError, GitFailed
 from reconciler.git import Entry, LastChange
 from reconciler.hearing import Hearing
 from reconciler.model import (
     Approval,
+    Arrival,
     Decision,
     Evidence,
     Gate,
@@ -32,6 +33,7 @@ from reconciler.model import (
     Instructions,
     Limits,
     Name,
+    Occasion,
     Phase,
     Pipeline,
     PipelineId,
@@ -49,13 +51,17 @@ from reconciler.model import (
     Waiting,
     Wish,
     Workspace,
+    name_of_run,
 )
+from reconciler.recurring import Asked, Recurring
 from reconciler.world import World
 
 SETTINGS_PATH = "reconciler.yaml"
 APPROVAL_SUFFIX = ".approval.yaml"
 DECISIONS_MAX = 100
 """So many decisions about one run are looked at, in the order of their paths."""
+ARRIVALS_MAX = 1_000
+"""Requests that are older than the newest so many commits below runs.d count as arrived at once, before all others."""
 OBJECT_ID = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 
 
@@ -105,6 +111,7 @@ class Observer:
         self.instructions = Instructions()
         self.pipelines: dict[PipelineId, Pipeline | Rejection] | None = None
         self.requests: dict[str, Request] = {}
+        self.recurring_plans: dict[RunId, tuple[object, Plan | Rejection]] = {}
         self.wishes: dict[str, tuple[tuple[object, object], Wish]] = {}
         self.ended: dict[RunId, tuple[int, Run]] = {}
         self.evidence: Mapping[str, list[Any]] = self.cache.evidence
@@ -112,6 +119,7 @@ class Observer:
         self.plans: dict[str, Plan | Rejection | None] = {}
         self.nested: dict[RunId, Wish] = {}
         self.changes: dict[str, tuple[str | None, LastChange | None]] = {}
+        self.occasions = Recurring(world)
         self._index_requests()
 
     def ask(self) -> None:
@@ -143,17 +151,20 @@ class Observer:
         paths = self._unsettled(marked)
         self._read_requests(paths)
         wishes = [self._wish(path) for path in paths if path in self.requests]
+        recurring, names = self._recurring_wishes(marked) if self.recurring else ([], self.names)
+        wishes += recurring
         runs = self._runs(marked, wishes)
         nested = self._nested(runs)
         wishes += nested
         runs |= self._runs([(each.request.task, each.run_id) for each in nested if each.run_id not in runs], ())
+        wishes = self._in_order(wishes, runs)
         me = self.world.host()
         return Observation(
             branch=branch,
             tip=tip,
             evidence_tip=self.evidence_tip,
             settings=self.settings,
-            desired=self._desired(wishes, runs),
+            desired=self._desired(wishes, runs, names),
             actual=Actual(
                 runs=runs,
                 evidence=Proven(self.evidence),
@@ -166,11 +177,14 @@ class Observer:
                 runs_max=self.settings.runs_max or 2 * self.world.cpus,
                 online=self.hearing is None or self.online,
                 host=me if self.hearing else None,
+                ageing_s=self.settings.ageing_s,
             ),
             now=self.world.now(),
         )
 
-    def _desired(self, wishes: Sequence[Wish], runs: Mapping[RunId, Run]) -> Desired:
+    def _desired(
+        self, wishes: Sequence[Wish], runs: Mapping[RunId, Run], names: Mapping[Name, RunId | None]
+    ) -> Desired:
         """Return what is wanted, and what was decided about the runs that wait for it."""
         now, policies = self.world.now(), self.settings.approvals
         proven = Proven(self.evidence)
@@ -181,12 +195,15 @@ class Observer:
         return Desired(
             wishes=tuple(wishes),
             rejections=self._rejections(wishes, runs),
-            names={**{each.request.name: each.run_id for each in wishes if each.request.parent}, **self.names},
+            names={**{each.request.name: each.run_id for each in wishes if each.request.parent}, **names},
             policies=policies,
             cases={each.run_id: self._case(each, here.get(each.run_id), elsewhere) for each in waiting},
             decisions={each.run_id: self._decisions(each.run_id) for each in waiting},
             ended=frozenset(each.parent for each in runs.values() if each.parent and self._is_over(each.parent, runs)),
         )
+
+    def _is_open(self, run_id: str) -> bool:
+        return run_id not in self.evidence or self._waits(run_id)
 
     def _waits(self, run_id: str) -> bool:
         row = self.evidence.get(run_id)
@@ -321,7 +338,7 @@ class Observer:
         if isinstance(parsed, Approval):
             return [entry.oid, None, parsed.run, []]
         self.requests[path] = parsed
-        return [entry.oid, resolve.run_id(parsed), parsed.task, []]
+        return [entry.oid, RECURRING if parsed.recurring else resolve.run_id(parsed), parsed.task, []]
 
     def _parse(self, path: str, entry: Entry, data: bytes | None) -> Request | Approval | Rejection:
         if not entry.is_file:
@@ -347,8 +364,12 @@ class Observer:
                 by_name.setdefault(_name(path), []).append(path)
         self.twins = {path: paths for paths in by_name.values() if len(paths) > 1 for path in paths}
         rows = self.cache.requests
-        self.names = {name: rows[paths[0]][1] if len(paths) == 1 else None for name, paths in by_name.items()}
-        self.paths = {row[1]: path for path, row in rows.items() if row[1] and path not in self.twins}
+        single = {name: paths[0] for name, paths in by_name.items() if len(paths) == 1}
+        self.recurring = {name: path for name, path in single.items() if rows[path][1] == RECURRING}
+        ids = {name: rows[path][1] for name, path in single.items() if name not in self.recurring}
+        self.names: dict[Name, RunId | None] = {**dict.fromkeys(by_name), **ids}
+        known = (path for name, path in single.items() if name not in self.recurring and rows[path][1])
+        self.paths = {rows[path][1]: path for path in known}
 
     def _unsettled(self, marked: Sequence[tuple[TaskId, RunId]]) -> list[str]:
         """Return the paths of requests that the tip does not prove, and of those that are under way again."""
@@ -383,18 +404,135 @@ class Observer:
         self.wishes[path] = ((self.tip, made_of), wish)
         return wish
 
-    def wish_of(self, run_id: RunId) -> Wish | None:
-        """Return the wish for a run, proven or not, at the tip as it is now; None if no request asks for it."""
+    # -------------------------------------------------------------------------------------------- order
+
+    def _in_order(self, wishes: list[Wish], runs: Mapping[RunId, Run]) -> list[Wish]:
+        """Return the wishes with what their order depends on: when they arrived, and what is wrong in their `after`."""
+        if any(each.request.after for each in wishes):
+            known = self._known_names(wishes, runs)
+            problems = queueing.problems([each.request for each in wishes], known, self.names)
+            wishes = [_with_problems(each, problems.get(each.request.name, ())) for each in wishes]
+        grouped = any(each.request.concurrency for each in wishes)
+        if len(wishes) > 1 and (grouped or len(wishes) > (self.settings.runs_max or 2 * self.world.cpus)):
+            arrivals = self._arrivals()
+            wishes = [replace(each, arrival=arrivals(each.request.source.path)) for each in wishes]
+        return wishes
+
+    def _known_names(self, wishes: Sequence[Wish], runs: Mapping[RunId, Run]) -> set[Name]:
+        """Return the names in `after` that a request has, or a run of which something is left."""
+        named = {name for each in wishes for name in each.request.after}
+        known = {name for name in named if name in self.names}
+        if named - known:
+            ids = (*self.evidence, *runs, *(self.hearing.claims if self.hearing else ()))
+            known |= named & {name_of_run(run_id) for run_id in ids}
+        return known
+
+    def _arrivals(self) -> Callable[[str], Arrival]:
+        """Return the arrival of requests by path: by the commits since they were looked up last, oldest first."""
+        cache, tip = self.cache, self.tip or ""
+        if cache.arrivals_tip is not None and cache.arrivals_tree == self.trees.requests:
+            cache.arrivals_tip = tip
+        if cache.arrivals_tip != tip:
+            try:
+                commits = self.world.repository.touched(cache.arrivals_tip, tip, "runs.d", ARRIVALS_MAX)
+            except GitFailed:
+                # What was looked up last may be gone where history was rewritten.
+                commits = self.world.repository.touched(None, tip, "runs.d", ARRIVALS_MAX)
+            number = max((row[0] for row in cache.arrivals.values()), default=0)
+            for epoch_s, paths in commits:
+                number += 1
+                cache.arrivals.update({path: [number, epoch_s] for path in paths})
+            cache.arrivals = {path: row for path, row in cache.arrivals.items() if path in cache.requests}
+            cache.arrivals_tip, cache.arrivals_tree, self.cache_changed = tip, self.trees.requests, True
+        rows = cache.arrivals
+        return lambda path: Arrival(number=rows[path][0], at_s=rows[path][1]) if path in rows else Arrival()
+
+    # -------------------------------------------------------------------------------------------- recurring requests
+
+    def _recurring_wishes(
+        self, marked: Sequence[tuple[TaskId, RunId]]
+    ) -> tuple[list[Wish], Mapping[Name, RunId | None]]:
+        """Return what recurring requests ask for: the run that is due and not proven, else the one to come, and those
+        that are under way already; and all names, with the run that is the current one of each."""
+        self._read_requests(list(self.recurring.values()))
+        asking = [self.requests[path] for path in self.recurring.values() if path in self.requests]
+        self.occasions.prepare(asking, self.tip or "")
+        under_way = self._fires_under_way(marked)
+        names, wishes = dict(self.names), []
+        for name, path in self.recurring.items():
+            if path in self.requests:
+                names[name], found = self._asked(self.requests[path], under_way)
+                wishes += found
+        kept = {each.run_id for each in wishes}
+        self.recurring_plans = {run_id: each for run_id, each in self.recurring_plans.items() if run_id in kept}
+        return wishes, names
+
+    def _asked(self, request: Request, under_way: Mapping[RunId, str]) -> tuple[RunId | None, list[Wish]]:
+        asked = self._occasions_of(request)
+        if isinstance(asked, Rejection):
+            run_id = resolve.run_id(request)
+            return None, [Wish(request=request, run_id=run_id, plan=asked)]
+        ids = {self.occasions.run_id(request, each): each for each in (asked.current, asked.coming) if each is not None}
+        fires = {run_id: Occasion(fired_at=at) for run_id, at in under_way.items() if at}
+        going = {each: fire for each, fire in fires.items() if self.occasions.run_id(request, fire) == each}
+        current = next(iter(ids), None)
+        again = {run_id: each for run_id, each in ids.items() if self._is_open(run_id) or run_id in under_way}
+        wanted = dict(list(again.items())[:1])
+        return current, [self._occasional(request, run_id, each) for run_id, each in {**going, **wanted}.items()]
+
+    def _occasions_of(self, request: Request) -> Asked | Rejection:
+        since_s = self._arrivals()(request.source.path).at_s if request.schedule is not None else None
+        checklists = self.settings.checklists
+        return self.occasions.asked(request, self.tip or "", checklists, self.world.now(), since_s)
+
+    def _fires_under_way(self, marked: Sequence[tuple[TaskId, RunId]]) -> dict[RunId, str]:
+        """Return the runs of recurring requests that are under way, with the fire each is for: those that are marked
+        here, and those that are claimed elsewhere and not proven."""
+        claims = self.hearing.claims.values() if self.hearing is not None else ()
+        unproven = (each for each in claims if each.run_id not in self.evidence)
+        found = {each.run_id: each.fired_at for each in unproven if name_of_run(each.run_id) in self.recurring}
+        for task_id, run_id in marked:
+            if name_of_run(run_id) in self.recurring:
+                run = self._run(task_id, run_id)
+                found[run_id] = (run.fired_at if run is not None else "") or found.get(run_id, "")
+        return found
+
+    def _occasional(self, request: Request, run_id: RunId, occasion: Occasion) -> Wish:
+        """Return the wish of a recurring request for one occasion; its plan is resolved once for a tip."""
+        made_of = (self.tip, request.source.blob, self.trees.pipelines, self.trees.settings, self.trees.instructions)
+        known = self.recurring_plans.get(run_id)
+        if known is None or known[0] != made_of:
+            known = self.recurring_plans[run_id] = (made_of, self.plan_for(request, occasion))
+        return Wish(request=request, run_id=run_id, plan=known[1], due_at=occasion.fired_at)
+
+    def _wish_of_recurring(self, run_id: RunId, fired_at: str) -> Wish | None:
+        """Return the wish for one run of a recurring request, given the fire it is for, if it is known."""
+        path = self.recurring.get(name_of_run(run_id), "")
+        self._read_requests([path] if path else [])
+        request = self.requests.get(path)
+        if request is None:
+            return None
+        asked = self._occasions_of(request) if self.pinned is None or request.on_change else Asked(None)
+        known = [] if isinstance(asked, Rejection) else [asked.current, asked.coming]
+        occasions = (Occasion(fired_at=fired_at), *(each for each in known if each is not None))
+        found = next((each for each in occasions if resolve.run_id(request, each) == run_id), None)
+        return self._occasional(request, run_id, found) if found is not None else None
+
+    def wish_of(self, run_id: RunId, fired_at: str = "") -> Wish | None:
+        """Return the wish for a run, proven or not, at the tip as it is now; None if no request asks for it. The run of
+        a schedule is known by the fire it is for."""
         self._look_at_tip()
         path = self.paths.get(run_id)
         if path is None:
-            return None
+            return self._wish_of_recurring(run_id, fired_at)
         self._read_requests([path])
         return self._wish(path) if path in self.requests else None
 
-    def plan_for(self, request: Request) -> Plan | Rejection:
+    def plan_for(self, request: Request, occasion: Occasion = resolve.ONCE) -> Plan | Rejection:
         """Return the plan of any request at the tip that was observed last."""
-        place = resolve.Place(commit=self.tip or "", branch=self.branch or "", instructions=self.instructions)
+        place = resolve.Place(
+            commit=self.tip or "", branch=self.branch or "", instructions=self.instructions, occasion=occasion
+        )
         plan = resolve.resolve(request, self._pipelines(), self.settings, place)
         if isinstance(plan, Plan) and plan.workspace == Workspace.CHECKOUT and self.world.repository.bare:
             reason = f"pipeline '{request.pipeline}' works in the checkout, and this clone has none"
@@ -434,7 +572,7 @@ class Observer:
         found = []
         for run in runs.values():
             if run.planned and not run.corrupt and phase(run, now) == Phase.WAITING:
-                wanted = [each for each in awaited_runs(run) if each not in self.evidence or self._waits(each)]
+                wanted = [each for each in awaited_runs(run) if self._is_open(each)]
                 found += [each for each in (self._nested_wish(run, child) for child in wanted) if each is not None]
         return found
 
@@ -475,7 +613,7 @@ class Observer:
             return wish
         key = f"{wish.run_id} {evidence.waiting.commit}"
         if key not in self.plans:
-            self.plans[key] = self._plan_at(wish.run_id, evidence.waiting.commit)
+            self.plans[key] = self._plan_at(wish.run_id, evidence.waiting.commit, wish.due_at)
         frozen = self.plans[key]
         return replace(wish, plan=frozen) if frozen is not None else wish
 
@@ -555,7 +693,14 @@ class Observer:
             cache.evidence_tree, self.cache_changed = trees.evidence, True
         self.evidence = cache.evidence
         if self.hearing is not None:
-            self.hearing.missing(gone, self.paths, tip)
+            self.hearing.missing(gone, self._asked_for(gone), tip)
+
+    def _asked_for(self, gone: Mapping[str, object]) -> Mapping[RunId, object]:
+        """Return the runs that somebody asks for, as far as their evidence may be missed."""
+        if not self.recurring or self.hearing is None:
+            return self.paths
+        missed = (RunId(each) for each in (*gone, *self.hearing.memory.lost))
+        return {**self.paths, **{each: "" for each in missed if name_of_run(each) in self.recurring}}
 
     def _changed_rows(self, old: str | None, new: str | None) -> dict[str, list[Any] | None]:
         """Return the rows of the manifests that differ between two trees, None for those that prove nothing (now)."""
@@ -618,17 +763,18 @@ class Observer:
         return self.plans[key]
 
     def _make_plan(self, run_id: RunId, held: Held) -> Plan | Rejection | None:
-        frozen = self._plan_at(run_id, held.claim.claims[-1].commit if held.claim.claims else "")
+        commit = held.claim.claims[-1].commit if held.claim.claims else ""
+        frozen = self._plan_at(run_id, commit, held.claim.fired_at)
         if frozen is None or isinstance(frozen, Rejection):
-            found = self.wish_of(run_id)
+            found = self.wish_of(run_id, held.claim.fired_at)
             return found.plan if found is not None else frozen
         return frozen
 
-    def _plan_at(self, run_id: RunId, commit: str) -> Plan | Rejection | None:
+    def _plan_at(self, run_id: RunId, commit: str, fired_at: str) -> Plan | Rejection | None:
         """Return the plan of a run as it is made from a commit, None if the branch does not hold that (any more)."""
         if OBJECT_ID.fullmatch(commit) and self.world.repository.is_ancestor(commit, self.tip or ""):
             with contextlib.suppress(ContentError):
-                found = Observer(self.world, self.branch, pinned=commit).wish_of(run_id)
+                found = Observer(self.world, self.branch, pinned=commit).wish_of(run_id, fired_at)
                 return found.plan if found is not None else None
         return None
 
@@ -729,6 +875,15 @@ def _leads_to_manifests(path: str) -> bool:
 def _name(path: str) -> Name:
     """Return the name a path below runs.d claims, valid or not."""
     return Name(path.removeprefix("runs.d/").rpartition(".")[0].replace("/", "."))
+
+
+def _with_problems(wish: Wish, problems: Sequence[Problem]) -> Wish:
+    """Return a wish that cannot be launched for these problems, beside those it has already."""
+    if not problems:
+        return wish
+    found = wish.plan.problems if isinstance(wish.plan, Rejection) else ()
+    path, name = wish.request.source.path, wish.request.name
+    return replace(wish, plan=Rejection(path=path, name=name, problems=(*found, *problems)))
 
 
 def _twin(path: str, paths: Sequence[str]) -> Rejection:

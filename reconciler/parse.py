@@ -15,6 +15,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+from reconciler import inputs, schedule
 from reconciler.model import (
     Approval,
     ApprovalPolicy,
@@ -31,6 +32,7 @@ from reconciler.model import (
     Rejection,
     Request,
     Role,
+    Schedule,
     Source,
     Stage,
     Suspend,
@@ -60,8 +62,6 @@ _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2*
 _ANY = object()
 # What the formats can already say and this version cannot do yet: format, key, refused value.
 _NOT_AVAILABLE: tuple[tuple[str, str, object], ...] = (
-    ("request", "after", _ANY),
-    ("request", "concurrency", _ANY),
     ("settings", "redact.mode", "off"),
     ("settings", "redact.mode", "shadow"),
 )
@@ -85,7 +85,8 @@ Conversions = Mapping[str, tuple[str, Callable[[Any], object]]]
 def parse_request(data: bytes, source: Source, contract: Contract) -> Request | Rejection:
     """Return the request that `data` says, or everything that is wrong with it and its path."""
     name = request_name(source.path)
-    document = examine("request", data, source, contract, _suspended_until, partial(_instant_timeouts, "timeout"))
+    checks = (_instants, partial(_instant_timeouts, "timeout"), partial(_schedules, contract), _on_change)
+    document = examine("request", data, source, contract, *checks)
     if isinstance(name, Problem):
         return _reject(source, name, document)
     if isinstance(document, Rejection):
@@ -269,10 +270,30 @@ def _entries(value: object, part: str) -> Iterable[tuple[str | int, object]]:
 # ---------------------------------------------------------------------------------------------- requests
 
 
-def _suspended_until(document: Document) -> Iterator[Violation]:
+def _schedules(contract: Contract, document: Document) -> Iterator[Violation]:
+    for pointer, text in at(document.value, "schedule.cron"):
+        if isinstance(text, str) and (reason := schedule.cron_fault(text)):
+            cure = "for example '0 3 * * 1-5' for 3 o'clock from Monday to Friday"
+            yield Violation(path=pointer, reason=reason, cure=cure, rule="bad-cron")
+    for pointer, name in at(document.value, "schedule.timezone"):
+        if isinstance(name, str) and contract.zone(name) is None:
+            cure = "name one of the IANA database, such as Europe/Berlin or UTC"
+            yield Violation(path=pointer, reason=f"there is no time zone {shown(name)}", cure=cure, rule="bad-zone")
+    if at(document.value, "schedule") and at(document.value, "on_change"):
+        reason = "'schedule' and 'on_change' exclude each other"
+        yield Violation(path=("on_change",), reason=reason, cure="write two requests", rule="two-occasions")
+
+
+def _on_change(document: Document) -> Iterator[Violation]:
+    for pointer, path in at(document.value, "on_change.[]"):
+        if isinstance(path, str) and (fault := inputs.path_fault(path)) is not None:
+            yield Violation(path=pointer, reason=fault[0], cure=fault[1], rule="bad-input")
+
+
+def _instants(document: Document) -> Iterator[Violation]:
     from datetime import datetime
 
-    for pointer, until in at(document.value, "suspend.until"):
+    for pointer, until in (*at(document.value, "suspend.until"), *at(document.value, "schedule.until")):
         try:
             datetime.fromisoformat(str(until))
         except ValueError as error:
@@ -593,6 +614,8 @@ _REQUEST: Conversions = {
     "priority": ("priority", int),
     "after": ("after", tuple),
     "concurrency": ("concurrency", lambda value: Concurrency(**value)),
+    "schedule": ("schedule", lambda value: Schedule(**fields_of(value, {"grace": ("grace_s", parse_duration)}))),
+    "on_change": ("on_change", tuple),
     "suspend": ("suspend", _suspend),
     "proves": ("proves", tuple),
     "labels": ("labels", tuple),

@@ -17,6 +17,7 @@ from reconciler.model import (
     ExecutionMode,
     Instructions,
     Name,
+    Occasion,
     Pipeline,
     PipelineId,
     Plan,
@@ -41,26 +42,32 @@ RUNS_MAX = 256
 """So many nested runs a request may have, in all depths together."""
 NAME_LENGTH_MAX = 91
 """As of any run: its id has 9 characters more and at most 100."""
+ONCE = Occasion()
+"""The occasion of a request that asks for one run."""
+
 MATCHED_CHARACTERS_MAX = 256
 """A pattern that is slow on a long text must not hold up a pass; the parser bounds defaults in the same way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a plan is resolved: the commit everything is read from, its branch and its instructions."""
+    """Where a plan is resolved: the commit everything is read from, its branch and its instructions; and on which
+    occasion, if the request has several."""
 
     commit: str
     branch: str
     instructions: Instructions = Instructions()
+    occasion: Occasion = ONCE
 
 
-def run_id(request: Request) -> RunId:
+def run_id(request: Request, occasion: Occasion = ONCE) -> RunId:
     """Return `<name>-<8 hex>`, the hex being the start of the SHA-256 over what is executed.
 
     Title, priority, labels, suspend, cancel, comments and layout are not part of it, so a reformatted file is the
-    same run and two reconcilers compute the same id.
+    same run and two reconcilers compute the same id. Of a request that asks for more than one run, the occasion is
+    part of it.
     """
-    executed = {
+    executed: dict[str, object] = {
         "task": request.task,
         "pipeline": request.pipeline,
         "parameters": dict(request.parameters),
@@ -70,6 +77,10 @@ def run_id(request: Request) -> RunId:
     }
     if request.parent is not None:
         executed["parent"] = request.parent
+    if occasion.fired_at:
+        executed["fire"] = occasion.fired_at
+    if occasion.inputs:
+        executed["inputs"] = dict(occasion.inputs)
     return RunId(f"{request.name}-{codec.digest(executed)[:8]}")
 
 
@@ -140,7 +151,7 @@ def _plan(
     if pipeline.guardrails_required:
         executed["guardrails_required"] = True
     return Plan(
-        run_id=run_id(request),
+        run_id=run_id(request, place.occasion),
         name=request.name,
         task_id=request.task,
         pipeline_id=pipeline.id,
@@ -171,6 +182,8 @@ def _plan(
         parent=request.parent,
         guardrails_required=pipeline.guardrails_required,
         sandbox_missing=settings.sandbox.missing,
+        group=request.concurrency.group if request.concurrency is not None else "",
+        fired_at=place.occasion.fired_at,
     )
 
 
@@ -200,13 +213,14 @@ def _nested(
     if wrong := _misled(stage.pipeline, way):
         return Nested(problems=(_problem(request, "/pipeline", f"stage '{stage.id}': {wrong}", "", "nesting"),))
     children, digests = [], []
+    parent, inner = run_id(request, place.occasion), replace(place, occasion=ONCE)
     for parameters, suffix in _cells(stage)[: RUNS_MAX + 1]:
-        child = _child(request, stage, parameters, suffix)
+        child = _child(request, parent, stage, parameters, suffix)
         if isinstance(child, Problem):
             return Nested(problems=(child,))
-        wish = nested_request(request, run_id(request), child)
+        wish = nested_request(request, parent, child)
         way.runs[0] += 1
-        plan = _resolve(wish, pipelines, settings, place, way)
+        plan = _resolve(wish, pipelines, settings, inner, way)
         if isinstance(plan, Rejection):
             return Nested(problems=tuple(_inside(stage, each) for each in plan.problems))
         children.append(child)
@@ -234,14 +248,16 @@ def _cells(stage: Stage) -> list[tuple[dict[str, Scalar], str]]:
     ]
 
 
-def _child(request: Request, stage: Stage, parameters: Mapping[str, Scalar], suffix: str) -> Child | Problem:
+def _child(
+    request: Request, parent: RunId, stage: Stage, parameters: Mapping[str, Scalar], suffix: str
+) -> Child | Problem:
     assert stage.pipeline is not None
     name = Name(f"{request.name}.{stage.id}{suffix}")
     if len(name) > NAME_LENGTH_MAX:
         reason = f"the nested run would have the name '{name}' of {len(name)} characters"
         return _problem(request, "/pipeline", reason, f"at most {NAME_LENGTH_MAX} are allowed", "nesting")
     unnamed = Child(run_id=RunId(""), name=name, pipeline=stage.pipeline, parameters=parameters)
-    return replace(unnamed, run_id=run_id(nested_request(request, run_id(request), unnamed)))
+    return replace(unnamed, run_id=run_id(nested_request(request, parent, unnamed)))
 
 
 def nested_request(parent: Request | Plan, parent_run: RunId, child: Child) -> Request:

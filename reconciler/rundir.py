@@ -311,6 +311,8 @@ def _observe(runs: Runs, task_id: TaskId, run_id: RunId, number: int) -> Run:
         end=read(End, directory.record("ends", number)),
         corrupt=tuple(corrupt),
         parent=plan.parent if plan else None,
+        group=plan.group if plan else "",
+        fired_at=plan.fired_at if plan else "",
     )
 
 

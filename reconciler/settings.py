@@ -31,13 +31,15 @@ from reconciler.yaml_events import Document, shown
 _PATTERN_LENGTH_MAX = 500
 _SILENCE_RATIO_MIN = 2
 _LEASE_RATIO_MIN = 4
+_AGEING_S_MIN = 1
 
 
 def parse_settings(data: bytes | None, source: Source, contract: Contract) -> Settings | Rejection:
     """Return the settings that `data` says, the defaults where it says nothing, or everything that is wrong."""
     if data is None:
         return Settings()
-    document = examine("settings", data, source, contract, _intervals, _silence, _lease, _patterns, _commands)
+    checks = (_intervals, _silence, _lease, _ageing, _patterns, _commands)
+    document = examine("settings", data, source, contract, *checks)
     if isinstance(document, Rejection):
         return document
     return Settings(**fields_of(document.value, _SETTINGS))
@@ -49,6 +51,14 @@ def _intervals(document: Document) -> Iterator[Violation]:
             if _seconds(text) == 0:
                 reason = f"{shown(text)} would leave no pause"
                 yield Violation(path=pointer, reason=reason, cure="for example 5s", rule="no-time")
+
+
+def _ageing(document: Document) -> Iterator[Violation]:
+    """Return a violation where waiting would outweigh every priority at once."""
+    for pointer, text in at(document.value, "ageing"):
+        if _seconds(text) < _AGEING_S_MIN:
+            reason = f"{shown(text)} a point would let age outweigh every priority at once"
+            yield Violation(path=pointer, reason=reason, cure="at least 1s, for example 1h", rule="no-time")
 
 
 def _silence(document: Document) -> Iterator[Violation]:
@@ -166,4 +176,5 @@ _SETTINGS: Conversions = {
     "guards": ("guards", _guards),
     "sandbox": ("sandbox", lambda value: SandboxSettings(**value)),
     "agents": ("agents", _agents),
+    "ageing": ("ageing_s", parse_duration),
 }

@@ -24,6 +24,9 @@ LINES: dict[str, tuple[str, ...]] = {
         "yaml_events",
         "resolve",
         "diff",
+        "queueing",
+        "schedule",
+        "inputs",
         "manifest",
         "aggregate",
         "checklist",
@@ -58,6 +61,7 @@ LINES: dict[str, tuple[str, ...]] = {
     "world": ("world",),
     "joints": (
         "hearing",
+        "recurring",
         "observe",
         "claims",
         "apply",

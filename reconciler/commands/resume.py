@@ -13,7 +13,7 @@ import click
 from reconciler import codec, manifest, rundir
 from reconciler.apply import fence_attempt, restart, restarting_claim
 from reconciler.commands.reconcile import duration
-from reconciler.diff import phase, suspended
+from reconciler.diff import groups_taken, phase, suspended
 from reconciler.errors import ContentError, TransientError, UsageError
 from reconciler.loop import pass_lock
 from reconciler.model import Phase, Plan, Refusal, Rejection, Run, RunId, Wish, Workspace
@@ -78,10 +78,11 @@ def _resume(session: Session, run_id: RunId, token: str | None, actor: str, reas
     there = world.runs.observe(task_id, run_id)
     if there is None:
         raise UsageError(f"{run_id} has no records on this machine; add or raise 'rerun' in its request instead")
-    wish = session.loop.observer.wish_of(run_id)
+    wish = session.loop.observer.wish_of(run_id, there.fired_at)
     plan = wish.plan if wish is not None else None
     frozen = read_records(world, task_id, run_id).plan
-    if objection := _held_elsewhere(found, run_id) or _objection(world, there, wish, token, frozen):
+    objection = _held_elsewhere(found, run_id) or _objection(world, there, wish, token, frozen)
+    if objection := objection or _crowded(found, run_id, plan):
         _refuse(world, there, actor, reason, objection)
     if isinstance(plan, Rejection):
         raise ContentError("\n".join(each.sentence() for each in plan.problems))
@@ -105,6 +106,14 @@ def _held_elsewhere(found: Survey, run_id: RunId) -> str:
     """Return who else executes a run, "" if nobody does."""
     held = (found.seen.actual.held or {}).get(run_id)
     return f"it is executed by {held.host_name}" if held is not None and not held.ours else ""
+
+
+def _crowded(found: Survey, run_id: RunId, plan: Plan | Rejection | None) -> str:
+    """Return which other run takes up the concurrency group of a run, "" if none does."""
+    group = plan.group if isinstance(plan, Plan) else ""
+    taken = groups_taken(found.seen.desired, found.seen.actual, found.seen.now).get(group, ()) if group else ()
+    other = next((each for each in taken if each != run_id), None)
+    return f"{other} of its group '{group}' is under way; resume it when that has ended" if other else ""
 
 
 def _note(world: World, there: Run, plan: Plan) -> str:

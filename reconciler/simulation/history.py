@@ -25,7 +25,7 @@ from reconciler.simulation.scheduler import (
     Scheduler,
     Violation,
 )
-from reconciler.simulation.story import PIPELINES, YEAR_S, Behaviour, Deed, Story, path_of, request
+from reconciler.simulation.story import EPOCH_S, PIPELINES, YEAR_S, Behaviour, Deed, Story, path_of, request
 from reconciler.simulation.watch import Watch
 from reconciler.simulation.world import world_of
 
@@ -58,7 +58,7 @@ class History:
         self.store = Store()
         self.branch = f"refs/heads/{story.branch}"
         self.owned: dict[str, bytes | None] = {}
-        self.watch = Watch(self.store, self.branch)
+        self.watch = Watch(self.store, self.branch, story.after())
         self.server = Server(self.scheduler, self.watch.branch_moved)
         self.drawn = 0
         self.counts: dict[str, int] = {}
@@ -167,6 +167,7 @@ class History:
         self.requests_seen = max(self.requests_seen, len(result.seen.desired.names))
         self._note_pass(host)
         suspended = {wish.run_id for wish in result.seen.desired.wishes if wish.request.suspend}
+        suspended |= _held_up(result, suspended)
         if self.deeds_left or result.seen.tip != self.watch.tip or not _is_quiet(result, suspended):
             return
         self.quiet[host.name] = result.seen.tip
@@ -225,12 +226,13 @@ class History:
     def _do(self, deed: Deed) -> None:
         """Let a person commit something."""
         self.deeds_left -= 1
-        files = _changed_files(deed, self.owned, self.story.files)
+        files = _changed_files(deed, self.owned, self.story)
         if not files:
             return
         self.owned.update(files)
         written = {path: self._on_top(path, data) for path, data in files.items()}
-        commit = self.store.make(self.watch.tip, written, f"{deed.kind} {deed.about}", "Ann <ann@example.invalid>")
+        said, who = f"{deed.kind} {deed.about}", "Ann <ann@example.invalid>"
+        commit = self.store.make(self.watch.tip, written, said, who, int(EPOCH_S + self.scheduler.now))
         self.scheduler.say(f"a person commits: {deed.kind}", ", ".join(files))
         self.count("commits by people")
         if self.story.remote:
@@ -268,6 +270,14 @@ class History:
     def others(self, current: Actor) -> list[Actor]:
         """Return the processes with code, on every machine, but the one that moves."""
         return [each for host in self.hosts for each in host.actors if each is not current]
+
+
+def _held_up(result: Pass, suspended: set[RunId]) -> set[RunId]:
+    """Return the runs that wait for others, and that only a person can set going again."""
+    settled = {each.subject for each in result.actions if isinstance(each, Wait) and (each.settled or suspended)}
+    wishes = result.seen.desired.wishes
+    ordered = (each for each in wishes if each.request.after or each.request.concurrency or each.due_at)
+    return {each.run_id for each in ordered if each.run_id in settled}
 
 
 def _is_quiet(result: Pass, suspended: set[RunId]) -> bool:
@@ -353,33 +363,34 @@ FAULTS: Mapping[str, Fault] = {
 # ------------------------------------------------------------------------------------------------ people
 
 
-def _changed_files(
-    deed: Deed, owned: Mapping[str, bytes | None], first: Mapping[str, bytes]
-) -> dict[str, bytes | None]:
+def _changed_files(deed: Deed, owned: Mapping[str, bytes | None], story: Story) -> dict[str, bytes | None]:
     """Return what a deed changes, given what people have committed so far, and at first."""
     path = deed.path or path_of(deed.about)
     there = owned.get(path) is not None
+    order = story.order.get(deed.about, "")
     match deed.kind:
         case "ask":
-            return {} if there else {path: first[path] if deed.path else request(deed.about)}
+            return {} if there else {path: story.files[path] if deed.path else request(deed.about, more=order)}
         case "edit":
-            return {path: request(deed.about, more="title: Another title\npriority: 3\n")} if there else {}
+            return {path: request(deed.about, more=f"title: Another title\npriority: 3\n{order}")} if there else {}
         case "rerun":
-            return {path: request(deed.about, more="rerun: 1\n")} if there else {}
+            return {path: request(deed.about, more=f"rerun: 1\n{order}")} if there else {}
         case "pipeline":
             return (
-                {path: request(deed.about, pipeline=tuple(PIPELINES)[(deed.about + 1) % len(PIPELINES)])}
+                {path: request(deed.about, pipeline=tuple(PIPELINES)[(deed.about + 1) % len(PIPELINES)], more=order)}
                 if there
                 else {}
             )
         case "cancel":
-            return {path: request(deed.about, more="cancel: no longer needed\n")} if there else {}
+            return {path: request(deed.about, more=f"cancel: no longer needed\n{order}")} if there else {}
         case "suspend":
-            return {path: request(deed.about, more="suspend: {reason: holidays}\n")} if there else {}
+            return {path: request(deed.about, more=f"suspend: {{reason: holidays}}\n{order}")} if there else {}
         case "delete":
             return {path: None} if there else {}
         case "break":
             return {path: b"task: [\n"} if there else {}
+        case "source":
+            return {"src/main.py": f"print({deed.at_s:.3f})\n".encode()}
         case "checklist":
             name = f"tasks/t{deed.about % 2}.md"
             return {name: (owned[name] or b"") + b"\nMore words.\n"}

@@ -11,9 +11,8 @@ from reconciler.simulation.disk import SimulatedDisk
 from reconciler.simulation.repository import SimulatedRepository, Store
 from reconciler.simulation.scheduler import Actor
 from reconciler.simulation.seams import Telling
+from reconciler.simulation.story import EPOCH_S
 
-EPOCH_S = 1_900_000_000
-"""When every history begins, by the wall clock: 2030-03-17."""
 FIRST_PID = 100
 PATHS_MAX = 50_000
 """So many paths are remembered."""

@@ -173,7 +173,7 @@ def _quick_resolve(
 ) -> Plan | Rejection:
     """Return what `resolve.resolve` returns: of the commit and the branch, a plan holds no more than their names."""
     pipeline, instructions = pipelines.get(request.pipeline), place.instructions
-    key = (id(request), id(pipeline), id(settings), instructions)
+    key = (id(request), id(pipeline), id(settings), instructions, place.occasion)
     known = _plans.get(key)
     if known is None:
         plan = _resolve(request, pipelines, settings, place)

@@ -27,6 +27,7 @@ class Commit:
     parents: tuple[str, ...]
     message: str
     identity: str = ""
+    epoch_s: int = 0
 
 
 @dataclass(slots=True)
@@ -78,10 +79,18 @@ class Store:
                 entries[name] = Entry("040000", oid, name)
         return self.tree(entries) if entries else None
 
-    def make(self, parent: str | None, files: Mapping[str, bytes | None], message: str, identity: str = "") -> str:
+    def make(
+        self,
+        parent: str | None,
+        files: Mapping[str, bytes | None],
+        message: str,
+        identity: str = "",
+        epoch_s: int = 0,
+    ) -> str:
         """Return a commit on a parent in which these files are changed."""
         tree = self.changed(self.commits[parent].tree if parent else None, files) or self.tree({})
-        return self.commit(Commit(tree=tree, parents=(parent,) if parent else (), message=message, identity=identity))
+        parents = (parent,) if parent else ()
+        return self.commit(Commit(tree=tree, parents=parents, message=message, identity=identity, epoch_s=epoch_s))
 
     def at(self, tree: str | None, path: str) -> Entry | None:
         """Return what is at a path below a tree."""
@@ -113,6 +122,14 @@ class Store:
             files = [each if each is not None and not each.is_tree else None for each in (was, now)]
             if files[0] or files[1]:
                 yield f"{prefix}{name}", files[0], files[1]
+
+    def line(self, commit: str | None) -> set[str]:
+        """Return the commits from one back to the beginning, by first parents."""
+        found: set[str] = set()
+        while commit:
+            found.add(commit)
+            commit = next(iter(self.commits[commit].parents), None)
+        return found
 
     def is_ancestor(self, old: str, new: str) -> bool:
         ahead, seen = [new], {new}
@@ -237,6 +254,22 @@ class SimulatedRepository(Repository):
             return {}
         self.move("read tree", oid)
         return self.store.trees.get(oid, {})
+
+    def touched(self, old: str | None, new: str, folder: str, commits_max: int) -> list[tuple[int, tuple[str, ...]]]:
+        self._ask("ask what was touched below", folder)
+        known, commit = self.store.line(old), new
+        found: list[tuple[int, tuple[str, ...]]] = []
+        while commit and commit not in known and len(found) < commits_max:
+            made = self.store.commits[commit]
+            parent = next(iter(made.parents), "")
+            before = self.store.at(self.store.commits[parent].tree, folder) if parent else None
+            after = self.store.at(made.tree, folder)
+            trees = [each.oid if each is not None and each.is_tree else None for each in (before, after)]
+            if trees[0] != trees[1]:
+                paths = tuple(path for path, _, _ in self.store.differences(trees[0], trees[1], f"{folder}/"))
+                found.append((made.epoch_s, paths))
+            commit = parent
+        return found[::-1]
 
     def search(self, commit: str, texts: Sequence[str], globs: Sequence[str]) -> tuple[str, ...]:
         if not texts or not globs:

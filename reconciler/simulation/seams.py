@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
-from reconciler.model import PlannedStage
+from reconciler.model import Plan, PlannedStage
 from reconciler.rundir import RunDirectory
 from reconciler.simulation.scheduler import Actor, Scheduler
 from reconciler.simulation.story import Behaviour, Story
@@ -37,6 +37,8 @@ class Watching(Protocol):
     """Whoever is told what happens, and says when a promise is broken."""
 
     def progress(self, host: Any, run_id: str, number: int, worker: Actor, stage: str) -> None: ...
+
+    def alone(self, host: Any, plan: Plan, run: RunDirectory, number: int, worker: Actor) -> None: ...
 
     def spawned(self, host: Any, directory: Path, number: int) -> None: ...
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cache
 from random import Random
 
 from reconciler.simulation.scheduler import Happening
 
 YEAR_S = 365 * 86400.0
+EPOCH_S = 1_900_000_000
+"""When every history begins, by the wall clock: 2030-03-17."""
 
 LEASES = ("", "poll_interval: 4s\nlease: 40s\n", "poll_interval: 2s\nlease: 60s\n", "poll_interval: 10s\nlease: 90s\n")
 SETTINGS = (
@@ -78,6 +81,13 @@ class Story:
     fresh: bool = False
     """Whether every pass is a process of its own, as from cron."""
     fails: float = 0.15
+    order: Mapping[int, str] = field(default_factory=dict)
+    """What requests say of others, by number: it stays in them whatever people edit."""
+
+    def after(self) -> Mapping[str, str]:
+        """Return by name what each request comes after, where it comes after anything."""
+        said = {name_of(number): text for number, text in self.order.items() if text.startswith("after")}
+        return {name: text.partition("[")[2].partition("]")[0] for name, text in said.items()}
 
     def draw(self, *words: object) -> float:
         """Return a number from 0 to below 1 that depends on the seed and these words alone."""
@@ -108,8 +118,12 @@ def request(number: int, *, pipeline: str = "", more: str = "") -> bytes:
     return f"task: t{number % 2}\npipeline: {name}\n{proves}{more}".encode()
 
 
+def name_of(number: int) -> str:
+    return f"r{number:02d}"
+
+
 def path_of(number: int) -> str:
-    return f"runs.d/r{number:02d}.yaml"
+    return f"runs.d/{name_of(number)}.yaml"
 
 
 @cache
@@ -144,12 +158,15 @@ def story_of(seed: int, *, remote: bool | None = None) -> Story:
     far = chance.random() < 0.5 if remote is None else remote
     hosts = hosts_of(chance, far)
     files = base_files(chance.randrange(len(SETTINGS)), chance.randint(1, 3) if far else 0)
-    files = {**files, **{path_of(number): request(number) for number in range(requests) if chance.random() < 0.6}}
+    order, changes = times_of(seed, requests, order_of(seed, requests))
+    asked = [number for number in range(requests) if chance.random() < 0.6]
+    files = {**files, **{path_of(number): request(number, more=order.get(number, "")) for number in asked}}
     deeds = [Deed(chance.uniform(0, 20), "ask", number) for number in range(requests) if path_of(number) not in files]
     if requests:
         span_s = chance.choice((5, 40, 90))
         for _ in range(chance.choice((0, 0, 1, 1, 2, 3))):
             deeds.append(Deed(chance.uniform(0, span_s), chance.choice(PEOPLE), chance.randrange(requests)))
+    deeds += changes
     return Story(
         seed=seed,
         hosts=hosts,
@@ -160,7 +177,44 @@ def story_of(seed: int, *, remote: bool | None = None) -> Story:
         pause_s=chance.choice((2.0, 4.0, 6.0)) if requests <= 4 else 8.0,
         fresh=chance.random() < 0.25,
         fails=chance.choice((0.0, 0.1, 0.4)),
+        order=order,
     )
+
+
+def order_of(seed: int, requests: int) -> dict[int, str]:
+    """Return what requests say of others, for one story in four. It is drawn from a stream of its own, so that all
+    else of a seed is as it would be without."""
+    chance = Random(f"order of {seed}")
+    if requests < 2 or chance.random() < 0.75:
+        return {}
+    return {number: text for number in range(requests) if (text := _order(chance, number, requests))}
+
+
+def times_of(seed: int, requests: int, order: dict[int, str]) -> tuple[dict[int, str], list[Deed]]:
+    """Return, for one story in ten, one request that asks for several runs, and what people change meanwhile. It is
+    drawn from a stream of its own as well."""
+    chance = Random(f"times 11 of {seed}")
+    if chance.random() < 0.8 or not requests:
+        return order, []
+    number = chance.randrange(requests)
+    if number in order:
+        return order, []
+    if chance.random() < 0.5:
+        until = datetime.fromtimestamp(EPOCH_S + chance.choice((0, 70, 200)), UTC).isoformat()[:19]
+        missed = chance.choice(("run_once", "skip"))
+        return {**order, number: f"schedule: {{cron: '* * * * *', missed: {missed}, until: {until}Z}}\n"}, []
+    paths = chance.choice(("src", "src, tasks"))
+    changes = [Deed(chance.uniform(0, 60), "source", number) for _ in range(chance.randint(1, 3))]
+    return {**order, number: f"on_change: [{paths}]\n"}, changes
+
+
+def _order(chance: Random, number: int, requests: int) -> str:
+    kind = chance.choice(("", "after", "after", "queue", "queue", "queue", "cancel_running"))
+    # Now and then any other one, which may come to a circle.
+    other = chance.randrange(requests if chance.random() < 0.1 else max(1, number))
+    if kind == "after":
+        return f"after: [{name_of(other)}]\n" if other != number else ""
+    return f"concurrency: {{group: g, on_conflict: {kind}}}\n" if kind else ""
 
 
 def hosts_of(chance: Random, far: bool) -> tuple[int, ...]:

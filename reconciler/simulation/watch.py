@@ -13,7 +13,7 @@ from typing import Any
 
 from reconciler import checklist, codec
 from reconciler.git import Entry
-from reconciler.model import Claim, Plan, PlannedStage, Status
+from reconciler.model import Attempt, Claim, Plan, PlannedStage, Status, name_of_run
 from reconciler.rundir import RunDirectory
 from reconciler.simulation.host import Host
 from reconciler.simulation.repository import Store
@@ -23,8 +23,10 @@ from reconciler.simulation.scheduler import Actor, Violation
 class Watch:
     """Remembers what was promised, and raises Violation when it is broken."""
 
-    def __init__(self, store: Store, branch: str) -> None:
-        self.store, self.branch = store, branch
+    def __init__(self, store: Store, branch: str, after: Mapping[str, str] | None = None) -> None:
+        self.store, self.branch, self.after = store, branch, after or {}
+        self.fires: dict[tuple[str, str, str], str] = {}
+        self.groups: dict[str, dict[str, tuple[Actor, Host, Path]]] = {}
         self.newest: dict[str, int] = {}
         self.executing: dict[tuple[str, int], Actor] = {}
         self.successes: set[tuple[str, str]] = set()
@@ -50,6 +52,16 @@ class Watch:
             if held and not (each.kind == "stage" and worker.handles and held[0] is worker.handles[0]):
                 raise Violation(f"two attempts of {run_id} live at once: {each.name} beside {worker.name}")
 
+    def alone(self, host: Host, plan: Plan, run: RunDirectory, number: int, worker: Actor) -> None:
+        """An attempt of a concurrency group does something: no other run of the group is under way."""
+        if not plan.group:
+            return
+        members = self.groups.setdefault(plan.group, {})
+        for other, (actor, home, path) in members.items():
+            if other != plan.run_id and not actor.dead and not _has_ended(home, path):
+                raise Violation(f"two runs of group '{plan.group}' live at once: {plan.run_id} beside {other}")
+        members[plan.run_id] = (worker, host, run.record("attempts", number))
+
     def spawned(self, host: Host, directory: Path, number: int) -> None:
         """A worker is started: its claim, its plan and its mark are durable, whatever happens now."""
         run = RunDirectory(directory, host.disk)
@@ -62,9 +74,24 @@ class Watch:
         plan = codec.parse(Plan, host.disk.file(str(plan_path)).data)
         if number - record.series >= plan.attempts_max:
             raise Violation(f"attempt {number} of {directory.name} is one more than the {plan.attempts_max} it may use")
+        before = self.after.get(plan.name)
+        if number == 1 and before is not None and not self._has_succeeded(before):
+            raise Violation(f"{plan.run_id} begins and no run of '{before}', which it comes after, is proven")
+        if number == 1 and plan.fired_at:
+            self._check_fire(plan)
         for path in (mark, run.record("claims", number), plan_path):
             if not host.disk.is_durable(path):
                 raise Violation(f"attempt {number} of {directory.name} is spawned before {path.name} is durable")
+
+    def _check_fire(self, plan: Plan) -> None:
+        """A fire of one wording of a request is executed by one run."""
+        known = self.fires.setdefault((plan.name, plan.fired_at, plan.request.blob), plan.run_id)
+        if known != plan.run_id:
+            raise Violation(f"the fire of '{plan.name}' at {plan.fired_at} is executed by {known} and {plan.run_id}")
+
+    def _has_succeeded(self, name: str) -> bool:
+        runs = [status for run_id, (_, status) in self.statuses.items() if name_of_run(run_id) == name]
+        return Status.SUCCEEDED.value in runs
 
     def ended(self, host: Host, run: RunDirectory, number: int) -> None:
         """A worker has ended its attempt and lets go of the lock: the end is durable."""
@@ -232,3 +259,13 @@ class Watch:
         runs = self.store.at(tree, ".runs")
         tasks = self.store.trees[runs.oid] if runs is not None else {}
         return next((task for task in tasks if self.store.at(tree, f".runs/{task}/cli/{run_id}/manifest.json")), "")
+
+
+def _has_ended(host: Host, path: Path) -> bool:
+    """Return whether the record of an attempt says how it ended."""
+    if host.disk.node(str(path)) is None:
+        return False
+    try:
+        return codec.parse(Attempt, host.disk.file(str(path)).data).outcome is not None
+    except codec.CodecError:
+        return False

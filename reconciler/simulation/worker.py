@@ -148,6 +148,7 @@ class SimulatedWorker:
         behaviour = self.history.behaviour(self.run_id, stage, self.number, record.tries)
         self.scheduler.move("start stage", f"{self.run_id} {self.number} {stage.id}")
         self.history.watch.progress(self.host, self.run_id, self.number, self.actor, stage.id)
+        self.history.watch.alone(self.host, self.plan, self.directory, self.number, self.actor)
         actor = self.host.new_actor(f"stage {stage.id}", "stage")
         actor.told_to_stop = behaviour.stubborn
         node = self.disk.locked(self.handle)
@@ -252,6 +253,7 @@ class SimulatedWorker:
     def _judge(self, ongoing: Ongoing) -> StageRecord:
         """Return the record of a finished stage, its log written first."""
         self.history.watch.progress(self.host, self.run_id, self.number, self.actor, ongoing.stage.id)
+        self.history.watch.alone(self.host, self.plan, self.directory, self.number, self.actor)
         record = self._finish(ongoing)
         again = record.status == StageStatus.FAILED and record.tries < ongoing.stage.attempts_max
         if not again or self.stopping:

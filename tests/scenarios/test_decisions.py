@@ -6,8 +6,9 @@ whatever else the case says of it. `does` lists every action in its order, spell
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -34,9 +35,11 @@ from reconciler.actions import (
 )
 from reconciler.diff import ENDED, Actual, Desired, diff, phase
 from reconciler.model import (
+    Arrival,
     Attempt,
     CancelIntent,
     Claim,
+    Concurrency,
     End,
     Evidence,
     Heartbeat,
@@ -71,6 +74,7 @@ from reconciler.model import (
 from reconciler.resolve import Place, resolve
 
 AT = "2026-03-01T12:00:00.000Z"
+AT_S = int(datetime.fromisoformat(AT).timestamp())
 NOW = Instant(at=AT, monotonic_s=1000.0, boot_id="boot")
 WORKER = Process(pid=2, start_ticks=2, boot_id="boot")
 CLAIMER = Process(pid=3, start_ticks=3, boot_id="boot")
@@ -110,7 +114,21 @@ def plan_of(request: Request, run_id: str) -> Plan:
     return replace(plan, run_id=RunId(run_id))
 
 
-def wish(run: str, *, plan: str = "sound", path: str = "", suspend: Any = None, **keys: Any) -> Wish:
+def wish(
+    run: str,
+    *,
+    plan: str = "sound",
+    path: str = "",
+    suspend: Any = None,
+    concurrency: Any = None,
+    after: Sequence[str] = (),
+    arrived: int = 0,
+    waited: int | None = None,
+    due: str = "",
+    **keys: Any,
+) -> Wish:
+    """Return a wish: `arrived` is the number of its arrival, `waited` for how many seconds it has been there, `due` the fire
+    of a schedule it is for."""
     name = name_of(run)
     path = path or f"runs.d/{name}.yaml"
     request = Request(
@@ -119,10 +137,18 @@ def wish(run: str, *, plan: str = "sound", path: str = "", suspend: Any = None, 
         task=TASK,
         pipeline=PIPELINE.id,
         suspend=None if suspend is None else Suspend(**suspend),
+        concurrency=None if concurrency is None else Concurrency(**concurrency),
+        after=tuple(Name(each) for each in after),
         **keys,
     )
     rejection = Rejection(path=path, problems=(Problem(path=path, reason="no such pipeline", rule="x"),), name=name)
-    return Wish(request=request, run_id=RunId(run), plan=plan_of(request, run) if plan == "sound" else rejection)
+    return Wish(
+        request=request,
+        run_id=RunId(run),
+        plan=plan_of(request, run) if plan == "sound" else rejection,
+        due_at=due,
+        arrival=Arrival(number=arrived, at_s=None if waited is None else AT_S - waited),
+    )
 
 
 def run_of(case: dict[str, Any]) -> Run:
@@ -145,6 +171,7 @@ def run_of(case: dict[str, Any]) -> Run:
         cancel=CancelIntent(number=number, at=AT, actor="ann", reason=given["cancel"]) if "cancel" in given else None,
         end=End(number=number, at=AT, outcome=Outcome(given["end"]), detail="as noted") if "end" in given else None,
         corrupt=tuple(damage(given["run"], each) for each in given.get("corrupt", ())),
+        group=given.get("group", ""),
     )
 
 
@@ -179,7 +206,14 @@ def held_of(case: dict[str, Any], wishes: tuple[Wish, ...]) -> Held:
     known = Request(name=name_of(run), source=Source(path="runs.d/x.yaml"), task=TASK, pipeline=PIPELINE.id)
     plan = {"known": found or plan_of(known, run), "unknown": None}[case.get("plan", "known")]
     return Held(
-        claim=SharedClaim(run_id=RunId(run), task_id=TASK, host=HostId(case["by"]), claims=claims, nonce="n"),
+        claim=SharedClaim(
+            run_id=RunId(run),
+            task_id=TASK,
+            host=HostId(case["by"]),
+            claims=claims,
+            nonce="n",
+            group=case.get("group", ""),
+        ),
         oid=f"oid-{run}",
         ours=case["by"] == "us",
         host_name=case["by"],
@@ -193,13 +227,14 @@ def damage(run: str, record: str) -> Problem:
     return Problem(path=f".runs/t/cli/{run}/{record}", pointer=record, reason="not JSON", rule="record-corrupt")
 
 
-def evidence_of(run: str, attempt: int) -> Evidence:
+def evidence_of(run: str, proof: int | str) -> Evidence:
+    """Return evidence of an attempt that succeeded, or, given a word, of the first attempt with that status."""
     return Evidence(
         run_id=RunId(run),
         task_id=TASK,
         name=name_of(run),
-        status=Status.SUCCEEDED,
-        attempt=attempt,
+        status=Status.SUCCEEDED if isinstance(proof, int) else Status(proof),
+        attempt=proof if isinstance(proof, int) else 1,
         completed_at=AT,
         duration_s=1.0,
         manifest_blob="b" * 40,
@@ -232,7 +267,10 @@ def actual_of(case: dict[str, Any]) -> Actual:
 
 def limits_of(case: dict[str, Any]) -> Limits:
     return Limits(
-        runs_max=case.get("runs_max", 4), publish_due=case.get("publish_due", True), online=case.get("online", True)
+        runs_max=case.get("runs_max", 4),
+        publish_due=case.get("publish_due", True),
+        online=case.get("online", True),
+        ageing_s=case.get("ageing", 3600.0),
     )
 
 
@@ -288,9 +326,9 @@ def test_the_pass_decides(case: dict[str, Any]) -> None:
 
 def test_a_case_says_nothing_that_is_not_read() -> None:
     known = {"wishes", "runs", "names", "evidence", "runs_max", "publish_due", "phases", "does"}
-    known |= {"held", "neighbours", "online", "lost", "unclaimed"}
+    known |= {"held", "neighbours", "online", "lost", "unclaimed", "ageing"}
     of_run = {"run", "is", "number", "series", "claimed", "claimer", "started", "boot", "attempt", "beat", "lock"}
-    of_run |= {"worker", "planned", "cancel", "end", "corrupt", "attempts_max"}
+    of_run |= {"worker", "planned", "cancel", "end", "corrupt", "attempts_max", "group"}
     for each in cases():
         case = each.values[0]
         assert case.keys() <= known
@@ -330,13 +368,21 @@ FACTS = st.fixed_dictionaries(
         "beat": SECONDS,
         "cancel": st.just("enough"),
         "end": st.sampled_from([each.value for each in Outcome]),
+        "group": st.sampled_from(["g", "h"]),
     },
+)
+GROUPS = st.fixed_dictionaries(
+    {"group": st.sampled_from(["g", "h"]), "on_conflict": st.sampled_from(["queue", "cancel_running"])}
 )
 WISHES = st.fixed_dictionaries(
     {"run": st.sampled_from(RUN_IDS), "plan": st.sampled_from(["sound", "sound", "broken"])},
     optional={
         "priority": st.integers(-1, 1),
         "cancel": st.just("enough"),
+        "after": st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=2, unique=True),
+        "concurrency": GROUPS,
+        "arrived": st.integers(0, 2),
+        "waited": st.sampled_from([0, 3600, 10**9]),
         "suspend": st.sampled_from([{}, {"until": "2026-03-01T11:00:00Z"}, {"until": "2026-03-01T13:00:00Z"}]),
     },
 )
@@ -344,7 +390,9 @@ WORLDS = st.fixed_dictionaries(
     {
         "wishes": st.lists(WISHES, max_size=3, unique_by=lambda each: name_of(each["run"])),
         "runs": st.lists(FACTS, max_size=6, unique_by=lambda each: each["run"]),
-        "evidence": st.dictionaries(st.sampled_from(RUN_IDS), st.integers(1, 4), max_size=3),
+        "evidence": st.dictionaries(
+            st.sampled_from(RUN_IDS), st.one_of(st.integers(1, 4), st.sampled_from(["failed", "cancelled"])), max_size=3
+        ),
         "runs_max": st.integers(0, 3),
         "publish_due": st.booleans(),
     },
@@ -458,3 +506,29 @@ def test_what_ended_is_published_until_the_tip_proves_it_and_then_put_away(case:
     for action in actions:
         if isinstance(action, Retire) and not action.reason:
             assert actual.proves(action.run_id, actual.runs[action.run_id].number)
+
+
+@settings(deadline=None, max_examples=400)
+@given(WORLDS)
+def test_a_run_is_launched_alone_in_its_group_and_after_what_it_comes_after(case: dict[str, Any]) -> None:
+    actual, desired = actual_of(case), desired_of(case)
+    wishes = {each.run_id: each for each in desired.wishes}
+    groups = [group for each in case["wishes"] if (group := (each.get("concurrency") or {}).get("group"))]
+    launched = [wishes[each.plan.run_id].request for each in decide(case) if isinstance(each, Launch)]
+    for group in set(groups):
+        in_group = [each.run_id for each in wishes.values() if each.plan and _group(each) == group]
+        alive = [
+            run.run_id
+            for run in actual.runs.values()
+            if (run.group == group or run.run_id in in_group) and phase(run, NOW) not in ENDED
+        ]
+        assert sum(each.concurrency is not None and each.concurrency.group == group for each in launched) <= (not alive)
+    for request in launched:
+        for name in request.after:
+            run_id = desired.names.get(name)
+            proofs = [each for each in actual.evidence.values() if run_id in (None, each.run_id) and each.name == name]
+            assert any(each.status == Status.SUCCEEDED for each in proofs)
+
+
+def _group(each: Wish) -> str:
+    return each.request.concurrency.group if each.request.concurrency is not None else ""

@@ -183,6 +183,36 @@ MUTATIONS = (
         "    if used >= 1000 * run.attempts_max:\n",
     ),
     Mutation(
+        "everybody in a queue is first",
+        "queueing.py",
+        "    if ahead is not None:\n",
+        "    if ahead == '':\n",
+    ),
+    Mutation(
+        "a run that ended leaves its group before its evidence is there",
+        "queueing.py",
+        "if scene.shared or phase not in ENDED else ()",
+        "if phase not in ENDED else ()",
+    ),
+    Mutation(
+        "a run that failed lets others begin",
+        "queueing.py",
+        "    if evidence.status == Status.SUCCEEDED:\n",
+        "    if evidence.status.ended:\n",
+    ),
+    Mutation(
+        "a fire ends the run of the one before it",
+        "observe.py",
+        "for run_id, each in {**going, **wanted}.items()]",
+        "for run_id, each in wanted.items()]",
+    ),
+    Mutation(
+        "what the reconciler writes asks for another run",
+        "recurring.py",
+        "        if not inputs.may_hold_checklists(path, checklists):\n",
+        "        if checklists:\n",
+    ),
+    Mutation(
         "a run is evidence with the records and without the logs",
         "publish.py",
         '        files[command["log_path"]] = log\n',

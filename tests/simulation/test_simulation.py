@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from reconciler import codec, resolve
+from reconciler import claims, codec, resolve
 from reconciler.model import Announcement, Attempt, Claim, Instant, Plan, SharedClaim
 from reconciler.simulation import memory
 from reconciler.simulation.history import History
@@ -40,6 +40,13 @@ def test_what_went_wrong_once_goes_wrong_no_more(case: dict[str, Any]) -> None:
             if (result := History(story_of(case["seed"], remote=remote)).tell()).violation
         ]
     assert not broken, f"{case['found']}\n{report(broken[0])}"
+
+
+def test_only_the_second_look_keeps_two_hosts_from_two_runs_of_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "_is_crowded", lambda wanted, seen: False)
+    with remembering():
+        result = History(story_of(6019, remote=True)).tell()
+    assert "two runs of group 'g' live at once" in result.violation
 
 
 PROGRAM = """

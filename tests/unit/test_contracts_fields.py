@@ -46,6 +46,7 @@ from reconciler.model import (
     Request,
     Role,
     SandboxSettings,
+    Schedule,
     Settings,
     Severity,
     Source,
@@ -90,6 +91,7 @@ FIELDS: list[tuple[str, str, type, set[str]]] = [
     ("request", "", Request, {"name", "source", "parent"}),
     ("request", "properties/execution", Execution, set()),
     ("request", "properties/concurrency", Concurrency, set()),
+    ("request", "properties/schedule", Schedule, set()),
     ("request", "properties/suspend", Suspend, set()),
     ("approval", "", Approval, {"source"}),
     ("pipeline", "", Pipeline, {"id", "source"}),
@@ -212,7 +214,7 @@ def parsed(name: str, document: Mapping[str, Any]) -> Any:
     return value
 
 
-NOT_AVAILABLE = {"after"}
+NOT_AVAILABLE: set[str] = set()
 MINIMAL: dict[str, dict[str, Any]] = {
     "settings": {},
     "request": {"task": "t", "pipeline": "p"},

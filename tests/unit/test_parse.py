@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from datetime import UTC, tzinfo
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,9 @@ class Lenient:
 
     def check(self, name: str, value: object) -> tuple[Violation, ...]:
         return ()
+
+    def zone(self, name: str) -> tzinfo | None:
+        return UTC
 
 
 def load(text: str) -> Document:
