@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import stat
 import subprocess
 import sys
@@ -509,6 +510,7 @@ class Inner:
     """The first process of a sandbox, as bubblewrap tells it on a descriptor; nobody's where there is no sandbox."""
 
     told: int | None = None
+    said: bytes = b""
     pid: int | None = None
     gone: bool = False
 
@@ -523,22 +525,34 @@ class Inner:
         self._hear()
         return self.pid is not None and not self.gone
 
+    def end(self) -> None:
+        """KILL it once bubblewrap has ended, which it is bound to survive if that happened before it asked not to."""
+        if self.lives() and self.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
     def close(self) -> None:
         if self.told is not None:
             os.close(self.told)
             self.told = None
 
     def _hear(self) -> None:
-        """Read which process it is: bubblewrap says so before it lets it go on, and nothing if there is none."""
-        if self.told is None:
-            return
-        with contextlib.suppress(BlockingIOError):
-            found = CHILD.search(os.read(self.told, 4096))
-            self.pid = int(found[1]) if found else None
-            self.close()
+        """Read which process it is: bubblewrap says so before it lets it go on. It does that in several writes, and
+        would die of one that nobody reads, so this end stays open until it has closed the other."""
+        while self.told is not None:
+            try:
+                said = os.read(self.told, 4096)
+            except BlockingIOError:
+                return
+            self.said += said
+            if not said or len(self.said) > SAID_BYTES_MAX:
+                self.close()
+            if self.pid is None and (found := CHILD.search(self.said)):
+                self.pid = int(found[1])
 
 
-CHILD = re.compile(rb'"child-pid": ([0-9]{1,9})')
+SAID_BYTES_MAX = 64 * 1024
+CHILD = re.compile(rb'"child-pid": ([0-9]{1,9})[^0-9]')
 
 
 @dataclass(slots=True, kw_only=True)

@@ -315,6 +315,7 @@ class Ongoing:
     def exited(self, status: int, usage: resource.struct_rusage) -> None:
         """Note that the stage's own process is gone, and tell its background processes to go, too."""
         self.exit_code, self.usage, self.ended = status, usage, True
+        self.inner.end()
         if self._group_lives():
             self._signal_group(signal.SIGTERM)
             self.kill_at = min(self.kill_at, time.monotonic() + min(self.grace_s, BACKGROUND_GRACE_S))

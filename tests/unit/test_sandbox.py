@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 
-from reconciler.sandbox import Demand, Git, Scene, Wall, arguments, demand, environment, shown_config
+from reconciler.sandbox import Demand, Git, Inner, Scene, Wall, arguments, demand, environment, shown_config
 
 RUN = "/home/ann/app/.runs/t/cli/r"
 COMMON = "/home/ann/app/.git"
@@ -189,6 +190,30 @@ def test_variables_are_set_as_they_are_after_all_others_are_gone() -> None:
     words = told(variables={"A": "--bind", "B": "x=y z"})
     at = words.index("--clearenv")
     assert words[at:] == ("--clearenv", "--setenv", "A", "--bind", "--setenv", "B", "x=y z", "--chdir", SCENE.cwd)
+
+
+# ------------------------------------------------------------------------------------------------ who is inside
+
+
+def test_the_first_process_is_known_however_it_is_told_and_nobody_hangs_up_before_the_end() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    inner = Inner(told=reading)
+    assert not inner.lives()
+    for part in (b'{\n    "child-pid": 12', b"34", b',\n    "pid-namespace": 5'):
+        assert not inner.is_it(12)
+        os.write(writing, part)
+    assert inner.lives()
+    assert inner.told is not None
+    os.write(writing, b"6\n}\n")
+    os.close(writing)
+    assert inner.is_it(1234)
+    assert (inner.lives(), inner.told) == (False, None)
+
+
+def test_where_there_is_no_sandbox_nobody_is_waited_for() -> None:
+    assert not Inner().lives()
+    assert not Inner().is_it(1)
 
 
 # ------------------------------------------------------------------------------------------------ configs, records
