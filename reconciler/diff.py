@@ -697,7 +697,6 @@ def _held_back(wish: Wish, actual: Actual, now: Instant) -> str:
         return f"cancelled before it started: {wish.request.cancel}"
     if isinstance(wish.plan, Plan) and wish.plan.execution_mode == ExecutionMode.CLOUD:
         return "waits for an executor elsewhere (cloud): none is configured, and it is never executed here instead"
-    return suspended(wish.request.suspend, now)
     early = f"waits for its time, {wish.due_at}" if wish.due_at[:19] > now.at[:19] else ""
     return suspended(wish.request.suspend, now) or early
 
