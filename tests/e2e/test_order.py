@@ -138,7 +138,7 @@ def test_an_edit_queues_again_and_what_history_lost_is_asked_anew(scratch: Scrat
     scratch.run("reconcile")
     cache = scratch.path / ".git/reconciler/cache.json"
     known = json.loads(cache.read_bytes())
-    cache.write_text(json.dumps({**known, "arrivals_tip": "1" * 40, "arrivals": {}}))
+    cache.write_text(json.dumps({**known, "arrivals_tip": "1" * 40, "arrivals_tree": None, "arrivals": {}}))
     (scratch.outside / "go").touch()
     assert scratch.run("reconcile", "--wait").returncode == 0
     assert notes(scratch) == [f"{sign} {name}" for name in "xba" for sign in "+-"]

@@ -166,7 +166,7 @@ ENUMS: list[tuple[str, str, set[str | None]]] = [
     ("manifest", "$defs/command/properties/role", {*Role, None}),
     ("manifest", "$defs/attempt/properties/outcome", {*Outcome, "lost", None}),
     ("run-summary", "properties/status", {*ENDED, Status.WAITING}),
-    ("run-summary", "properties/build/properties/status", ENDED),
+    ("run-summary", "properties/build/properties/status", {*ENDED, Status.WAITING}),
     ("run-summary", "$defs/stage/properties/status", set(StageStatus)),
     ("metrics", "properties/last_status", ENDED),
     ("metrics", "$defs/pipeline/properties/last_status", ENDED),
