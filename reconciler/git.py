@@ -623,6 +623,32 @@ class Repository:
                 "git does not know who you are; run: git config user.name NAME && git config user.email EMAIL"
             ) from None
 
+    def snapshot(self, workspace: Path, base: str, *, message: str, identity: str, epoch_s: int) -> str | None:
+        """Return a commit on top of `base` of the files of a workspace as they are, None if they are those of `base`.
+
+        New files count unless they are ignored; repositories within do not. The index is one of our own, as is the
+        repository, whatever `.git` in the workspace says by now. The same files give the same commit.
+        """
+        where = (f"--git-dir={self.common}", f"--work-tree={workspace}", "--literal-pathspecs")
+        name, _, address = identity.rpartition(" <")
+        who = {"NAME": name, "EMAIL": address.rstrip(">"), "DATE": f"@{epoch_s} +0000"}
+        roles = {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in who.items()}
+        with tempfile.TemporaryDirectory() as place:
+            variables = {"GIT_INDEX_FILE": str(Path(place) / "index"), **roles}
+
+            def ask(*words: str, feed: bytes = b"") -> bytes:
+                return run((*where, *words), directory=workspace, standard_input=feed, variables=variables)
+
+            ask("read-tree", "--end-of-options", base)
+            ask("add", "--update")
+            new = ask("ls-files", "--others", "--exclude-standard", "-z").split(b"\0")
+            if files := [each for each in new if each and not each.endswith(b"/")]:
+                ask("add", "--pathspec-from-file=-", "--pathspec-file-nul", feed=b"\0".join(files))
+            tree = ask("write-tree").decode().strip()
+            if tree == self._tree_of(base):
+                return None
+            return ask("commit-tree", "-p", base, "-F", "-", tree, feed=message.encode()).decode().strip()
+
     def change(self, workspace: Path, base: str | None, index: Path, bytes_max: int) -> Change:
         """Return how the files of `workspace` differ from a commit (None: from nothing), new ones included.
 
@@ -688,6 +714,11 @@ class Repository:
     def update_ref(self, ref: str, new: str) -> None:
         """Set a ref of ours."""
         self.git("update-ref", "--no-deref", "--end-of-options", _own(ref), new)
+
+    def create_branch(self, branch: str, commit: str) -> None:
+        """Make a branch that does not exist. Raise GitFailed if it does."""
+        nothing = "0" * len(commit)
+        self.git("update-ref", "--no-deref", "--end-of-options", f"refs/heads/{branch}", commit, nothing)
 
     def delete_ref(self, ref: str) -> None:
         """Delete a ref of ours; nothing happens if there is none."""

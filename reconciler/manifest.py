@@ -153,6 +153,7 @@ def manifest(records: Records, *, updated_at: str, heartbeat_at: str | None) -> 
         "approval_policy": plan.approval_policy.value,
         "commands": commands,
         "child_runs": _child_runs(records),
+        "delivered": None,
         "approvals": _approvals(records),
         "resume_events": _resume_events(records),
         "instructions_hash": plan.instructions.hash,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from reconciler import aggregate, codec, manifest, roles, rundir
+from reconciler.deliver import deliver, wants_delivery
 from reconciler.disk import Disk
 from reconciler.errors import ContentError, NoAtomicPush, PublishBlocked, PushUnclear, TipMoved, TransientError
 from reconciler.git import Draft
@@ -285,7 +286,7 @@ def _proofs(world: World, runs: Sequence[tuple[TaskId, RunId]], warnings: list[s
     found = []
     for task_id, run_id in runs:
         try:
-            found.append(proof(world, task_id, run_id))
+            found.append(proof(world, task_id, run_id, warnings))
         except (TransientError, OSError) as error:
             warnings.append(f"{run_id}: no evidence can be made: {error}")
     if not found:
@@ -313,14 +314,19 @@ def read_records(world: World, task_id: str, run_id: str) -> manifest.Records:
     raise TransientError(f"{directory.path}: plan.json cannot be read")
 
 
-def proof(world: World, task_id: str, run_id: str) -> Proof:
-    """Return the evidence of a run that has ended, from its records and logs."""
+def proof(world: World, task_id: str, run_id: str, warnings: list[str]) -> Proof:
+    """Return the evidence of a run that has ended, from its records and logs; deliver what it names first."""
     directory = world.runs.directory(task_id, run_id)
     records = read_records(world, task_id, run_id)
     document = manifest.manifest(records, updated_at=world.now().at, heartbeat_at=_last_beat(directory))
     files: dict[str, bytes] = {}
     for command in document["commands"]:  # type: ignore[attr-defined]
         files |= _command_files(directory, document, command, records.plan.log_bytes_max)
+    if document["status"] == Status.SUCCEEDED and wants_delivery(records.plan):
+        document["delivered"], warning = deliver(
+            world, records.plan, directory, str(document["completed_at"]), IDENTITY
+        )
+        warnings += [warning] if warning else []
     data = codec.render(document)
     tested, reviewed = _roles(records)
     summary = manifest.run_summary(document, hashlib.sha256(data).hexdigest(), tested, reviewed)

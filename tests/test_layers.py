@@ -65,6 +65,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "observe",
         "claims",
         "apply",
+        "deliver",
         "publish",
         "sandbox",
         "stage",
