@@ -155,8 +155,17 @@ class Watch:
         if number < self.newest.get(run_id, 0):
             raise Violation(f"attempt {number} of {run_id} is published after attempt {self.newest[run_id]} has begun")
         self.statuses[run_id] = (number, status)
+        self._check_superseded(commit, document)
         self._check_files(commit, document)
         self._check_truth(document)
+
+    def _check_superseded(self, commit: str, document: dict[str, Any]) -> None:
+        """A fire does not end the run of the one before it: only another wording of the request does."""
+        request, detail = document["request"], document["status_detail"] or ""
+        if document["fired_at"] and "superseded by" in detail:
+            data = self.store.read(commit, request["path"])
+            if data is not None and self.store.blob(data) == request["blob"]:
+                raise Violation(f"{document['run_id']} was {detail}, though its request is the same as when it began")
 
     def _check_files(self, commit: str, document: dict[str, Any]) -> None:
         """Everything a manifest names is in the same commit, and is what it says."""

@@ -5,9 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 import pytest
 
+from reconciler.actions import Action, Cancel, Wait
+from reconciler.diff import diff
+from reconciler.model import Instant
+from reconciler.observe import Observer
+from reconciler.world import open_world
 from tests.scratch import ENVIRONMENT, Hub, Scratch, wait_for
 
 NOTED = "workspace: empty\nstages:\n  - id: s\n    command: {command}\n"
@@ -279,6 +286,38 @@ def test_a_fire_survives_kills_and_edits_and_never_runs_twice(scratch: Scratch) 
     assert notes(scratch) == ["+ nightly", "+ nightly", "- nightly"]
     assert len(fires(scratch, "nightly")) == 1
     assert [each["outcome"] for each in scratch.manifest("nightly")["attempts"]] == ["lost", "succeeded"]
+
+
+def test_a_fire_waits_for_the_run_of_the_one_before_it(scratch: Scratch) -> None:
+    """A pass an hour from now meets the run of today's fire, which goes on, and then an edit of the request."""
+    scratch.settings()
+    scheduled(scratch, "nightly", HOURLY, 5, "sleep 300")
+    scratch.run("reconcile")
+    wait_for(lambda: notes(scratch))
+    run_id, later = scratch.run_id("nightly"), decided_later(scratch, 3600)
+    assert not [each for each in later if isinstance(each, Cancel)]
+    [wait] = [each for each in later if isinstance(each, Wait)]
+    assert (wait.subject == run_id, wait.reason) == (False, f"waits for {run_id}, the run before it, to end")
+    noted(scratch, "nightly", "sleep 300", schedule=HOURLY, target="s")
+    scratch.commit()
+    assert [each.run_id for each in decided_later(scratch, 3600) if isinstance(each, Cancel)] == [run_id]
+
+
+def decided_later(scratch: Scratch, seconds: float) -> tuple[Action, ...]:
+    """Return what a pass would decide if the wall clock were that much ahead."""
+    world = open_world(scratch.path)
+
+    def later() -> Instant:
+        now = world.now()
+        at = datetime.fromisoformat(now.at) + timedelta(seconds=seconds)
+        return replace(now, at=at.isoformat(timespec="milliseconds").replace("+00:00", "Z"))
+
+    try:
+        seen = Observer(replace(world, now=later)).observe()
+    finally:
+        world.repository.objects.close()
+        world.workers.close()
+    return diff(seen.desired, seen.actual, seen.now, seen.limits)
 
 
 def test_the_run_of_a_fire_can_be_resumed_and_cancelled_by_commit(scratch: Scratch) -> None:

@@ -201,12 +201,6 @@ MUTATIONS = (
         "    if evidence.status.ended:\n",
     ),
     Mutation(
-        "a fire ends the run of the one before it",
-        "observe.py",
-        "for run_id, each in {**going, **wanted}.items()]",
-        "for run_id, each in wanted.items()]",
-    ),
-    Mutation(
         "what the reconciler writes asks for another run",
         "recurring.py",
         "        if not inputs.may_hold_checklists(path, checklists):\n",
