@@ -13,7 +13,6 @@ from typing import Any
 from reconciler import agent, codec
 from reconciler.model import (
     Child,
-    Execution,
     ExecutionMode,
     Instructions,
     Name,
@@ -262,11 +261,11 @@ def _child(
 
 def nested_request(parent: Request | Plan, parent_run: RunId, child: Child) -> Request:
     """Return the wish for a child run: what its stage says, and all else as its parent has it."""
-    task, source, mode = (
-        (parent.task_id, parent.request, parent.execution_mode)
-        if isinstance(parent, Plan)
-        else (parent.task, parent.source, parent.execution.mode)
-    )
+    match parent:
+        case Plan(task_id=task, request=source):
+            pass
+        case Request(task=task, source=source):
+            pass
     return Request(
         name=child.name,
         source=source,
@@ -275,7 +274,6 @@ def nested_request(parent: Request | Plan, parent_run: RunId, child: Child) -> R
         title=child.name,
         parameters=child.parameters,
         approval_policy=parent.approval_policy,
-        execution=Execution(mode=mode),
         labels=parent.labels,
         rerun=parent.rerun,
         parent=parent_run,

@@ -78,7 +78,10 @@ def decided(answer: Mapping[str, object] | None) -> Reviewed | None:
 
 def objection(plan: Plan, records: Records) -> str:
     """Return why the reviewer does not approve a run in which no stage stands in the way, "" if it approves."""
-    found = review(plan, records, test(plan, records))
+    tested = test(plan, records)
+    if tested.status == "failed":
+        return _line("; ".join(tested.reasons))
+    found = review(plan, records, tested)
     words = {"reject": "the reviewer rejects it", "escalate": "the reviewer leaves it to a person"}
     return f"{words[found.decision]}: {found.reason}" if found.decision in words else ""
 

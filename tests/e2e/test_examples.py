@@ -23,13 +23,23 @@ ENDS = {
     "0001-diagnostics": "succeeded",
     "0003-after-the-freeze": "absent",
     "0004-mistake": "absent",
+    "0006-release": "absent",
+    "0008-deploy": "succeeded",
+    "0009-nightly": "absent",
+    "0010-green": "succeeded",
     "team.0007-nightly": "absent",
 }
-"""How the requests of the documents end: `absent` is one that is suspended until a day in the future, or
-cancelled before it began."""
+"""How the requests of the documents end: `absent` is one that is suspended until a day in the future, comes after one
+that is, waits for its time, or was cancelled before it began."""
 
 INSTEAD: dict[str, tuple[str, str]] = {
     "reconciler init": ("reconciler init --yes", "it asks, and nobody is here to answer"),
+    'reconciler approve 0001-release --reason "changelog checked"': (
+        "reconciler approve --help", "no run of the documents waits at a gate; test_approvals.py approves one"
+    ),
+    'reconciler reject 0001-release --stage ship --reason "the changelog is empty"': (
+        "reconciler reject --help", "no run of the documents waits at a gate; test_approvals.py rejects one"
+    ),
     'eval "$(reconciler completion bash)"': (
         "bash -c 'eval \"$(reconciler completion bash)\"'", "the script is for bash, and this is sh"
     ),
@@ -42,6 +52,7 @@ INSTEAD: dict[str, tuple[str, str]] = {
 WORLD = {
     "Makefile": "build:\n\t@echo built\ntest:\n\t@echo 'tested with $(PYTHON)'\n",
     "src/x.py": "x = 1\n",
+    "pyproject.toml": "[project]\nname = 'x'\n",
     "tests/run": "#!/bin/sh\necho all tests passed\n",
     "tests/run-slow": "#!/bin/sh\necho all slow tests passed\n",
     "tasks/0001-demo.md": "# Demo\n\n- [ ] Tests green <!-- item: 0001-demo/tests-green -->\n",
@@ -60,6 +71,8 @@ def path(tmp_path: Path) -> str:
     """Return a PATH on which the programs are that the documents use."""
     script(tmp_path / "bin", "reconciler", f'exec {sys.executable} -m reconciler "$@"')
     script(tmp_path / "bin", "ruff", "echo no problems")
+    for agent in ("codex", "claude"):
+        script(tmp_path / "bin", agent, "echo 1.0.0")
     return f"{tmp_path}/bin:{ENVIRONMENT['PATH']}"
 
 
