@@ -99,18 +99,20 @@ def resolve(
     request: Request, pipelines: Mapping[PipelineId, Pipeline | Rejection], settings: Settings, place: Place
 ) -> Plan | Rejection:
     """Return the plan of a request, or every reason why there is none."""
-    return _resolve(request, pipelines, settings, place, Way())
+    return _resolve(request, pipelines, settings, place, Way(here=request.execution.mode == ExecutionMode.MCP))
 
 
 @dataclass(slots=True)
 class Way:
-    """The pipelines that lead to a nested one, and how many nested runs a request has so far."""
+    """The pipelines that lead to a nested one, how many nested runs a request has so far, and whether it wants all of
+    them on this machine."""
 
     pipelines: tuple[PipelineId, ...] = ()
     runs: list[int] = field(default_factory=lambda: [0])
+    here: bool = False
 
     def through(self, pipeline: PipelineId) -> Way:
-        return Way((*self.pipelines, pipeline), self.runs)
+        return Way((*self.pipelines, pipeline), self.runs, self.here)
 
 
 def _resolve(
@@ -127,11 +129,14 @@ def _resolve(
         return _rejection(request, [_broken_pipeline(request, pipeline)])
     problems = [*_parameter_problems(request, pipeline), *_target_problems(request, pipeline)]
     problems += _agent_problems(request, pipeline, settings)
-    problems += _mode_problems(request, pipeline)
+    problems += _mode_problems(request, pipeline, way)
     if problems:
         return _rejection(request, problems)
     way = way.through(pipeline.id)
-    nested = {stage.id: _nested(request, stage, pipelines, settings, place, way) for stage in pipeline.stages}
+    parent = replace(request, execution=Execution(mode=mode_of(request, pipeline)))
+    inner = replace(place, occasion=ONCE)
+    me = run_id(request, place.occasion)
+    nested = {stage.id: _nested(parent, me, stage, pipelines, settings, inner, way) for stage in pipeline.stages}
     if problems := [each for found in nested.values() for each in found.problems]:
         return _rejection(request, problems)
     return _plan(request, pipeline, settings, place, nested)
@@ -201,26 +206,27 @@ class Nested:
 
 def _nested(
     request: Request,
+    parent: RunId,
     stage: Stage,
     pipelines: Mapping[PipelineId, Pipeline | Rejection],
     settings: Settings,
     place: Place,
     way: Way,
 ) -> Nested:
-    """Return the child runs of a stage, none if its pipeline is not nested."""
+    """Return the child runs of a stage, none if its pipeline is not nested. `request` says where it is executed."""
     if stage.pipeline is None:
         return Nested()
     if wrong := _misled(stage.pipeline, way):
         return Nested(problems=(_problem(request, "/pipeline", f"stage '{stage.id}': {wrong}", "", "nesting"),))
-    children, digests = [], []
-    parent, inner = run_id(request, place.occasion), replace(place, occasion=ONCE)
+    children: list[Child] = []
+    digests: list[str] = []
     for parameters, suffix in _cells(stage)[: RUNS_MAX + 1]:
         child = _child(request, parent, stage, parameters, suffix)
         if isinstance(child, Problem):
             return Nested(problems=(child,))
         wish = nested_request(request, parent, child)
         way.runs[0] += 1
-        plan = _resolve(wish, pipelines, settings, inner, way)
+        plan = _resolve(wish, pipelines, settings, place, way)
         if isinstance(plan, Rejection):
             return Nested(problems=tuple(_inside(stage, each) for each in plan.problems))
         children.append(child)
@@ -261,7 +267,11 @@ def _child(
 
 
 def nested_request(parent: Request | Plan, parent_run: RunId, child: Child) -> Request:
-    """Return the wish for a child run: what its stage says, and all else as its parent has it."""
+    """Return the wish for a child run: what its stage says, and all else as its parent has it.
+
+    It is the same one whether it is made of the plan of its parent or of what that is made of, so it says of where it
+    is executed only what both know: that all of it is wanted elsewhere.
+    """
     task, source, mode = (
         (parent.task_id, parent.request, parent.execution_mode)
         if isinstance(parent, Plan)
@@ -275,7 +285,7 @@ def nested_request(parent: Request | Plan, parent_run: RunId, child: Child) -> R
         title=child.name,
         parameters=child.parameters,
         approval_policy=parent.approval_policy,
-        execution=Execution(mode=mode),
+        execution=Execution(mode=mode if mode == ExecutionMode.CLOUD else ExecutionMode.AUTO),
         labels=parent.labels,
         rerun=parent.rerun,
         parent=parent_run,
@@ -492,9 +502,9 @@ def mode_of(request: Request, pipeline: Pipeline) -> ExecutionMode:
     return ExecutionMode.CLOUD if remote or asked else ExecutionMode.MCP
 
 
-def _mode_problems(request: Request, pipeline: Pipeline) -> Iterable[Problem]:
+def _mode_problems(request: Request, pipeline: Pipeline, way: Way) -> Iterable[Problem]:
     remote = next((stage.id for stage in pipeline.stages if stage.requires_cloud), None)
-    if request.execution.mode == ExecutionMode.MCP and (remote or request.execution.parallel):
+    if way.here and (remote or request.execution.parallel):
         what = (
             f"stage '{remote}' of pipeline '{pipeline.id}' requires an executor" if remote else "'parallel' needs one"
         )
