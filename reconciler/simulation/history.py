@@ -193,7 +193,10 @@ class History:
         runs that are themselves at rest."""
         found: set[RunId] = set()
         settled = {each.subject for each in result.actions if isinstance(each, Wait) and each.settled}
+        wanted = {each.run_id for each in result.seen.desired.wishes}
         for run_id in sorted(settled, key=lambda each: -len(each)):
+            if run_id not in wanted and run_id in result.phases:
+                found.add(RunId(run_id))  # its request cannot be read, or its parent is held back
             plan, gates, awaited = _waits_for(result, RunId(run_id))
             decided = any(self.watch.decisions.decides(run_id, gate, plan) for gate in gates)
             if (gates or awaited) and not decided and set(awaited) <= suspended | found:
