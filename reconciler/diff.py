@@ -190,7 +190,7 @@ def diff(desired: Desired, actual: Actual, now: Instant, limits: Limits) -> tupl
     ]
     under_way = _under_way(actual, repairs, now)
     room = Room(limits.runs_max - under_way)
-    repairs += _wake(wanted, desired, actual, now, limits, room)
+    repairs += _wake(wanted, desired, actual, {_subject(each) for each in repairs}, now, limits, room)
     repairs += _elsewhere(wanted, desired, actual, now, limits, room)
     stuck = {each.subject: each.reason for each in repairs if isinstance(each, Wait) and each.settled}
     launches = list(_launches(desired, actual, now, limits, room, stuck))
@@ -357,21 +357,25 @@ def _repair(run: Run, wish: Wish | None, why: str, now: Instant, limits: Limits)
 
 
 def _wake(
-    wanted: Mapping[RunId, Wish], desired: Desired, actual: Actual, now: Instant, limits: Limits, room: Room
+    wanted: Mapping[RunId, Wish],
+    desired: Desired,
+    actual: Actual,
+    decided: set[str],
+    now: Instant,
+    limits: Limits,
+    room: Room,
 ) -> Iterable[Action]:
-    """Decide about the runs here that wait: go on with what was decided, say what is missing of the rest."""
+    """Decide about the runs here that wait: go on with what was decided, say what is missing of the rest. Of those in
+    `decided` something else is done in this pass."""
     for run_id, run in sorted(actual.runs.items()):
         wish = wanted.get(run_id)
         idle = phase(run, now) == Phase.WAITING and not run.cancel and not run.corrupt and run.planned
-        if not idle or _unwanted(run, wish, desired, Phase.WAITING):
+        if run_id in decided or not idle or _unwanted(run, wish, desired, Phase.WAITING):
             continue
         if wish is None:
             what = f"its parent run {run.parent} asks for it" if run.parent else "its request can be read"
             yield Wait(subject=run_id, reason=f"waits until {what} again", settled=True)
         else:
-            proven = actual.proves_as(run, Phase.WAITING)
-            if proven and not _is_at_rest(run, Phase.WAITING, proven, actual):
-                continue
             yield _about_waiting(run, wish, wanted, desired, actual, now, limits, room)
 
 

@@ -591,7 +591,7 @@ class Observer:
         return self.nested[run_id]
 
     def _wish_of_nested(self, run_id: RunId) -> Wish | None:
-        """Return the wish for a nested run by the requests whose names its own begins with, None if none leads there."""
+        """Return the wish for a nested run, to which a request leads whose name its own begins with; else None."""
         parts = name_of_run(run_id).split(".")
         names = (Name(".".join(parts[:count])) for count in range(1, len(parts)))
         for path in (self.paths.get(self.names.get(name) or RunId("")) for name in names):

@@ -67,6 +67,7 @@ class History:
         self.calm_at: float | None = None
         self.passes: dict[str, int] = {}
         self.quiet: dict[str, str] = {}
+        self.rests: dict[str, set[RunId]] = {}
         self.deeds_left = len(story.deeds)
         self.requests_seen = 0
         self.last_stop = 0.0
@@ -168,7 +169,9 @@ class History:
         self.requests_seen = max(self.requests_seen, len(result.seen.desired.names))
         self._note_pass(host)
         suspended = {wish.run_id for wish in result.seen.desired.wishes if wish.request.suspend}
-        suspended |= self._at_rest(result, suspended)
+        self.rests[host.name] = self._at_rest(result, suspended)
+        # Whoever waits for people on another machine is under way for all others.
+        suspended |= {run_id for each in self.present() for run_id in self.rests.get(each.name, ())}
         suspended |= _held_up(result, suspended)
         if self.deeds_left or result.seen.tip != self.watch.tip or not _is_quiet(result, suspended):
             return
