@@ -190,12 +190,13 @@ def diff(desired: Desired, actual: Actual, now: Instant, limits: Limits) -> tupl
     ]
     under_way = _under_way(actual, repairs, now)
     room = Room(limits.runs_max - under_way)
-    repairs += _wake(wanted, desired, actual, now, limits, room)
+    repairs += _wake(wanted, desired, actual, {_subject(each) for each in repairs}, now, limits, room)
     repairs += _elsewhere(wanted, desired, actual, now, limits, room)
     stuck = {each.subject: each.reason for each in repairs if isinstance(each, Wait) and each.settled}
     launches = list(_launches(desired, actual, now, limits, room, stuck))
     repairs += _unclaimed(actual, [*repairs, *launches])
-    return (*_ordered(repairs), *launches, *_publish(actual, now, limits, more=_busy(repairs, launches, under_way)))
+    more = _busy(repairs, launches, under_way)
+    return (*_ordered(repairs), *launches, *_publish(actual, repairs, now, limits, more=more))
 
 
 def _unclaimed(actual: Actual, decided: Sequence[Action]) -> Iterable[Action]:
@@ -356,16 +357,25 @@ def _repair(run: Run, wish: Wish | None, why: str, now: Instant, limits: Limits)
 
 
 def _wake(
-    wanted: Mapping[RunId, Wish], desired: Desired, actual: Actual, now: Instant, limits: Limits, room: Room
+    wanted: Mapping[RunId, Wish],
+    desired: Desired,
+    actual: Actual,
+    decided: set[str],
+    now: Instant,
+    limits: Limits,
+    room: Room,
 ) -> Iterable[Action]:
-    """Decide about the runs here that wait: go on with what was decided, say what is missing of the rest."""
+    """Decide about the runs here that wait: go on with what was decided, say what is missing of the rest. Of those in
+    `decided` something else is done in this pass."""
     for run_id, run in sorted(actual.runs.items()):
         wish = wanted.get(run_id)
         idle = phase(run, now) == Phase.WAITING and not run.cancel and not run.corrupt and run.planned
-        if idle and wish is not None and not _unwanted(run, wish, desired, Phase.WAITING):
-            proven = actual.proves_as(run, Phase.WAITING)
-            if proven and not _is_at_rest(run, Phase.WAITING, proven, actual):
-                continue
+        if run_id in decided or not idle or _unwanted(run, wish, desired, Phase.WAITING):
+            continue
+        if wish is None:
+            what = f"its parent run {run.parent} asks for it" if run.parent else "its request can be read"
+            yield Wait(subject=run_id, reason=f"waits until {what} again", settled=True)
+        else:
             yield _about_waiting(run, wish, wanted, desired, actual, now, limits, room)
 
 
@@ -501,12 +511,22 @@ def _about_held(
     if not isinstance(held.plan, Plan):
         reason = f"{why}, and {run_id} cannot be planned any more: it is given up without evidence"
         return Release(ref=claim_ref(run_id), oid=held.oid, reason=reason, gives_up=True)
+    if held.plan.parent is not None and wish is None and not _is_left(held.plan.parent, actual):
+        return Wait(subject=run_id, reason=f"{why}; it goes on where its parent run {held.plan.parent} does")
     if wish is not None and not wish.request.cancel and (suspend := suspended(wish.request.suspend, now)):
         return Wait(subject=run_id, reason=f"{why}; not resumed: {suspend}", settled=True)
     action = _take_over(held, held.plan, desired, why, wish)
     if action.outcome is None and not room.take():
         return Wait(subject=run_id, reason=f"{why}; waits for a free slot (runs_max)")
     return action
+
+
+def _is_left(parent: RunId, actual: Actual) -> bool:
+    """Return whether nobody goes on with the parent of a nested run: it is over, or nothing is known of it any more."""
+    found = actual.evidence.get(parent)
+    if found is not None and found.waiting is None:
+        return True
+    return found is None and parent not in actual.runs and parent not in (actual.held or {})
 
 
 def _take_over(held: Held, plan: Plan, desired: Desired, why: str, wish: Wish | None) -> TakeOver:
@@ -521,7 +541,8 @@ def _take_over(held: Held, plan: Plan, desired: Desired, why: str, wish: Wish | 
     elif wish is None and successor is not None and successor != plan.run_id:
         why, outcome = f"{why}, and it is superseded by {successor}", Outcome.CANCELLED
     elif plan.name not in desired.names:
-        why, outcome = f"{why}, and its request was deleted", Outcome.CANCELLED
+        gone = f"its parent run {plan.parent} is over" if plan.parent else "its request was deleted"
+        why, outcome = f"{why}, and {gone}", Outcome.CANCELLED
     elif plan.run_id in desired.displaced:
         why, outcome = f"{why}, and {desired.displaced[plan.run_id]}", Outcome.CANCELLED
     elif used >= plan.attempts_max:
@@ -713,8 +734,12 @@ def suspended(suspend: Suspend | None, now: Instant) -> str:
     return f"suspended{until}" + (f": {suspend.reason}" if suspend.reason else "")
 
 
-def _publish(actual: Actual, now: Instant, limits: Limits, *, more: bool) -> Sequence[Action]:
-    """Decide whether to commit evidence now: always, unless more is about to end and it is not due yet."""
+def _publish(
+    actual: Actual, repairs: Sequence[Action], now: Instant, limits: Limits, *, more: bool
+) -> Sequence[Action]:
+    """Decide whether to commit evidence now: always, unless more is about to end and it is not due yet. A run that goes
+    on in this very pass does not wait any more."""
+    resumed = {each.run_id for each in repairs if isinstance(each, Resume)}
     ended = [
         (run.task_id, run.run_id)
         for run in actual.runs.values()
@@ -722,7 +747,7 @@ def _publish(actual: Actual, now: Instant, limits: Limits, *, more: bool) -> Seq
         and not run.corrupt
         and (now_phase := phase(run, now)) in (*ENDED, Phase.WAITING)
         and not actual.proves_as(run, now_phase)
-        and not (now_phase == Phase.WAITING and awaited_runs(run))
+        and not (now_phase == Phase.WAITING and (awaited_runs(run) or run.run_id in resumed))
         and _is_ours(run, actual)
     ]
     if not ended or not limits.online or (more and not limits.publish_due):

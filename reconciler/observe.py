@@ -524,7 +524,7 @@ class Observer:
         self._look_at_tip()
         path = self.paths.get(run_id)
         if path is None:
-            return self._wish_of_recurring(run_id, fired_at)
+            return self._wish_of_recurring(run_id, fired_at) or self._wish_of_nested(run_id)
         self._read_requests([path])
         return self._wish(path) if path in self.requests else None
 
@@ -589,6 +589,30 @@ class Observer:
             request = resolve.nested_request(frozen, frozen.run_id, child)
             self.nested[run_id] = Wish(request=request, run_id=run_id, plan=self._nested_plan(request, frozen))
         return self.nested[run_id]
+
+    def _wish_of_nested(self, run_id: RunId) -> Wish | None:
+        """Return the wish for a nested run, to which a request leads whose name its own begins with; else None."""
+        parts = name_of_run(run_id).split(".")
+        names = (Name(".".join(parts[:count])) for count in range(1, len(parts)))
+        for path in (self.paths.get(self.names.get(name) or RunId("")) for name in names):
+            self._read_requests([path] if path else [])
+            if path in self.requests and (found := self._leads_to(self._wish(path).plan, run_id)):
+                return found
+        return None
+
+    def _leads_to(self, plan: Plan | Rejection, run_id: RunId) -> Wish | None:
+        """Return the wish for a run that is nested in a plan, however deep."""
+        if isinstance(plan, Rejection):
+            return None
+        for child in (child for stage in plan.stages for child in stage.children):
+            if child.run_id == run_id or run_id.startswith(f"{child.name}."):
+                request = resolve.nested_request(plan, plan.run_id, child)
+                inner = self.plan_for(request)
+                if child.run_id == run_id:
+                    return Wish(request=request, run_id=run_id, plan=inner)
+                if found := self._leads_to(inner, run_id):
+                    return found
+        return None
 
     def _nested_plan(self, request: Request, parent: Plan) -> Plan | Rejection:
         if request.name in self.names:

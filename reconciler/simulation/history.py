@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from reconciler.actions import Wait
-from reconciler.diff import ENDED
+from reconciler.diff import ENDED, awaited_runs, open_gates
 from reconciler.errors import ContentError, TransientError
 from reconciler.loop import Loop, Pass
-from reconciler.model import HOSTS, PlannedStage, Rejection, RunId, claim_ref
+from reconciler.model import HOSTS, Phase, PlannedStage, Rejection, RunId, claim_ref
 from reconciler.observe import Observer
 from reconciler.remote import HEADS
+from reconciler.simulation.deciding import APPROVERS, decide
 from reconciler.simulation.disk import Folder
 from reconciler.simulation.host import Host
 from reconciler.simulation.remote import Server
@@ -58,7 +59,7 @@ class History:
         self.store = Store()
         self.branch = f"refs/heads/{story.branch}"
         self.owned: dict[str, bytes | None] = {}
-        self.watch = Watch(self.store, self.branch, story.after())
+        self.watch = Watch(self.store, self.branch, story)
         self.server = Server(self.scheduler, self.watch.branch_moved)
         self.drawn = 0
         self.counts: dict[str, int] = {}
@@ -66,6 +67,7 @@ class History:
         self.calm_at: float | None = None
         self.passes: dict[str, int] = {}
         self.quiet: dict[str, str] = {}
+        self.rests: dict[str, set[RunId]] = {}
         self.deeds_left = len(story.deeds)
         self.requests_seen = 0
         self.last_stop = 0.0
@@ -167,6 +169,9 @@ class History:
         self.requests_seen = max(self.requests_seen, len(result.seen.desired.names))
         self._note_pass(host)
         suspended = {wish.run_id for wish in result.seen.desired.wishes if wish.request.suspend}
+        self.rests[host.name] = self._at_rest(result, suspended)
+        # Whoever waits for people on another machine is under way for all others.
+        suspended |= {run_id for each in self.present() for run_id in self.rests.get(each.name, ())}
         suspended |= _held_up(result, suspended)
         if self.deeds_left or result.seen.tip != self.watch.tip or not _is_quiet(result, suspended):
             return
@@ -178,13 +183,28 @@ class History:
         """Return whether everything that can be proven is, and nothing is kept as under way."""
         for wish in result.seen.desired.wishes:
             excused = wish.run_id in suspended or wish.request.cancel or isinstance(wish.plan, Rejection)
-            if not excused and wish.run_id not in result.seen.actual.evidence:
+            if not excused and not _is_over(result, wish.run_id):
                 return False
         marks = [host.disk.node(f"{host.repository.state}/live") for host in self.present()]
         names = {name for each in marks if isinstance(each, Folder) for name in each.names}
         refs = set(self.server.refs) - {self.branch} - {claim_ref(each) for each in suspended}
         shared = {ref for ref in refs if not ref.startswith(HOSTS) or not suspended}
         return {name for name in names if not name.startswith(".")} <= suspended and not shared
+
+    def _at_rest(self, result: Pass, suspended: set[RunId]) -> set[RunId]:
+        """Return the runs that wait for people: at gates about which nothing was committed that counts, and for nested
+        runs that are themselves at rest."""
+        found: set[RunId] = set()
+        settled = {each.subject for each in result.actions if isinstance(each, Wait) and each.settled}
+        wanted = {each.run_id for each in result.seen.desired.wishes}
+        for run_id in sorted(settled, key=lambda each: -len(each)):
+            if run_id not in wanted and run_id in result.phases:
+                found.add(RunId(run_id))  # its request cannot be read, or its parent is held back
+            plan, gates, awaited = _waits_for(result, RunId(run_id))
+            decided = any(self.watch.decisions.decides(run_id, gate, plan) for gate in gates)
+            if (gates or awaited) and not decided and set(awaited) <= suspended | found:
+                found.add(RunId(run_id))
+        return found
 
     def _note_pass(self, host: Host) -> None:
         self.count("passes")
@@ -226,12 +246,12 @@ class History:
     def _do(self, deed: Deed) -> None:
         """Let a person commit something."""
         self.deeds_left -= 1
-        files = _changed_files(deed, self.owned, self.story)
+        files = self._decision(deed) if deed.who else _changed_files(deed, self.owned, self.story)
         if not files:
             return
         self.owned.update(files)
         written = {path: self._on_top(path, data) for path, data in files.items()}
-        said, who = f"{deed.kind} {deed.about}", "Ann <ann@example.invalid>"
+        said, who = f"{deed.kind} {deed.about}", APPROVERS[deed.who or "ann"]
         commit = self.store.make(self.watch.tip, written, said, who, int(EPOCH_S + self.scheduler.now))
         self.scheduler.say(f"a person commits: {deed.kind}", ", ".join(files))
         self.count("commits by people")
@@ -240,6 +260,15 @@ class History:
         else:
             self.hosts[0].repository.refs[self.branch] = commit
         self.watch.person_committed(commit)
+
+    def _decision(self, deed: Deed) -> dict[str, bytes | None]:
+        """Return the decision that somebody commits, and remember what it says."""
+        found = decide(deed, path_of(deed.about), self.owned)
+        if found is None:
+            return {}
+        self.watch.decisions.said.append(found[1])
+        self.count("decisions")
+        return {deed.path: found[0]}
 
     def _on_top(self, path: str, data: bytes | None) -> bytes | None:
         """A person edits a checklist as it is by now."""
@@ -278,6 +307,21 @@ def _held_up(result: Pass, suspended: set[RunId]) -> set[RunId]:
     wishes = result.seen.desired.wishes
     ordered = (each for each in wishes if each.request.after or each.request.concurrency or each.due_at)
     return {each.run_id for each in ordered if each.run_id in settled}
+
+
+def _waits_for(result: Pass, run_id: RunId) -> tuple[str, list[str], list[RunId]]:
+    """Return the digest of the plan of a run that waits, at the gates of which stages, and for which runs."""
+    run = result.seen.actual.runs.get(run_id)
+    if run is not None and run.claim is not None and result.phases[run_id] == Phase.WAITING:
+        awaited = [each for each in awaited_runs(run) if not _is_over(result, each)]
+        return run.claim.plan_digest, [gate.stage for gate in open_gates(run)], awaited
+    waiting = result.seen.actual.waits_elsewhere(run_id)
+    return (waiting.plan_digest, [gate.stage for gate in waiting.gates], []) if waiting is not None else ("", [], [])
+
+
+def _is_over(result: Pass, run_id: RunId) -> bool:
+    found = result.seen.actual.evidence.get(run_id)
+    return found is not None and found.waiting is None
 
 
 def _is_quiet(result: Pass, suspended: set[RunId]) -> bool:
@@ -368,13 +412,22 @@ def _changed_files(deed: Deed, owned: Mapping[str, bytes | None], story: Story) 
     path = deed.path or path_of(deed.about)
     there = owned.get(path) is not None
     order = story.order.get(deed.about, "")
+    pipeline = story.waiting.get(deed.about, "")
     match deed.kind:
         case "ask":
-            return {} if there else {path: story.files[path] if deed.path else request(deed.about, more=order)}
+            return (
+                {}
+                if there
+                else {path: story.files[path] if deed.path else request(deed.about, pipeline=pipeline, more=order)}
+            )
         case "edit":
-            return {path: request(deed.about, more=f"title: Another title\npriority: 3\n{order}")} if there else {}
+            return (
+                {path: request(deed.about, pipeline=pipeline, more=f"title: Another title\npriority: 3\n{order}")}
+                if there
+                else {}
+            )
         case "rerun":
-            return {path: request(deed.about, more=f"rerun: 1\n{order}")} if there else {}
+            return {path: request(deed.about, pipeline=pipeline, more=f"rerun: 1\n{order}")} if there else {}
         case "pipeline":
             return (
                 {path: request(deed.about, pipeline=tuple(PIPELINES)[(deed.about + 1) % len(PIPELINES)], more=order)}
@@ -382,9 +435,17 @@ def _changed_files(deed: Deed, owned: Mapping[str, bytes | None], story: Story) 
                 else {}
             )
         case "cancel":
-            return {path: request(deed.about, more=f"cancel: no longer needed\n{order}")} if there else {}
+            return (
+                {path: request(deed.about, pipeline=pipeline, more=f"cancel: no longer needed\n{order}")}
+                if there
+                else {}
+            )
         case "suspend":
-            return {path: request(deed.about, more=f"suspend: {{reason: holidays}}\n{order}")} if there else {}
+            return (
+                {path: request(deed.about, pipeline=pipeline, more=f"suspend: {{reason: holidays}}\n{order}")}
+                if there
+                else {}
+            )
         case "delete":
             return {path: None} if there else {}
         case "break":

@@ -173,7 +173,10 @@ def _quick_resolve(
 ) -> Plan | Rejection:
     """Return what `resolve.resolve` returns: of the commit and the branch, a plan holds no more than their names."""
     pipeline, instructions = pipelines.get(request.pipeline), place.instructions
-    key = (id(request), id(pipeline), id(settings), instructions, place.occasion)
+    # A plan that nests others depends on all of them.
+    nests = isinstance(pipeline, Pipeline) and any(stage.pipeline is not None for stage in pipeline.stages)
+    known_ones = tuple(pipelines.values()) if nests else (pipeline,)
+    key = (id(request), id(pipeline), *map(id, known_ones), id(settings), instructions, place.occasion)
     known = _plans.get(key)
     if known is None:
         plan = _resolve(request, pipelines, settings, place)
@@ -185,7 +188,7 @@ def _quick_resolve(
         plan = replace(known[1], commit=place.commit, branch=place.branch)
     if len(_plans) >= REMEMBERED_MAX:
         _plans.clear()
-    _plans[key] = ((request, pipeline, settings), plan)
+    _plans[key] = ((request, known_ones, settings), plan)
     return plan
 
 
@@ -196,6 +199,7 @@ REMEMBERING = [
     for module, name, key in (
         (parse, "parse_request", lambda data, source, contracts: (data, source)),
         (parse, "parse_pipeline", lambda data, source, contracts: (data, source)),
+        (parse, "parse_approval", lambda data, source, contracts: (data, source)),
         (settings, "parse_settings", lambda data, source, contracts: (data, source)),
         (checklist, "_survey", lambda data, path: (data, path)),
     )

@@ -9,12 +9,13 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from reconciler.errors import GitFailed, PublishBlocked, TipMoved
-from reconciler.git import TREE_MODE, Draft, Entry, Objects, Repository
+from reconciler.git import TREE_MODE, Draft, Entry, LastChange, Objects, Repository
 from reconciler.simulation.disk import SimulatedDisk
 from reconciler.simulation.seams import Machine
 
@@ -228,6 +229,8 @@ class SimulatedRepository(Repository):
 
     def _look_up(self, name: str) -> str | None:
         revision, colon, path = name.partition(":")
+        if name.endswith("^{tree}"):
+            return self._tree_at(name.removesuffix("^{tree}"))
         known = self.store.commits.get(revision)
         if known is not None and path:
             found = self.store.at(known.tree, path)
@@ -242,6 +245,29 @@ class SimulatedRepository(Repository):
         tree = self.store.commits[commit].tree
         entry = self.store.at(tree, path) if path else None
         return entry.oid if entry is not None else None if path else tree
+
+    def _tree_at(self, revision: str) -> str | None:
+        """Return the tree of a commit, or with `^1` of its first parent."""
+        made = self.store.commits.get(revision.removesuffix("^1"))
+        if made is not None and revision.endswith("^1"):
+            made = self.store.commits[made.parents[0]] if made.parents else None
+        return made.tree if made is not None else None
+
+    def last_change(self, tip: str, path: str, signers: Path | None = None) -> LastChange | None:
+        """Walk back as git does: to the first parent in which the path is the same, else it was changed here."""
+        self._ask("look for the last change of", path)
+        store, commit = self.store, tip
+        while made := store.commits.get(commit):
+            entry = store.at(made.tree, path)
+            before = {parent: store.at(store.commits[parent].tree, path) for parent in made.parents}
+            same = [parent for parent, was in before.items() if was == entry]
+            if not same and (entry is not None or before):
+                at = datetime.fromtimestamp(made.epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+                return LastChange(commit=commit, author=made.identity, at=at, signer=None)
+            if not same:
+                return None
+            commit = same[0]
+        return None
 
     def blobs(self, oids: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
         asked = tuple(oids)
@@ -317,7 +343,13 @@ class SimulatedRepository(Repository):
         tree = self.store.changed(tree, gone)
         copied = {path: self.store.blobs[oid] for path, (_, oid) in draft.copies.items()}
         tree = self.store.changed(tree, {**copied, **draft.files}) or self.store.tree({})
-        return Commit(tree=tree, parents=(draft.parent, *draft.merges), message=draft.message, identity=draft.identity)
+        return Commit(
+            tree=tree,
+            parents=(draft.parent, *draft.merges),
+            message=draft.message,
+            identity=draft.identity,
+            epoch_s=draft.epoch_s,
+        )
 
     def git(
         self,

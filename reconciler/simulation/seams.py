@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
-from reconciler.model import Plan, PlannedStage
+from reconciler.model import Plan, PlannedStage, StageRecord
 from reconciler.rundir import RunDirectory
 from reconciler.simulation.scheduler import Actor, Scheduler
 from reconciler.simulation.story import Behaviour, Story
@@ -45,6 +45,10 @@ class Watching(Protocol):
     def ended(self, host: Any, run: RunDirectory, number: int) -> None: ...
 
     def succeeded(self, run_id: str, stage: PlannedStage) -> None: ...
+
+    def passed_gate(self, plan: Plan, stage: PlannedStage, number: int) -> None: ...
+
+    def nested(self, run_id: str, stage: PlannedStage, record: StageRecord) -> None: ...
 
     def power_lost(self, host: Any, standing: list[str]) -> None: ...
 

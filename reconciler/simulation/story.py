@@ -42,6 +42,36 @@ PIPELINES: Mapping[str, str] = {
     ),
 }
 
+WAITING: Mapping[str, str] = {
+    "gated": (
+        "workspace: empty\nstages:\n  - id: build\n    command: make\n  - id: ship\n    command: ship\n"
+        "    approval: {reason: It is for ever}\n  - id: tidy\n    command: tidy\n    finally: true\n"
+    ),
+    "nest": (
+        "stages:\n  - id: build\n    command: make\n  - id: sub\n    pipeline: one\n  - id: then\n    command: 'true'\n"
+    ),
+    "both": (
+        "workspace: empty\nstages:\n  - id: sub\n    pipeline: gated\n  - id: ship\n    needs: []\n    command: ship\n"
+        "    approval: {reason: It is for ever}\n  - id: end\n    needs: [sub, ship]\n    command: 'true'\n"
+    ),
+    "many": (
+        "workspace: empty\nstages:\n  - id: all\n    pipeline: cell\n    matrix: {n: [1, 2]}\n    allow_failure: true\n"
+        "  - id: ship\n    command: ship\n    approval: {reason: It is for ever}\n"
+    ),
+    "deep": "workspace: empty\nstages:\n  - id: in\n    pipeline: nest\n  - id: end\n    command: 'true'\n",
+    "cell": "workspace: empty\nparameters: {n: {}}\nstages:\n  - id: only\n    command: 'true'\n",
+}
+"""Pipelines with gates and nested ones; `cell` is only ever nested."""
+
+POLICIES: Mapping[str, str] = {
+    "": "",
+    "two": "approvals: {two: {stages: [ship], approvals_min: 2}}\n",
+    "bob": "approvals: {bob: {stages: [ship], approvers: ['bob@*'], paths: ['**']}}\n",
+    "late": "approvals: {late: {stages: [ship], within: 60s}}\n",
+}
+
+DECISIONS = ("approve", "approve", "approve", "approve", "approve", "reject", "approve another plan", "approve nobody")
+
 PEOPLE = ("ask", "ask", "ask", "edit", "rerun", "cancel", "suspend", "delete", "break", "note", "checklist", "pipeline")
 
 
@@ -53,6 +83,9 @@ class Deed:
     kind: str
     about: int
     path: str = ""
+    who: str = ""
+    """Who decides about a gate, and about which of several (`pick`)."""
+    pick: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +116,10 @@ class Story:
     fails: float = 0.15
     order: Mapping[int, str] = field(default_factory=dict)
     """What requests say of others, by number: it stays in them whatever people edit."""
+    waiting: Mapping[int, str] = field(default_factory=dict)
+    """The pipelines with gates and nested ones that requests ask for, by number."""
+    policy: str = ""
+    """By which of `POLICIES` decisions are judged."""
 
     def after(self) -> Mapping[str, str]:
         """Return by name what each request comes after, where it comes after anything."""
@@ -150,8 +187,8 @@ def base_files(settings: int, lease: int) -> Mapping[str, bytes]:
     }
 
 
-def story_of(seed: int, *, remote: bool | None = None) -> Story:
-    """Return the story of a seed."""
+def story_of(seed: int, *, remote: bool | None = None, waits: bool = False) -> Story:
+    """Return the story of a seed. With `waits`, all stories have gates or nested pipelines, which few have else."""
     chance = Random(seed)
     big = chance.random()
     requests = chance.randint(8, 50) if big > 0.996 else chance.randint(4, 8) if big > 0.95 else chance.randint(0, 3)
@@ -159,14 +196,23 @@ def story_of(seed: int, *, remote: bool | None = None) -> Story:
     hosts = hosts_of(chance, far)
     files = base_files(chance.randrange(len(SETTINGS)), chance.randint(1, 3) if far else 0)
     order, changes = times_of(seed, requests, order_of(seed, requests))
+    waiting = waiting_of(seed, requests, order, waits=waits)
+    order = waiting.order
+    files = {**files, **waiting.files(files)}
     asked = [number for number in range(requests) if chance.random() < 0.6]
-    files = {**files, **{path_of(number): request(number, more=order.get(number, "")) for number in asked}}
+    files = {
+        **files,
+        **{
+            path_of(number): request(number, pipeline=waiting.pipelines.get(number, ""), more=order.get(number, ""))
+            for number in asked
+        },
+    }
     deeds = [Deed(chance.uniform(0, 20), "ask", number) for number in range(requests) if path_of(number) not in files]
     if requests:
         span_s = chance.choice((5, 40, 90))
         for _ in range(chance.choice((0, 0, 1, 1, 2, 3))):
             deeds.append(Deed(chance.uniform(0, span_s), chance.choice(PEOPLE), chance.randrange(requests)))
-    deeds += changes
+    deeds += [*changes, *waiting.deeds]
     return Story(
         seed=seed,
         hosts=hosts,
@@ -178,7 +224,50 @@ def story_of(seed: int, *, remote: bool | None = None) -> Story:
         fresh=chance.random() < 0.25,
         fails=chance.choice((0.0, 0.1, 0.4)),
         order=order,
+        waiting=waiting.pipelines,
+        policy=waiting.policy,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """What a story has of gates and nested pipelines."""
+
+    pipelines: Mapping[int, str] = field(default_factory=dict)
+    order: dict[int, str] = field(default_factory=dict)
+    deeds: tuple[Deed, ...] = ()
+    policy: str = ""
+
+    def files(self, files: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Return the files that a repository has because of it, given all others."""
+        if not self.pipelines:
+            return {}
+        pipelines = {f"pipelines/{name}.yaml": text.encode() for name, text in WAITING.items()}
+        return {**pipelines, "reconciler.yaml": files["reconciler.yaml"] + POLICIES[self.policy].encode()}
+
+
+def waiting_of(seed: int, requests: int, order: dict[int, str], *, waits: bool) -> Waiting:
+    """Return, for one story in eight, what requests wait for and what people decide. It is drawn from a stream of its
+    own as well."""
+    chance = Random(f"gates of {seed}")
+    if (chance.random() < 0.875 and not waits) or not requests:
+        return Waiting(order=order)
+    pipelines: dict[int, str] = {}
+    deeds: list[Deed] = []
+    order = dict(order)
+    for number in range(requests):
+        recurring = order.get(number, "").startswith(("schedule", "on_change"))
+        if recurring or chance.random() < 0.3:
+            continue
+        pipelines[number] = chance.choice(("gated", "gated", "nest", "both", "many", "deep"))
+        if chance.random() < 0.1:
+            order[number] = order.get(number, "") + f"approval_policy: {chance.choice(('auto', 'never'))}\n"
+        for _ in range(chance.choice((0, 1, 2, 2, 3, 5))):
+            who, kind = chance.choice(("ann", "bob")), chance.choice(DECISIONS)
+            path = f"runs.d/{who}-{number}-{len(deeds)}.approval.yaml"
+            deeds.append(Deed(chance.uniform(0, 100), kind, number, path, who, chance.randrange(4)))
+    policy = chance.choice(("", "", "", *POLICIES))
+    return Waiting(pipelines=pipelines, order=order, deeds=tuple(deeds), policy=policy)
 
 
 def order_of(seed: int, requests: int) -> dict[int, str]:

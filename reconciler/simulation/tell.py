@@ -71,9 +71,9 @@ def _collecting_seldom() -> Iterator[Callable[[], object]]:
             gc.enable()
 
 
-def tell_seeds(seeds: Iterable[int]) -> tuple[Tally, list[Result]]:
-    """Tell the stories of these seeds."""
-    return tell(story_of(seed) for seed in seeds)
+def tell_seeds(seeds: Iterable[int], *, waits: bool = False) -> tuple[Tally, list[Result]]:
+    """Tell the stories of these seeds; with `waits`, as they are where all have gates or nested pipelines."""
+    return tell(story_of(seed, waits=waits) for seed in seeds)
 
 
 def shortest_told(result: Result) -> Result:

@@ -5,6 +5,7 @@ Each check speaks of the world as it is (the branch, the disk, who moves), never
 
 from __future__ import annotations
 
+import contextlib
 import json
 import posixpath
 from collections.abc import Iterable, Mapping
@@ -13,18 +14,35 @@ from typing import Any
 
 from reconciler import checklist, codec
 from reconciler.git import Entry
-from reconciler.model import Attempt, Claim, Plan, PlannedStage, Status, name_of_run
+from reconciler.model import (
+    ApprovalPolicy,
+    Attempt,
+    Claim,
+    Plan,
+    PlannedStage,
+    StageRecord,
+    StageStatus,
+    Status,
+    name_of_run,
+)
 from reconciler.rundir import RunDirectory
+from reconciler.simulation.deciding import Decisions
 from reconciler.simulation.host import Host
 from reconciler.simulation.repository import Store
 from reconciler.simulation.scheduler import Actor, Violation
+from reconciler.simulation.story import Story
 
 
 class Watch:
     """Remembers what was promised, and raises Violation when it is broken."""
 
-    def __init__(self, store: Store, branch: str, after: Mapping[str, str] | None = None) -> None:
-        self.store, self.branch, self.after = store, branch, after or {}
+    def __init__(self, store: Store, branch: str, story: Story) -> None:
+        self.store, self.branch, self.after, self.shared = store, branch, story.after(), story.remote
+        self.decisions = Decisions(story.policy)
+        self.decided: dict[tuple[str, int], int] = {}
+        """How many decisions were committed when an attempt was spawned."""
+        self.waited: dict[tuple[str, str], int] = {}
+        """How many were when an attempt was that came to wait at a gate."""
         self.fires: dict[tuple[str, str, str], str] = {}
         self.groups: dict[str, dict[str, tuple[Actor, Host, Path]]] = {}
         self.newest: dict[str, int] = {}
@@ -40,6 +58,9 @@ class Watch:
         newest = self.newest.get(run_id, 0)
         if number < newest:
             raise Violation(f"attempt {number} of {run_id} goes on at stage '{stage}' after attempt {newest} has begun")
+        proven = self.statuses.get(run_id)
+        if proven is not None and number > proven[0] and Status(proven[1]).ended:
+            raise Violation(f"attempt {number} of {run_id} begins after it was proven {proven[1]}")
         self.newest[run_id] = number
         other = self.executing.setdefault((run_id, number), worker)
         if other is not worker:
@@ -79,6 +100,9 @@ class Watch:
             raise Violation(f"{plan.run_id} begins and no run of '{before}', which it comes after, is proven")
         if number == 1 and plan.fired_at:
             self._check_fire(plan)
+        if plan.parent is not None and self._is_over(plan.parent):
+            raise Violation(f"attempt {number} of {plan.run_id} begins after its parent {plan.parent} was proven")
+        self.decided[plan.run_id, number] = len(self.decisions.said)
         for path in (mark, run.record("claims", number), plan_path):
             if not host.disk.is_durable(path):
                 raise Violation(f"attempt {number} of {directory.name} is spawned before {path.name} is durable")
@@ -89,6 +113,35 @@ class Watch:
         if known != plan.run_id:
             raise Violation(f"the fire of '{plan.name}' at {plan.fired_at} is executed by {known} and {plan.run_id}")
 
+    def _is_over(self, run_id: str) -> bool:
+        """Return whether the tip proves how a run ended: that it waits is no end."""
+        return run_id in self.statuses and Status(self.statuses[run_id][1]).ended
+
+    def passed_gate(self, plan: Plan, stage: PlannedStage, number: int) -> None:
+        """A stage starts: if it has a gate, people opened it before the attempt was claimed, and nobody closed it."""
+        if stage.approval is None or plan.approval_policy == ApprovalPolicy.AUTO:
+            return
+        about, upto = (plan.run_id, stage.id, plan.digest), self.decided[plan.run_id, number]
+        if not self.decisions.approved(*about, upto):
+            raise Violation(f"stage '{stage.id}' of {plan.run_id} starts in attempt {number} and is not approved")
+        closed = self.decisions.rejections(*about, self.waited.get((plan.run_id, stage.id), 0))
+        # Of several machines one may have seen an older tip than was there when another one began to wait.
+        if not self.shared and closed & self.decisions.rejections(*about, upto):
+            raise Violation(f"stage '{stage.id}' of {plan.run_id} starts in attempt {number} and was rejected")
+
+    def nested(self, run_id: str, stage: PlannedStage, record: StageRecord) -> None:
+        """A stage whose pipeline is nested is judged: the tip proves how all its runs ended, and that says how."""
+        if record.status == StageStatus.WAITING:
+            return
+        for child in stage.children:
+            if not self._is_over(child.run_id):
+                raise Violation(f"stage '{stage.id}' of {run_id} is over before its run {child.run_id} is proven")
+        ends = {self.statuses[child.run_id][1] for child in stage.children}
+        if (record.status == StageStatus.SUCCEEDED) != (ends == {Status.SUCCEEDED.value}):
+            raise Violation(f"stage '{stage.id}' of {run_id} {record.status.value}, its runs {', '.join(sorted(ends))}")
+        if record.status == StageStatus.SUCCEEDED:
+            self.succeeded(run_id, stage)
+
     def _has_succeeded(self, name: str) -> bool:
         runs = [status for run_id, (_, status) in self.statuses.items() if name_of_run(run_id) == name]
         return Status.SUCCEEDED.value in runs
@@ -98,6 +151,10 @@ class Watch:
         path = run.record("attempts", number)
         if host.disk.node(str(path)) is not None and not host.disk.is_durable(path):
             raise Violation(f"attempt {number} of {run.path.name} has ended and its end is not durable")
+        attempt = _attempt(host, path)
+        for record in attempt.stages if attempt is not None else ():
+            if record.status == StageStatus.WAITING:
+                self.waited.setdefault((run.path.name, record.id), self.decided[run.path.name, number])
 
     def succeeded(self, run_id: str, stage: PlannedStage) -> None:
         """A stage truly succeeded: only such may be called succeeded in evidence."""
@@ -146,11 +203,11 @@ class Watch:
     def _check_manifest(self, commit: str, path: str, entry: Entry) -> None:
         document = json.loads(self.store.blobs[entry.oid])
         run_id, status = document["run_id"], document["status"]
-        if not Status(status).ended:
+        if not Status(status).ended and status != Status.WAITING.value:
             raise Violation(f"{path} is committed with status '{status}'")
         number = max(int(each["number"]) for each in document["attempts"])
         known = self.statuses.get(run_id)
-        if known is not None and (number < known[0] or (number == known[0] and status != known[1])):
+        if known is not None and not _may_follow(known, (number, status)):
             raise Violation(f"{run_id} was {known[1]} at attempt {known[0]} and becomes {status} at attempt {number}")
         if number < self.newest.get(run_id, 0):
             raise Violation(f"attempt {number} of {run_id} is published after attempt {self.newest[run_id]} has begun")
@@ -158,6 +215,10 @@ class Watch:
         self._check_superseded(commit, document)
         self._check_files(commit, document)
         self._check_truth(document)
+        if status == Status.SUCCEEDED.value:
+            for child in document["child_runs"]:
+                if not self._is_over(child):
+                    raise Violation(f"{run_id} is called succeeded and its run {child} is not proven")
 
     def _check_superseded(self, commit: str, document: dict[str, Any]) -> None:
         """A fire does not end the run of the one before it: only another wording of the request does."""
@@ -254,7 +315,7 @@ class Watch:
         """The sums of a task are those of its manifests."""
         tree = self.store.commits[self.tip].tree
         counts: dict[str, int] = {}
-        for run_id, _ in self.statuses.items():
+        for run_id in filter(self._is_over, self.statuses):
             task = self._task_of(tree, run_id)
             if task:
                 counts[task] = counts.get(task, 0) + 1
@@ -270,11 +331,22 @@ class Watch:
         return next((task for task in tasks if self.store.at(tree, f".runs/{task}/cli/{run_id}/manifest.json")), "")
 
 
+def _may_follow(known: tuple[int, str], now: tuple[int, str]) -> bool:
+    """Return whether evidence (attempt, status) may take the place of other: of the same attempt only itself, but for
+    a run that waited and was cancelled."""
+    cancelled = known[1] == Status.WAITING.value and now[1] == Status.CANCELLED.value
+    return now[0] > known[0] or (now[0] == known[0] and (now[1] == known[1] or cancelled))
+
+
 def _has_ended(host: Host, path: Path) -> bool:
     """Return whether the record of an attempt says how it ended."""
+    attempt = _attempt(host, path)
+    return attempt is not None and attempt.outcome is not None
+
+
+def _attempt(host: Host, path: Path) -> Attempt | None:
     if host.disk.node(str(path)) is None:
-        return False
-    try:
-        return codec.parse(Attempt, host.disk.file(str(path)).data).outcome is not None
-    except codec.CodecError:
-        return False
+        return None
+    with contextlib.suppress(codec.CodecError):
+        return codec.parse(Attempt, host.disk.file(str(path)).data)
+    return None

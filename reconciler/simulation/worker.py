@@ -131,6 +131,7 @@ class SimulatedWorker:
         record = at_gate(stage, self.records[stage.id], self.plan.approval_policy, self.claim.decisions, now_at)
         if stage.kind == StageKind.PIPELINE and record.status == StageStatus.PENDING:
             record = course.at_nested(stage, record, self.claim.children, self.number, now_at)
+            self.history.watch.nested(self.run_id, stage, record)
         self.records[stage.id] = record
         return record.status == StageStatus.PENDING
 
@@ -147,6 +148,7 @@ class SimulatedWorker:
         self._open_log(log)
         behaviour = self.history.behaviour(self.run_id, stage, self.number, record.tries)
         self.scheduler.move("start stage", f"{self.run_id} {self.number} {stage.id}")
+        self.history.watch.passed_gate(self.plan, stage, self.number)
         self.history.watch.progress(self.host, self.run_id, self.number, self.actor, stage.id)
         self.history.watch.alone(self.host, self.plan, self.directory, self.number, self.actor)
         actor = self.host.new_actor(f"stage {stage.id}", "stage")
@@ -184,7 +186,8 @@ class SimulatedWorker:
     def _wait(self) -> None:
         """Sleep until something is due, a stage ends or somebody asks to stop."""
         asked = self.actor.told_to_stop and not self.stopping
-        if asked or any(each.actor.dead for each in self.ongoing.values()):
+        nothing_runs = not self.ongoing and not self._waiting_for_backoff()
+        if asked or nothing_runs or any(each.actor.dead for each in self.ongoing.values()):
             self.scheduler.move("")
             return
         due = [self.last_beat + self.plan.heartbeat.interval_s, *self.not_before.values()]
