@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from reconciler import manifest, roles
 from reconciler.approve import is_rejected
-from reconciler.model import ChildEnd, Outcome, Plan, PlannedStage, StageId, StageRecord, StageStatus, Status
+from reconciler.model import ChildEnd, Gate, Outcome, Plan, PlannedStage, StageId, StageRecord, StageStatus, Status
 
 Records = Mapping[StageId, StageRecord]
 
@@ -20,16 +20,39 @@ OVER = (StageStatus.SUCCEEDED, StageStatus.FAILED, StageStatus.SKIPPED)
 
 
 def first_records(records: manifest.Records, number: int) -> dict[StageId, StageRecord]:
-    """Return a record for every selected stage: what earlier attempts finished, and the rest pending."""
+    """Return a record for every selected stage: what earlier attempts finished, and the rest pending.
+
+    An attempt that goes on where the one before it waited, on the same plan, does nothing again: not what failed as
+    allowed either, nor what its condition skipped.
+    """
     plan = records.plan
-    done = manifest.kept(plan, records.counting)
+    done = _over(records, number) | manifest.kept(plan, records.counting)
+    asked = _asked(records)
     return {
         stage.id: manifest.carried(done[stage.id])
         if stage.id in done
-        else StageRecord(id=stage.id, digest=stage.digest, status=StageStatus.PENDING, attempt=number)
+        else StageRecord(
+            id=stage.id, digest=stage.digest, status=StageStatus.PENDING, attempt=number, gate=asked.get(stage.id)
+        )
         for stage in plan.stages
         if stage.selected
     }
+
+
+def _over(records: manifest.Records, number: int) -> dict[StageId, StageRecord]:
+    """Return what is over in the attempt that this one goes on with, nothing if it begins anew."""
+    last, claims = records.attempts.get(number - 1), records.claims
+    if last is None or last.outcome != Outcome.WAITING or {number, number - 1} - claims.keys():
+        return {}
+    if claims[number].plan != claims[number - 1].plan:
+        return {}
+    return {each.id: each for each in last.stages if each.status in OVER}
+
+
+def _asked(records: manifest.Records) -> dict[StageId, Gate | None]:
+    """Return the gates at which nobody has decided yet: a further attempt does not begin to wait anew."""
+    known = manifest.fold(records.plan, records.counting)
+    return {each: record.gate for each, record in known.items() if record.status == StageStatus.WAITING}
 
 
 def failure(plan: Plan, records: Records) -> StageRecord | None:

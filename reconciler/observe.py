@@ -119,6 +119,8 @@ class Observer:
         self.plans: dict[str, Plan | Rejection | None] = {}
         self.nested: dict[RunId, Wish] = {}
         self.changes: dict[str, tuple[str | None, LastChange | None]] = {}
+        self.changers: dict[str, tuple[str | None, tuple[tuple[str, str], ...]]] = {}
+        self.held_by: dict[tuple[str, str], bool] = {}
         self.occasions = Recurring(world)
         self._index_requests()
 
@@ -626,6 +628,7 @@ class Observer:
             commit, digest = run.claim.commit, run.claim.plan_digest
         asked = self._change(request.source.path)
         paths = any(each.paths for each in self.settings.approvals)
+        others = any(each.other_person for each in self.settings.approvals)
         return Case(
             pipeline=request.pipeline,
             plan_digest=digest,
@@ -633,7 +636,24 @@ class Observer:
             author=asked.author if asked is not None else "",
             commit=asked.commit if asked is not None else "",
             changed=self.world.repository.first_parent_changes(commit) if paths and commit else (),
+            asked=self._changers(request.source.path) if others else (),
+            early=self._early(wish.run_id, commit),
+            decisions_left=max(0, len(self.approvals.get(wish.run_id, ())) - DECISIONS_MAX),
         )
+
+    def _early(self, run_id: RunId, commit: str) -> frozenset[str]:
+        """Return the commits of decisions that the commit a run works on holds already."""
+        decided = {each.commit for each in self._decisions(run_id) if each.commit is not None}
+        new = [each for each in decided if (each, commit) not in self.held_by]
+        self.held_by |= {(each, commit): self.world.repository.is_ancestor(each, commit) for each in new}
+        return frozenset(each for each in decided if commit and self.held_by[each, commit])
+
+    def _changers(self, path: str) -> tuple[tuple[str, str], ...]:
+        """Return who ever touched a file, looked up once for every tip."""
+        known = self.changers.get(path)
+        if known is None or known[0] != self.tip:
+            known = self.changers[path] = (self.tip, self.world.repository.changers(self.tip or "", path))
+        return known[1]
 
     def _decisions(self, run_id: RunId) -> tuple[Decision, ...]:
         """Return the decisions about a run that the tip holds, in the order of their paths."""
@@ -672,8 +692,8 @@ class Observer:
         path = self.settings.trust.allowed_signers
         if path is None:
             return None
-        oid = self.world.repository.look_up([f"{self.tip}:{path}"])[0]
-        data = next(self.world.repository.blobs([oid]))[1] if oid is not None else None
+        files = self.world.repository.files_at(self.tip or "", [path])
+        data = next(self.world.repository.blobs([files[0].oid]))[1] if files else None
         place = self.world.repository.state / "allowed_signers"
         if self.world.disk.read_bounded(place) != (data or b""):
             self.world.disk.make_directory(place.parent)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from reconciler import agent, codec
+from reconciler import agent, approve, codec
 from reconciler.model import (
     Child,
     Execution,
@@ -144,6 +144,7 @@ def _plan(
     parameters = _parameters(request, pipeline)
     frozen = replace(pipeline, stages=tuple(_frozen(each, settings) for each in pipeline.stages))
     stages = _stages(frozen, request.target, workspace, parameters, nested)
+    stages = tuple(_governed(each, request, settings) for each in stages)
     executed: dict[str, object] = {
         "stages": [each.digest for each in stages if each.selected],
         "parameters": parameters,
@@ -334,6 +335,14 @@ def _frozen(stage: Stage, settings: Settings) -> Stage:
     if stage.agent is not None:
         return replace(stage, agent=codec.dump(agent.resolve(stage.agent, settings.agents)))
     return stage
+
+
+def _governed(stage: PlannedStage, request: Request, settings: Settings) -> PlannedStage:
+    """Return a stage whose gate says that a policy of the settings may hold for it: then no request can grant it."""
+    case = approve.Case(pipeline=request.pipeline, plan_digest="", labels=request.labels)
+    if stage.approval is None or not approve.is_governed(stage.approval, case, stage.id, settings.approvals):
+        return stage
+    return replace(stage, approval={**stage.approval, approve.GOVERNED: True})
 
 
 def guard_of(said: Mapping[str, object], settings: Settings) -> dict[str, object]:
