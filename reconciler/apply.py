@@ -142,6 +142,9 @@ def launch(world: World, action: Launch, shared: SharedClaim | None = None) -> s
         claim = shared.claims[-1] if shared else launching_claim(world, action)
         plan = _freeze(world, directory, replace(plan, resume_token_sha256=_make_token(world, directory)), claim.plan)
         _record_claim(world, directory, claim)
+        if action.outcome is not None:
+            _write_end(world, directory, claim.number, action.outcome, f"{action.outcome.value}: {action.reason}")
+            return f"{plan.run_id}: {action.outcome.value} ({action.reason})"
     _spawn(world, directory, plan, claim.number)
     return f"{plan.run_id}: launched" + (f" as attempt {claim.number}" if claim.number > 1 else "")
 

@@ -346,6 +346,8 @@ class Observer:
         if not entry.is_file:
             kind = {"120000": "a symbolic link", "160000": "a submodule"}.get(entry.mode, f"mode {entry.mode}")
             return _rejected(path, f"this is {kind}, not a file", "commit the file itself", "not-a-file")
+        if path.endswith(".approval.yml"):
+            return _rejected(path, f"a decision must end in {APPROVAL_SUFFIX}", "rename it", "name")
         if data is None:
             return _rejected(path, "the file is missing from the object store or too large", "", "unreadable")
         from reconciler import parse

@@ -108,10 +108,7 @@ def _check(data: bytes, path: str, world: World) -> None:
     """Raise UsageError if what would be committed is no decision: a reason may be anything."""
     found = parse_approval(data, Source(path=path), world.contracts)
     if isinstance(found, Rejection):
-        told = "; ".join(
-            f"--{each.pointer[1:]} {each.reason}" if each.pointer else each.reason for each in found.problems
-        )
-        raise UsageError(told)
+        raise UsageError(f"--reason: {'; '.join(each.reason for each in found.problems)}")
 
 
 def _gate(seen: Observation, run_id: RunId, stage: str | None) -> tuple[Gate, str]:
