@@ -224,6 +224,12 @@ def _nested(
         plan = _resolve(wish, pipelines, settings, inner, way)
         if isinstance(plan, Rejection):
             return Nested(problems=tuple(_inside(stage, each) for each in plan.problems))
+        if plan.execution_mode == ExecutionMode.CLOUD and request.execution.mode == ExecutionMode.MCP:
+            reason = (
+                f"the request wants this machine ('mode: mcp'), and pipeline '{child.pipeline}' requires an executor"
+            )
+            cure = "say 'mode: auto' or 'mode: cloud'"
+            return Nested(problems=(_problem(request, "/execution", reason, cure, "mode"),))
         children.append(child)
         digests.append(plan.digest)
     return Nested(children=tuple(children), digests=tuple(digests))
@@ -262,7 +268,11 @@ def _child(
 
 
 def nested_request(parent: Request | Plan, parent_run: RunId, child: Child) -> Request:
-    """Return the wish for a child run: what its stage says, and all else as its parent has it."""
+    """Return the wish for a child run: what its stage says, and all else as its parent has it.
+
+    It is the same one whether it is made of the plan of its parent or of what that is made of, so it says of where it
+    is executed only what both know: that all of it is wanted elsewhere.
+    """
     task, source, mode = (
         (parent.task_id, parent.request, parent.execution_mode)
         if isinstance(parent, Plan)
@@ -276,7 +286,7 @@ def nested_request(parent: Request | Plan, parent_run: RunId, child: Child) -> R
         title=child.name,
         parameters=child.parameters,
         approval_policy=parent.approval_policy,
-        execution=Execution(mode=mode),
+        execution=Execution(mode=mode if mode == ExecutionMode.CLOUD else ExecutionMode.AUTO),
         labels=parent.labels,
         rerun=parent.rerun,
         parent=parent_run,

@@ -16,9 +16,10 @@ FORGED = {"GIT_AUTHOR_NAME": "Mallory", "GIT_AUTHOR_EMAIL": "mallory@evil.invali
 def waits(scratch: Scratch, said: str = "") -> str:
     """Reconcile once, demand that the run still waits, and return what was said."""
     found = scratch.run("reconcile", "--wait")
-    assert found.returncode == 4 or "rejected: " in found.stdout, found.stdout + found.stderr
-    assert said in found.stdout, found.stdout
-    return found.stdout
+    told = found.stdout + found.stderr
+    assert found.returncode == 4 or "rejected: " in told, told
+    assert said in told, told
+    return told
 
 
 def raw_commit(scratch: Scratch, author: bytes, path: str, text: str) -> None:
