@@ -321,8 +321,8 @@ def test_two_gates_are_decided_at_two_times_and_nothing_is_done_twice(scratch: S
         ("  - {id: a, approval: {reason: R}, when: \"attempt == 9\", command: 'true'}\n", 0, {"a": "skipped"}),
         ("  - {id: a, command: 'true'}\n  - {id: b, approval: {reason: R}, command: 'true'}\n", 0, {"a": "succeeded"}),
         ("  - {id: a, approval: {reason: R}, allow_failure: true, command: 'true'}\n", 4, {}),
-        ("  - {id: a, command: 'exit 1'}\n  - {id: c, finally: true, approval: {reason: R}, command: 'true'}\n", 1,
-         {"a": "failed", "c": "skipped"}),
+        ("  - {id: a, command: 'exit 1'}\n  - {id: c, finally: true, approval: {reason: R}, command: 'true'}\n", 4,
+         {"a": "failed", "c": "waiting"}),
     ],
     ids=["when is judged first", "target without the gate", "allowed failure", "finally after a failure"],
 )  # fmt: skip

@@ -194,6 +194,23 @@ def test_a_nested_pipeline_closes_a_run_as_well(scratch: Scratch) -> None:
     assert committed(scratch)["r.clean"]["status"] == "succeeded"
 
 
+def test_a_nested_pipeline_closes_a_run_that_failed_and_what_failed_is_not_done_again(scratch: Scratch) -> None:
+    log = scratch.outside / "log"
+    outer(
+        scratch,
+        f"  - {{id: a, command: 'echo a >> {log}; exit 1'}}\n  - {{id: b, command: 'true'}}\n"
+        "  - {id: clean, pipeline: inner, finally: true}\n"
+        f"  - {{id: last, needs: [clean], command: 'echo last >> {log}', finally: true}}\n",
+    )
+    done = scratch.run("reconcile", "--wait")
+    assert done.returncode == 1, done.stdout + done.stderr
+    found = committed(scratch)
+    assert found["r.clean"]["status"] == "succeeded"
+    assert [each["status"] for each in found["r"]["commands"]] == ["failed", "skipped", "succeeded", "succeeded"]
+    assert found["r"]["status_detail"].startswith("stage 'a' failed")
+    assert log.read_text() == "a\nlast\n"
+
+
 def test_a_matrix_of_256_is_planned_and_one_more_is_not(scratch: Scratch) -> None:
     numbers = ", ".join(str(each) for each in range(16))
     scratch.settings()
