@@ -10,11 +10,11 @@ from typing import Any
 
 import click
 
-from reconciler.diff import ENDED, phase
+from reconciler.diff import ENDED, open_gates, phase
 from reconciler.errors import TipMoved, TransientError, UsageError
 from reconciler.git import Draft
 from reconciler.loop import pass_lock
-from reconciler.model import Choice, Gate, Rejection, RunId, Source, StageStatus
+from reconciler.model import Choice, Gate, Rejection, RunId, Source
 from reconciler.observe import Observation
 from reconciler.parse import parse_approval
 from reconciler.session import Session
@@ -131,8 +131,7 @@ def _waiting(seen: Observation, run_id: RunId) -> tuple[list[Gate], str]:
     if run is not None and phase(run, seen.now) in ENDED:
         return [], ""
     if run is not None and run.attempt is not None and run.claim is not None:
-        stages = [each for each in run.attempt.stages if each.status == StageStatus.WAITING]
-        return [each.gate for each in stages if each.gate is not None], run.claim.plan_digest
+        return open_gates(run), run.claim.plan_digest
     if evidence is not None and evidence.waiting is not None:
         return list(evidence.waiting.gates), evidence.waiting.plan_digest
     return [], ""

@@ -290,6 +290,18 @@ def test_a_run_whose_directory_is_gone_while_it_waits_is_no_way_past_its_gate(sc
     assert log.read_text() == "built\nbuilt\nshipped\ncleaned\n"
 
 
+def test_a_plan_that_is_lost_and_made_anew_is_asked_for_anew(scratch: Scratch) -> None:
+    log = asked(scratch)
+    waits(scratch)
+    assert scratch.run("approve", "r", "--reason", "x").returncode == 0
+    (scratch.directory("r") / "plan.json").unlink()
+    path = scratch.path / "pipelines/release.yaml"
+    path.write_text(path.read_text().replace("echo shipped", "echo evil"))
+    scratch.commit("another plan for the same run")
+    waits(scratch, "it is for another plan; what runs has changed since")
+    assert log.read_text() == "built\n"
+
+
 def test_two_gates_are_decided_at_two_times_and_nothing_is_done_twice(scratch: Scratch) -> None:
     log = scratch.outside / "log"
     scratch.settings()
