@@ -6,6 +6,7 @@ claims a further attempt when that says something. Instants here are people's da
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -215,10 +216,13 @@ def _crowd(case: Case) -> str:
 
 
 def _deadline(gate: Gate, policy: Policy) -> str | None:
+    """Return the instant by which a gate must be decided, None if there is none, or none that a calendar knows."""
     if policy.within_s is None:
         return None
-    asked = datetime.fromisoformat(gate.asked_at)
-    return (asked + timedelta(seconds=policy.within_s)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    with contextlib.suppress(OverflowError):
+        asked = datetime.fromisoformat(gate.asked_at)
+        return (asked + timedelta(seconds=policy.within_s)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return None
 
 
 def _expired(gate: Gate, policy: Policy, deadline: str) -> Decision:

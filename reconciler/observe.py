@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -879,13 +880,21 @@ def _waiting(document: Mapping[str, Any]) -> Any:
             stage=StageId(str(each["stage"])),
             reason=str(each["prompt"]),
             policy=str(each["policy"]),
-            asked_at=str(each["asked_at"]),
+            asked_at=_instant(each["asked_at"]),
         )
         for each in document["approvals"]
         if each["decision"] is None
     )
     digest, commit = str(document["attempts"][-1]["plan_digest"]), str(document["attempts"][-1]["commit"])
     return codec.dump(Waiting(plan_digest=digest, commit=commit, gates=gates))
+
+
+def _instant(text: Any) -> str:
+    """Return a UTC instant as a manifest writes it. Raise ValueError if it is none: policies reckon with it."""
+    if not isinstance(text, str) or not text.endswith("Z"):
+        raise ValueError("not an instant")
+    datetime.fromisoformat(text)
+    return text
 
 
 def _leads_to_manifests(path: str) -> bool:

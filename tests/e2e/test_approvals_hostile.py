@@ -355,6 +355,24 @@ def test_gates_in_odd_places(scratch: Scratch, stages: str, code: int, expected:
 # ------------------------------------------------------------------------------------------------ several machines
 
 
+def test_a_shallow_clone_that_cannot_tell_whose_a_decision_is_opens_nothing(hub: Hub) -> None:
+    log = hub.place / "log"
+    first, second = hub.clones("first", "second", more="approvals: {bob: {approvers: [bob@example.invalid]}}\n")
+    first.write("pipelines/release.yaml", SHIP.format(log=log, policy=", policy: bob"))
+    first.write("runs.d/r.yaml", "task: t\npipeline: release\n")
+    first.push("ask")
+    assert first.run("reconcile", "--wait").returncode == 4
+    assert second.run("reconcile").returncode in (0, 4)
+    assert second.run("approve", "r", "--reason", "x", **OTHER).returncode == 0
+    first.crash()
+    shallow = hub.clone("shallow", "--depth", "1")
+    found = shallow.run("reconcile", "--wait")
+    assert "shipped" not in log.read_text(), found.stdout
+    assert found.returncode == 4, found.stdout + found.stderr
+    assert second.run("reconcile", "--wait").returncode == 0
+    assert "shipped" in log.read_text()
+
+
 def test_the_host_that_waited_is_down_and_another_one_goes_on_cancels_or_rejects(hub: Hub) -> None:
     log = hub.place / "log"
     first, second = hub.clones("first", "second")

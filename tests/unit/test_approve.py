@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from reconciler.approve import Case, address_of, is_governed, policy_of, weigh
 from reconciler.model import Choice, Decision, Gate, Policy, StageId
+from reconciler.observe import evidence_row
 
 SHIP = StageId("ship")
 NOW = "2026-03-02T12:00:00Z"
@@ -71,6 +73,7 @@ WEIGHED: list[tuple[str, dict[str, Any], dict[str, Any], list[Decision], str | N
     ("in time", {"within_s": 7200.0}, {}, [APPROVED], "approve", ""),
     ("too late", {"within_s": 60.0}, {}, [APPROVED], "reject", ""),
     ("not yet too late", {"within_s": 7 * 86400.0}, {}, [], None, "by 2026-03-08T12:00:00Z"),
+    ("by a day that no calendar has", {"within_s": 1e15}, {}, [], None, "a decision is missing"),
     ("too many to look at", {}, {"decisions_left": 3}, [APPROVED], None, "3 decisions more than are looked at"),
 ]  # fmt: skip
 
@@ -129,6 +132,20 @@ def test_which_policy_a_gate_has(named: str, case: dict[str, Any], name: str | N
 )
 def test_what_a_policy_may_govern(approval: dict[str, object], policies: tuple[Policy, ...], governed: bool) -> None:
     assert is_governed(approval, replace(CASE, changed=(), author=""), SHIP, policies) is governed
+
+
+@pytest.mark.parametrize("asked_at", ["soon", None, 7, "", "2026-13-01T00:00:00Z", "2026-03-01T12:00:00"])
+def test_a_manifest_that_waits_since_no_instant_proves_nothing(asked_at: object) -> None:
+    gate = {"stage": "ship", "prompt": "P", "policy": "", "asked_at": asked_at, "decision": None}
+    attempt = {"number": 1, "plan_digest": PLAN, "commit": "c0"}
+    document = {
+        "run_id": "r-1a2b3c4d", "name": "r", "task_id": "t", "status": "waiting", "completed_at": None,
+        "resources": {"duration_s": 1}, "attempts": [attempt], "approvals": [gate],
+    }  # fmt: skip
+    assert evidence_row("r-1a2b3c4d", "0" * 40, json.dumps(document).encode()) is None
+    gate["asked_at"] = GATE.asked_at
+    row = evidence_row("r-1a2b3c4d", "0" * 40, json.dumps(document).encode())
+    assert row is not None and row[7]["gates"][0]["asked_at"] == GATE.asked_at
 
 
 @pytest.mark.parametrize(
