@@ -10,12 +10,14 @@ from reconciler.model import ChildEnd, Decision, Held, Outcome, Plan, RunId, Tas
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
     """Freeze the plan, claim its first attempt here, spawn its worker. `number` is above 1 for a run that another
-    machine left waiting, and goes on because of `decisions`."""
+    machine left waiting, and goes on because of `decisions`; with an `outcome` it ends by that, and nothing is spawned.
+    """
 
     plan: Plan
     number: int = 1
     decisions: tuple[Decision, ...] = ()
     reason: str = "launched"
+    outcome: Outcome | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -142,6 +142,9 @@ def launch(world: World, action: Launch, shared: SharedClaim | None = None) -> s
         claim = shared.claims[-1] if shared else launching_claim(world, action)
         plan = _freeze(world, directory, replace(plan, resume_token_sha256=_make_token(world, directory)), claim.plan)
         _record_claim(world, directory, claim)
+        if action.outcome is not None:
+            _write_end(world, directory, claim.number, action.outcome, f"{action.outcome.value}: {action.reason}")
+            return f"{plan.run_id}: {action.outcome.value} ({action.reason})"
     _spawn(world, directory, plan, claim.number)
     return f"{plan.run_id}: launched" + (f" as attempt {claim.number}" if claim.number > 1 else "")
 
@@ -214,8 +217,15 @@ def resuming_claim(world: World, action: Resume) -> Claim:
     # What it waited for has come: what the run used up until then does not count against it.
     series = number if action.decisions or action.children else series
     claim = make_claim(world, plan, number, series, file, reason=action.reason, actor=ACTOR, keeps_from=keeps)
-    earlier = (last.decisions, last.children) if last else ((), ())
-    return replace(claim, decisions=(*earlier[0], *action.decisions), children=(*earlier[1], *action.children))
+    claim = replace(claim, children=action.children)
+    if last is None or not _is_about(claim, last):
+        return claim
+    return replace(claim, decisions=(*last.decisions, *action.decisions), children=(*last.children, *action.children))
+
+
+def _is_about(claim: Claim, earlier: Claim) -> bool:
+    """Return whether two claims are to execute the same thing: decisions on the one are none on another."""
+    return (claim.plan_digest, claim.commit) == (earlier.plan_digest, earlier.commit)
 
 
 def taking_claims(world: World, action: TakeOver) -> tuple[Claim, ...]:
@@ -229,7 +239,9 @@ def taking_claims(world: World, action: TakeOver) -> tuple[Claim, ...]:
     newest = make_claim(
         world, action.plan, number + 1, series, file, reason=action.reason, actor=ACTOR, keeps_from=keeps
     )
-    return (*claims, replace(newest, decisions=last.decisions, children=last.children) if last else newest)
+    if last is not None and _is_about(newest, last):
+        newest = replace(newest, decisions=last.decisions, children=last.children)
+    return (*claims, newest)
 
 
 def claims_here(world: World, action: Reclaim) -> tuple[Claim, ...]:

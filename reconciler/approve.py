@@ -6,6 +6,7 @@ claims a further attempt when that says something. Instants here are people's da
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,15 +20,24 @@ from reconciler.model import (
     Plan,
     PlannedStage,
     Policy,
+    StageId,
     StageRecord,
     StageStatus,
 )
+
+GOVERNED = "governed"
+"""What a plan says of a gate that a policy of the settings may hold for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """What policies look at, of one run that waits: its pipeline, labels, the digest of its plan, who committed its
-    request and in which commit, and the paths that the commit it works on has changed."""
+    request and in which commit, and the paths that the commit it works on has changed.
+
+    `asked` are all (commit, author) that ever touched the request, where a policy wants another person; `early` the
+    commits of decisions that were there before the commit that the run works on; `decisions_left` how many decisions
+    are there beyond those that are looked at.
+    """
 
     pipeline: str
     plan_digest: str
@@ -35,6 +45,9 @@ class Case:
     author: str = ""
     commit: str = ""
     changed: tuple[str, ...] = ()
+    asked: tuple[tuple[str, str], ...] = ()
+    early: frozenset[str] = frozenset()
+    decisions_left: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +89,9 @@ def at_gate(
 
 
 def _by_policy(stage: PlannedStage, policy: ApprovalPolicy, now_at: str) -> tuple[Decision, ...]:
-    """Return what the policies that ask nobody decide."""
-    if policy == ApprovalPolicy.ON_REQUEST:
+    """Return what the policies that ask nobody decide. What a policy of the settings may govern, no request grants."""
+    governed = stage.approval is not None and stage.approval.get(GOVERNED)
+    if policy == ApprovalPolicy.ON_REQUEST or (policy == ApprovalPolicy.AUTO and governed):
         return ()
     choice = Choice.APPROVE if policy == ApprovalPolicy.AUTO else Choice.REJECT
     reason = "granted without asking" if choice == Choice.APPROVE else "denied without asking"
@@ -98,10 +112,12 @@ def weigh(gate: Gate, case: Case, decisions: Iterable[Decision], policies: Seque
     policy = policy_of(gate, case, policies)
     if policy is None:
         return Weighed(gate=gate, choice=None, missing=f"there is no policy '{gate.policy}' in reconciler.yaml")
+    if case.decisions_left:
+        return Weighed(gate=gate, choice=None, missing=_crowd(case))
     deadline = _deadline(gate, policy)
     about = [each for each in decisions if each.stage == gate.stage]
     objections = {each: _objection(each, case, policy, deadline) for each in about}
-    latest = {_person(each, policy): each for each in sorted(about, key=lambda each: each.at) if not objections[each]}
+    latest = {_person(each, policy): each for each in sorted(about, key=_order) if not objections[each]}
     counted = tuple(replace(each, policy=policy.name) for each in latest.values())
     rejections = tuple(each for each in counted if each.decision == Choice.REJECT)
     if rejections:
@@ -112,6 +128,11 @@ def weigh(gate: Gate, case: Case, decisions: Iterable[Decision], policies: Seque
         return Weighed(gate=gate, choice=Choice.REJECT, decisions=(_expired(gate, policy, deadline),))
     told = [f"that of {each.actor} does not count: {why}" for each, why in objections.items() if why]
     return Weighed(gate=gate, choice=None, missing="; ".join([_missing(counted, policy, deadline), *told]))
+
+
+def _order(decision: Decision) -> tuple[str, bool]:
+    """Return what orders decisions: their second, and in the same second a rejection is the later word."""
+    return decision.at[:19], decision.decision == Choice.REJECT
 
 
 def policy_of(gate: Gate, case: Case, policies: Sequence[Policy]) -> Policy | None:
@@ -133,6 +154,17 @@ def _holds(policy: Policy, gate: Gate, case: Case) -> bool:
     }
     given = [(patterns, words) for patterns, words in rules.values() if patterns]
     return bool(given) and all(_any_matches(patterns, words) for patterns, words in given)
+
+
+def is_governed(approval: Mapping[str, object], case: Case, stage: StageId, policies: Sequence[Policy]) -> bool:
+    """Return whether a policy of the settings may hold for a gate, whatever its paths and author turn out to be."""
+    gate = Gate(stage=stage, reason="", policy=str(approval.get("policy", "")), asked_at="")
+    known = (replace(each, paths=(), authors=(), stages=each.stages or ("*",)) for each in policies if _has_rules(each))
+    return bool(gate.policy) or any(_holds(each, gate, case) for each in known)
+
+
+def _has_rules(policy: Policy) -> bool:
+    return any((policy.pipelines, policy.stages, policy.labels, policy.paths, policy.authors))
 
 
 def _any_matches(patterns: Iterable[str], words: Iterable[str]) -> bool:
@@ -162,20 +194,35 @@ def _objection(decision: Decision, case: Case, policy: Policy, deadline: str | N
     person = _person(decision, policy)
     if policy.approvers and not _any_matches(policy.approvers, [person]):
         return f"policy '{policy.name}' does not let {person} decide"
-    if policy.other_person and person == address_of(case.author):
+    if policy.other_person and person in {address_of(each) for each in (case.author, *(who for _, who in case.asked))}:
         return "another person must decide than who asked for the run"
-    if policy.other_person and decision.commit == case.commit:
+    if policy.other_person and decision.commit in _asking(case):
         return "it was committed together with the request"
+    if decision.commit in case.early and decision.commit not in _asking(case):
+        return "it was committed before what the run works on; decide again"
     if deadline is not None and decision.at[:19] > deadline[:19]:
         return f"it came after {deadline}"
     return ""
 
 
+def _asking(case: Case) -> set[str]:
+    """Return the commits that asked for a run."""
+    return {case.commit, *(commit for commit, _ in case.asked)}
+
+
+def _crowd(case: Case) -> str:
+    left = f"{case.decisions_left} decisions more than are looked at"
+    return f"there are {left}, so nothing is decided; remove those that count for nothing"
+
+
 def _deadline(gate: Gate, policy: Policy) -> str | None:
+    """Return the instant by which a gate must be decided, None if there is none, or none that a calendar knows."""
     if policy.within_s is None:
         return None
-    asked = datetime.fromisoformat(gate.asked_at)
-    return (asked + timedelta(seconds=policy.within_s)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    with contextlib.suppress(OverflowError):
+        asked = datetime.fromisoformat(gate.asked_at)
+        return (asked + timedelta(seconds=policy.within_s)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return None
 
 
 def _expired(gate: Gate, policy: Policy, deadline: str) -> Decision:

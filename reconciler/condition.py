@@ -41,7 +41,37 @@ def fault(text: str, parameters: Collection[str], stages: Collection[str]) -> st
     if len(nodes) > NODES_MAX:
         return f"it has {len(nodes)} parts, at most {NODES_MAX} are allowed"
     found = (_fault_of(each, parameters, stages) for each in nodes)
-    return next((each for each in found if each), "")
+    return next((each for each in found if each), "") or _fault_of_whole(nodes)
+
+
+def _fault_of_whole(nodes: Sequence[ast.AST]) -> str:
+    """Return where a condition speaks of a whole that has no truth of its own: it would hold always, or never."""
+    called = {id(each.func) for each in nodes if isinstance(each, ast.Call)}
+    parted = {id(each.value) for each in nodes if isinstance(each, ast.Attribute | ast.Subscript)}
+    for each in nodes:
+        match each:
+            case ast.Name(id=name) if name in FUNCTIONS and id(each) not in called:
+                return f"'{name}' stands alone; write changed('<pattern>', ...)"
+            case ast.Name(id="parameters" | "stages" as name) if id(each) not in parted:
+                return f"'{name}' stands alone; say which one is meant, {name}.<name>"
+            case ast.Attribute(value=ast.Name(id="stages")) | ast.Subscript(value=ast.Name(id="stages")):
+                if id(each) not in parted:
+                    return "a stage stands alone; write stages.<id>.status"
+            case ast.Compare(ops=[ast.Eq() | ast.NotEq()]):
+                if wrong := _no_state(each):
+                    return f"no stage has ever the status '{wrong}'; there are: {', '.join(STATES)}"
+    return ""
+
+
+def _no_state(node: ast.Compare) -> str:
+    """Return the text that a status is compared with and can never be, "" if there is none."""
+    sides = (node.left, *node.comparators)
+    of_stage = any(
+        isinstance(each, ast.Attribute) and each.attr == "status" and not isinstance(each.value, ast.Name)
+        for each in sides
+    )
+    texts = [each.value for each in sides if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+    return next((each for each in texts if each not in STATES), "") if of_stage else ""
 
 
 def _fault_of(node: ast.AST, parameters: Collection[str], stages: Collection[str]) -> str:

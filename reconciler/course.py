@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from reconciler import manifest, roles
 from reconciler.approve import is_rejected
-from reconciler.model import ChildEnd, Outcome, Plan, PlannedStage, StageId, StageRecord, StageStatus, Status
+from reconciler.model import ChildEnd, Gate, Outcome, Plan, PlannedStage, StageId, StageRecord, StageStatus, Status
 
 Records = Mapping[StageId, StageRecord]
 
@@ -20,16 +20,41 @@ OVER = (StageStatus.SUCCEEDED, StageStatus.FAILED, StageStatus.SKIPPED)
 
 
 def first_records(records: manifest.Records, number: int) -> dict[StageId, StageRecord]:
-    """Return a record for every selected stage: what earlier attempts finished, and the rest pending."""
+    """Return a record for every selected stage: what earlier attempts finished, and the rest pending.
+
+    An attempt that goes on where the one before it waited, on the same plan, does nothing again: not what failed as
+    allowed either, nor what its condition skipped.
+    """
     plan = records.plan
-    done = manifest.kept(plan, records.counting)
+    done = _over(records, number) | manifest.kept(plan, records.counting)
+    asked = _asked(records)
     return {
         stage.id: manifest.carried(done[stage.id])
         if stage.id in done
-        else StageRecord(id=stage.id, digest=stage.digest, status=StageStatus.PENDING, attempt=number)
+        else StageRecord(
+            id=stage.id, digest=stage.digest, status=StageStatus.PENDING, attempt=number, gate=asked.get(stage.id)
+        )
         for stage in plan.stages
         if stage.selected
     }
+
+
+def _over(records: manifest.Records, number: int) -> dict[StageId, StageRecord]:
+    """Return what is over in the attempt that waited and that this one goes on with, nothing if it begins anew."""
+    plans = {each: claim.plan for each, claim in records.claims.items()}
+    for earlier in range(number - 1, 0, -1):
+        if plans.get(earlier, "") != plans.get(number):
+            break
+        found = records.attempts.get(earlier)
+        if found is not None and found.outcome == Outcome.WAITING:
+            return {each.id: each for each in found.stages if each.status in OVER}
+    return {}
+
+
+def _asked(records: manifest.Records) -> dict[StageId, Gate | None]:
+    """Return the gates at which nobody has decided yet: a further attempt does not begin to wait anew."""
+    known = manifest.fold(records.plan, records.counting)
+    return {each: record.gate for each, record in known.items() if record.status == StageStatus.WAITING}
 
 
 def failure(plan: Plan, records: Records) -> StageRecord | None:
@@ -87,25 +112,35 @@ def at_nested(
 
 def untouched_skipped(plan: Plan, records: Records) -> dict[StageId, StageRecord]:
     """Return the records of an attempt that has come to its end by itself: what a failure kept from starting is
-    skipped; what waits, and what waits for that, stays as it is."""
+    skipped; what waits, and what waits for that, stays as it is. What closes the run may wait after a failure, too."""
     failed = failure(plan, records)
     if failed is None:
         return dict(records)
     reason = f"not started: {failed.id} failed"
+    closing = {stage.id for stage in plan.stages if stage.finally_} if _closes_later(plan, records) else set()
     return {
-        each: replace(record, status=StageStatus.SKIPPED, summary=reason) if record.status in UNTOUCHED else record
+        each: replace(record, status=StageStatus.SKIPPED, summary=reason)
+        if record.status in UNTOUCHED and each not in closing
+        else record
         for each, record in records.items()
     }
+
+
+def _closes_later(plan: Plan, records: Records) -> bool:
+    """Return whether a stage that closes the run waits."""
+    closing = (records[stage.id] for stage in plan.stages if stage.finally_ and stage.id in records)
+    return any(each.status == StageStatus.WAITING for each in closing)
 
 
 def verdict(plan: Plan, records: Records) -> tuple[Outcome, str]:
     """Return how an attempt ended that came to its end by itself, and a sentence about why."""
     failed = failure(plan, records)
-    if failed is not None:
-        return Outcome.FAILED, f"stage '{failed.id}' failed: {failed.summary or _reason(failed)}"
+    told = [f"stage '{failed.id}' failed: {failed.summary or _reason(failed)}"] if failed is not None else []
     waiting = [each for each in records.values() if each.status == StageStatus.WAITING]
     if waiting:
-        return Outcome.WAITING, "; ".join(f"stage '{each.id}' {each.summary}" for each in waiting)
+        return Outcome.WAITING, "; ".join([*told, *(f"stage '{each.id}' {each.summary}" for each in waiting)])
+    if told:
+        return Outcome.FAILED, told[0]
     if reason := roles.objection(plan, records):
         return Outcome.FAILED, reason
     allowed = [each.id for each in records.values() if each.status == StageStatus.FAILED]

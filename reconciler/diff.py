@@ -594,8 +594,10 @@ def _left_waiting(desired: Desired, actual: Actual, now: Instant, limits: Limits
     for wish in desired.wishes:
         if actual.waits_elsewhere(wish.run_id) is None:
             continue
-        reason = _held_back(wish, actual, now)
-        if reason:
+        cancel, reason = wish.request.cancel, _held_back(wish, actual, now)
+        if cancel and limits.online and isinstance(wish.plan, Plan) and wish.run_id not in actual.lost:
+            yield _cancelled_elsewhere(wish, wish.plan, actual)
+        elif reason:
             yield Wait(subject=wish.run_id, reason=reason, settled=True)
         elif isinstance(wish.plan, Rejection):
             yield Wait(subject=wish.run_id, reason="waits, and cannot be planned any more", settled=True)
@@ -603,6 +605,12 @@ def _left_waiting(desired: Desired, actual: Actual, now: Instant, limits: Limits
             yield Wait(subject=wish.run_id, reason="waits for the remote, where it must be claimed")
         else:
             yield _go_on(wish, wish.plan, desired, actual, now, room)
+
+
+def _cancelled_elsewhere(wish: Wish, plan: Plan, actual: Actual) -> Launch:
+    """Return how a run ends that another machine left waiting: nothing of it lives anywhere."""
+    number, reason = actual.evidence[wish.run_id].attempt + 1, f"the request says: {wish.request.cancel}"
+    return Launch(plan=plan, number=number, reason=reason, outcome=Outcome.CANCELLED)
 
 
 def _go_on(wish: Wish, plan: Plan, desired: Desired, actual: Actual, now: Instant, room: Room) -> Action:

@@ -381,11 +381,18 @@ class LastChange:
     signer: str | None
 
 
+PLAIN_LOG = ("i18n.logOutputEncoding=UTF-8", "log.follow=false", "log.mailmap=false")
+"""Whatever a person wants to see in a log."""
+
 SIGNING_TIMEOUT_S = 120.0
 """A person may have to type a passphrase, or touch a key."""
 
-NO_OTHER_SIGNATURES = ("gpg.program=false", "gpg.x509.program=false")
-"""Of signatures only those by SSH keys are believed: what a person's key ring trusts is that person's matter."""
+NO_OTHER_SIGNATURES = ("gpg.program=false", "gpg.x509.program=false", "gpg.ssh.program=ssh-keygen")
+"""Of signatures only those by SSH keys are believed: what a person's key ring trusts is that person's matter, and so is
+which program says so."""
+
+CHANGERS_MAX = 100
+"""So many commits that touched one path are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -545,12 +552,20 @@ class Repository:
         form = "%H%x00%an <%ae>%x00%ct%x00" + ("%G?%x00%GS" if signers is not None else "%x00")
         believed = () if signers is None else (f"gpg.ssh.allowedSignersFile={signers}", *NO_OTHER_SIGNATURES)
         asked = ("log", "-1", "--no-show-signature", f"--format={form}", "--end-of-options", tip, "--")
-        found = self.git(*asked, f":(literal){path}", config=believed).split("\0")
+        found = _text(self.git(*asked, f":(literal){path}", config=(*PLAIN_LOG, *believed))).split("\0")
         if len(found) != 5 or found[0] in self._cut_off():
             return None
         at = datetime.fromtimestamp(int(found[2]), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         signer = found[4] if found[3] == "G" and found[4] else None
         return LastChange(commit=found[0], author=found[1], at=at, signer=signer)
+
+    def changers(self, tip: str, path: str) -> tuple[tuple[str, str], ...]:
+        """Return commit and author, as `Name <address>`, of the newest commits in all lines of history that touched a
+        path."""
+        words = ("--full-history", "--no-show-signature", "-z", f"--max-count={CHANGERS_MAX}", "--format=%H %an <%ae>")
+        asked = ("log", *words, "--end-of-options", tip, "--", f":(literal){path}")
+        lines = _text(self.git(*asked, config=PLAIN_LOG)).split("\0")
+        return tuple((commit, author) for commit, _, author in (each.partition(" ") for each in lines if each))
 
     def _cut_off(self) -> frozenset[str]:
         """Return the commits at which the history of a shallow clone ends."""
@@ -875,6 +890,11 @@ def _stream(draft: Draft) -> bytes:
         parts.append(b"M %s inline %s\ndata %d\n%s\n" % (mode.encode(), _quoted(path), len(data), data))
     parts.append(b"get-mark :1\ndone\n")
     return b"".join(parts)
+
+
+def _text(said: str) -> str:
+    """Return what git said of a commit as text that can be written down: names in it may be any bytes."""
+    return said.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _own(ref: str) -> str:

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,8 @@ class Observer:
         self.plans: dict[str, Plan | Rejection | None] = {}
         self.nested: dict[RunId, Wish] = {}
         self.changes: dict[str, tuple[str | None, LastChange | None]] = {}
+        self.changers: dict[str, tuple[str | None, tuple[tuple[str, str], ...]]] = {}
+        self.held_by: dict[tuple[str, str], bool] = {}
         self.occasions = Recurring(world)
         self._index_requests()
 
@@ -344,6 +347,8 @@ class Observer:
         if not entry.is_file:
             kind = {"120000": "a symbolic link", "160000": "a submodule"}.get(entry.mode, f"mode {entry.mode}")
             return _rejected(path, f"this is {kind}, not a file", "commit the file itself", "not-a-file")
+        if path.endswith(".approval.yml"):
+            return _rejected(path, f"a decision must end in {APPROVAL_SUFFIX}", "rename it", "name")
         if data is None:
             return _rejected(path, "the file is missing from the object store or too large", "", "unreadable")
         from reconciler import parse
@@ -650,6 +655,7 @@ class Observer:
             commit, digest = run.claim.commit, run.claim.plan_digest
         asked = self._change(request.source.path)
         paths = any(each.paths for each in self.settings.approvals)
+        others = any(each.other_person for each in self.settings.approvals)
         return Case(
             pipeline=request.pipeline,
             plan_digest=digest,
@@ -657,7 +663,24 @@ class Observer:
             author=asked.author if asked is not None else "",
             commit=asked.commit if asked is not None else "",
             changed=self.world.repository.first_parent_changes(commit) if paths and commit else (),
+            asked=self._changers(request.source.path) if others else (),
+            early=self._early(wish.run_id, commit),
+            decisions_left=max(0, len(self.approvals.get(wish.run_id, ())) - DECISIONS_MAX),
         )
+
+    def _early(self, run_id: RunId, commit: str) -> frozenset[str]:
+        """Return the commits of decisions that the commit a run works on holds already."""
+        decided = {each.commit for each in self._decisions(run_id) if each.commit is not None}
+        new = [each for each in decided if (each, commit) not in self.held_by]
+        self.held_by |= {(each, commit): self.world.repository.is_ancestor(each, commit) for each in new}
+        return frozenset(each for each in decided if commit and self.held_by[each, commit])
+
+    def _changers(self, path: str) -> tuple[tuple[str, str], ...]:
+        """Return who ever touched a file, looked up once for every tip."""
+        known = self.changers.get(path)
+        if known is None or known[0] != self.tip:
+            known = self.changers[path] = (self.tip, self.world.repository.changers(self.tip or "", path))
+        return known[1]
 
     def _decisions(self, run_id: RunId) -> tuple[Decision, ...]:
         """Return the decisions about a run that the tip holds, in the order of their paths."""
@@ -696,8 +719,8 @@ class Observer:
         path = self.settings.trust.allowed_signers
         if path is None:
             return None
-        oid = self.world.repository.look_up([f"{self.tip}:{path}"])[0]
-        data = next(self.world.repository.blobs([oid]))[1] if oid is not None else None
+        files = self.world.repository.files_at(self.tip or "", [path])
+        data = next(self.world.repository.blobs([files[0].oid]))[1] if files else None
         place = self.world.repository.state / "allowed_signers"
         if self.world.disk.read_bounded(place) != (data or b""):
             self.world.disk.make_directory(place.parent)
@@ -881,13 +904,21 @@ def _waiting(document: Mapping[str, Any]) -> Any:
             stage=StageId(str(each["stage"])),
             reason=str(each["prompt"]),
             policy=str(each["policy"]),
-            asked_at=str(each["asked_at"]),
+            asked_at=_instant(each["asked_at"]),
         )
         for each in document["approvals"]
         if each["decision"] is None
     )
     digest, commit = str(document["attempts"][-1]["plan_digest"]), str(document["attempts"][-1]["commit"])
     return codec.dump(Waiting(plan_digest=digest, commit=commit, gates=gates))
+
+
+def _instant(text: Any) -> str:
+    """Return a UTC instant as a manifest writes it. Raise ValueError if it is none: policies reckon with it."""
+    if not isinstance(text, str) or not text.endswith("Z"):
+        raise ValueError("not an instant")
+    datetime.fromisoformat(text)
+    return text
 
 
 def _leads_to_manifests(path: str) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from reconciler import agent, codec
+from reconciler import agent, approve, codec
 from reconciler.model import (
     Child,
     ExecutionMode,
@@ -143,6 +143,7 @@ def _plan(
     parameters = _parameters(request, pipeline)
     frozen = replace(pipeline, stages=tuple(_frozen(each, settings) for each in pipeline.stages))
     stages = _stages(frozen, request.target, workspace, parameters, nested)
+    stages = tuple(_governed(each, request, settings) for each in stages)
     executed: dict[str, object] = {
         "stages": [each.digest for each in stages if each.selected],
         "parameters": parameters,
@@ -222,6 +223,12 @@ def _nested(
         plan = _resolve(wish, pipelines, settings, inner, way)
         if isinstance(plan, Rejection):
             return Nested(problems=tuple(_inside(stage, each) for each in plan.problems))
+        if plan.execution_mode == ExecutionMode.CLOUD and request.execution.mode == ExecutionMode.MCP:
+            reason = (
+                f"the request wants this machine ('mode: mcp'), and pipeline '{child.pipeline}' requires an executor"
+            )
+            cure = "say 'mode: auto' or 'mode: cloud'"
+            return Nested(problems=(_problem(request, "/execution", reason, cure, "mode"),))
         children.append(child)
         digests.append(plan.digest)
     return Nested(children=tuple(children), digests=tuple(digests))
@@ -332,6 +339,14 @@ def _frozen(stage: Stage, settings: Settings) -> Stage:
     if stage.agent is not None:
         return replace(stage, agent=codec.dump(agent.resolve(stage.agent, settings.agents)))
     return stage
+
+
+def _governed(stage: PlannedStage, request: Request, settings: Settings) -> PlannedStage:
+    """Return a stage whose gate says that a policy of the settings may hold for it: then no request can grant it."""
+    case = approve.Case(pipeline=request.pipeline, plan_digest="", labels=request.labels)
+    if stage.approval is None or not approve.is_governed(stage.approval, case, stage.id, settings.approvals):
+        return stage
+    return replace(stage, approval={**stage.approval, approve.GOVERNED: True})
 
 
 def guard_of(said: Mapping[str, object], settings: Settings) -> dict[str, object]:

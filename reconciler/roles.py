@@ -66,11 +66,15 @@ def review(plan: Plan, records: Records, tested: Tested) -> Reviewed:
 
 
 def decided(answer: Mapping[str, object] | None) -> Reviewed | None:
-    """Return the decision in the answer of a reviewing agent, None if it holds none."""
+    """Return the decision in the answer of a reviewing agent, None if it holds none. What is none of the words is left
+    to a person: a rejection that is misspelt approves nothing."""
     detail = answer.get("detail") if answer is not None else None
     said = detail.get("answer") if isinstance(detail, Mapping) else None
-    if not isinstance(said, Mapping) or said.get("decision") not in DECISIONS:
+    if not isinstance(said, Mapping) or "decision" not in said:
         return None
+    if said["decision"] not in DECISIONS:
+        wanted = f"it decided {said['decision']!r}, which is none of: {', '.join(DECISIONS)}"
+        return Reviewed(decision="escalate", reason=_line(wanted))
     reasons = said.get("reasons", said.get("reason", ""))
     text = "; ".join(map(str, reasons)) if isinstance(reasons, list) else str(reasons)
     return Reviewed(decision=str(said["decision"]), reason=_line(text or "no reason given"))

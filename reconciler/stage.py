@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -420,21 +420,33 @@ class Ongoing:
             os.killpg(self.pid, number)
 
 
-def judged(order: bytes, environment: Mapping[str, str]) -> tuple[bool | None, str]:
-    """Return whether the condition of a stage holds, None and the reason if it cannot be judged."""
+def judged(
+    order: bytes, environment: Mapping[str, str], meanwhile: Callable[[], None], interval_s: float
+) -> tuple[bool | None, str]:
+    """Return whether the condition of a stage holds, None and the reason if it cannot be judged. As long as that takes,
+    `meanwhile` is called every `interval_s` seconds."""
     try:
-        asked = subprocess.run(
-            (sys.executable, "-I", "-c", CONDITION, PACKAGE),
-            input=order,
-            env=environment,
-            capture_output=True,
-            timeout=CONDITION_PATIENCE_S,
-            check=False,
-        )
-        said = json.loads(asked.stdout)
+        said = json.loads(_asked(order, environment, meanwhile, interval_s))
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         return None, f"{type(error).__name__}: {error}"
     return said.get("holds"), str(said.get("error", ""))
+
+
+def _asked(order: bytes, environment: Mapping[str, str], meanwhile: Callable[[], None], interval_s: float) -> bytes:
+    """Return what the process that judges a condition prints. Raise TimeoutExpired if it takes too long."""
+    command, pipe = (sys.executable, "-I", "-c", CONDITION, PACKAGE), subprocess.PIPE
+    deadline = time.monotonic() + CONDITION_PATIENCE_S
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment) as process:
+        feed: bytes | None = order
+        while True:
+            try:
+                return process.communicate(feed, timeout=interval_s)[0]
+            except subprocess.TimeoutExpired:
+                feed = None
+                meanwhile()
+                if time.monotonic() > deadline:
+                    process.kill()
+                    raise
 
 
 def _pipe() -> tuple[int, int]:

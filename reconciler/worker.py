@@ -328,7 +328,8 @@ class Execution:
         if record.tries:
             return True  # it held when the stage was tried first
         order = codec.compact(self._order(stage, record))
-        wanted, error = judged(order, self._environment(stage.id, sandbox.demand(stage.sandbox)))
+        environment = self._environment(stage.id, sandbox.demand(stage.sandbox))
+        wanted, error = judged(order, environment, self._beat, self.plan.heartbeat.interval_s)
         if wanted is None:
             reason = f"its condition cannot be judged: {error}"
             self.records[stage.id] = replace(record, status=StageStatus.FAILED, completed_at=now_at, summary=reason)

@@ -10,14 +10,17 @@ from typing import Any
 
 import click
 
+from reconciler.diff import ENDED, open_gates, phase
 from reconciler.errors import TipMoved, TransientError, UsageError
 from reconciler.git import Draft
 from reconciler.loop import pass_lock
-from reconciler.model import Choice, Gate, RunId, StageStatus
+from reconciler.model import Choice, Gate, Rejection, RunId, Source
 from reconciler.observe import Observation
+from reconciler.parse import parse_approval
 from reconciler.session import Session
 from reconciler.survey import find_run, survey
 from reconciler.terminal import format_option, print_json
+from reconciler.world import World
 
 TRIES_MAX = 10
 
@@ -88,16 +91,24 @@ def _commit(
         )
     gate, plan = _gate(seen, run_id, stage)
     path = f"runs.d/approvals/{run_id}.{gate.stage}.{world.chance.nonce()[:8]}.approval.yaml"
-    said = {"run": run_id, "stage": gate.stage, "decision": choice.value, "reason": reason, "plan": plan}
+    data = _render({"run": run_id, "stage": gate.stage, "decision": choice.value, "reason": reason, "plan": plan})
+    _check(data, path, world)
     draft = Draft(
         parent=seen.tip,
-        files={path: _render(said)},
+        files={path: data},
         message=f"runs: {choice.value} stage {gate.stage} of {run_id}\n",
         identity=identity,
         epoch_s=int(datetime.now(UTC).timestamp()),
     )
     loop.commit(seen, draft, sign=sign)
     return path, gate
+
+
+def _check(data: bytes, path: str, world: World) -> None:
+    """Raise UsageError if what would be committed is no decision: a reason may be anything."""
+    found = parse_approval(data, Source(path=path), world.contracts)
+    if isinstance(found, Rejection):
+        raise UsageError(f"--reason: {'; '.join(each.reason for each in found.problems)}")
 
 
 def _gate(seen: Observation, run_id: RunId, stage: str | None) -> tuple[Gate, str]:
@@ -117,9 +128,10 @@ def _gate(seen: Observation, run_id: RunId, stage: str | None) -> tuple[Gate, st
 def _waiting(seen: Observation, run_id: RunId) -> tuple[list[Gate], str]:
     """Return the gates at which a run waits, here or by the evidence at the tip, and the digest of its plan."""
     run, evidence = seen.actual.runs.get(run_id), seen.actual.evidence.get(run_id)
+    if run is not None and phase(run, seen.now) in ENDED:
+        return [], ""
     if run is not None and run.attempt is not None and run.claim is not None:
-        stages = [each for each in run.attempt.stages if each.status == StageStatus.WAITING]
-        return [each.gate for each in stages if each.gate is not None], run.claim.plan_digest
+        return open_gates(run), run.claim.plan_digest
     if evidence is not None and evidence.waiting is not None:
         return list(evidence.waiting.gates), evidence.waiting.plan_digest
     return [], ""

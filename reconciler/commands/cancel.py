@@ -33,6 +33,9 @@ def command(repo: str, run: str, reason: str, actor: str | None, form: str) -> i
     found = survey(world)
     run_id = find_run(found, run)
     there = found.seen.actual.runs.get(run_id)
+    if there is None and found.seen.actual.waits_elsewhere(run_id) is not None:
+        cure = "add 'cancel: <reason>' to its request and commit that"
+        raise UsageError(f"{run_id} was left waiting by another machine; {cure}")
     if there is None or phase(there, found.seen.now) in ENDED:
         raise UsageError(f"{run_id} is not under way; there is nothing to cancel")
     cancel_run(world, there.task_id, run_id, there.number, actor=actor or world.repository.identity(), reason=reason)

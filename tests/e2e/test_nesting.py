@@ -122,3 +122,108 @@ def test_nested_runs_survive_the_death_of_everything(scratch: Scratch) -> None:
         "r.docs": "succeeded",
     }
     assert len(committed(scratch)["r.docs"]["attempts"]) == 2
+
+
+GATED = "workspace: empty\nstages: [{id: s, approval: {reason: R}, command: 'true'}]\n"
+
+
+def test_a_nested_run_may_wait_for_approval_itself_and_so_may_the_stage_it_is_of(scratch: Scratch) -> None:
+    outer(scratch, "  - {id: docs, pipeline: gated, approval: {reason: Starts it}}\n  - {id: after, command: 'true'}\n")
+    scratch.pipeline("gated", GATED)
+    scratch.commit()
+    waits = scratch.run("reconcile", "--wait")
+    assert waits.returncode == 4, waits.stdout + waits.stderr
+    assert "r.docs" not in committed(scratch), "nothing of it is begun before it is approved"
+    assert scratch.run("approve", "r", "--reason", "begin").returncode == 0
+    inner = scratch.run("reconcile", "--wait")
+    assert inner.returncode == 4, inner.stdout + inner.stderr
+    assert committed(scratch)["r.docs"]["status"] == "waiting"
+    again = scratch.run("approve", "r", "--reason", "x")
+    assert again.returncode == 2, again.stdout
+    assert scratch.run("approve", "r.docs", "--reason", "go on").returncode == 0
+    done = scratch.run("reconcile", "--wait")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {name: each["status"] for name, each in committed(scratch).items()} == {
+        "r": "succeeded",
+        "r.docs": "succeeded",
+    }
+
+
+def test_a_rejected_nested_run_fails_its_parent(scratch: Scratch) -> None:
+    outer(scratch, "  - {id: docs, pipeline: gated}\n  - {id: after, command: 'true'}\n")
+    scratch.pipeline("gated", GATED)
+    scratch.commit()
+    assert scratch.run("reconcile", "--wait").returncode == 4
+    assert scratch.run("reject", "r.docs", "--reason", "no").returncode == 0
+    done = scratch.run("reconcile", "--wait")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert {name: each["status"] for name, each in committed(scratch).items()} == {"r": "failed", "r.docs": "failed"}
+
+
+def test_a_cancelled_nested_run_fails_its_parent_and_the_verb_resume_lets_both_go_on(scratch: Scratch) -> None:
+    outer(scratch, "  - {id: before, command: 'true'}\n  - {id: docs, pipeline: gated}\n")
+    scratch.pipeline("gated", GATED)
+    scratch.commit()
+    assert scratch.run("reconcile", "--wait").returncode == 4
+    assert scratch.run("cancel", "r.docs", "--reason", "no").returncode == 0
+    done = scratch.run("reconcile", "--wait")
+    assert done.returncode == 1, done.stdout + done.stderr
+    found = committed(scratch)
+    assert (found["r.docs"]["status"], found["r"]["status"]) == ("cancelled", "failed")
+    resumed = scratch.run("resume", "r", "--reason", "again")
+    assert resumed.returncode in (1, 4), resumed.stdout + resumed.stderr
+    assert committed(scratch)["r"]["attempts"][-1]["outcome"] in ("waiting", "failed")
+
+
+def test_a_request_that_has_the_name_of_a_nested_run_is_told_and_nothing_runs_twice(scratch: Scratch) -> None:
+    outer(scratch, "  - {id: docs, pipeline: inner}\n")
+    scratch.write("runs.d/r/docs.yaml", "task: t\npipeline: inner\n")
+    scratch.commit()
+    done = scratch.run("reconcile", "--wait")
+    assert "the name 'r.docs' of a nested run is claimed by a request" in done.stdout + done.stderr
+    assert done.returncode != 0, done.stdout + done.stderr
+    scratch.git("mv", "runs.d/r/docs.yaml", "runs.d/docs.yaml")
+    scratch.commit("rename it")
+    done = scratch.run("reconcile", "--wait")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_nested_pipeline_closes_a_run_as_well(scratch: Scratch) -> None:
+    outer(scratch, "  - {id: a, command: 'true'}\n  - {id: clean, pipeline: inner, finally: true}\n")
+    assert scratch.run("reconcile", "--wait").returncode == 0
+    assert committed(scratch)["r.clean"]["status"] == "succeeded"
+
+
+def test_a_nested_pipeline_closes_a_run_that_failed_and_what_failed_is_not_done_again(scratch: Scratch) -> None:
+    log = scratch.outside / "log"
+    outer(
+        scratch,
+        f"  - {{id: a, command: 'echo a >> {log}; exit 1'}}\n  - {{id: b, command: 'true'}}\n"
+        "  - {id: clean, pipeline: inner, finally: true}\n"
+        f"  - {{id: last, needs: [clean], command: 'echo last >> {log}', finally: true}}\n",
+    )
+    done = scratch.run("reconcile", "--wait")
+    assert done.returncode == 1, done.stdout + done.stderr
+    found = committed(scratch)
+    assert found["r.clean"]["status"] == "succeeded"
+    assert [each["status"] for each in found["r"]["commands"]] == ["failed", "skipped", "succeeded", "succeeded"]
+    assert found["r"]["status_detail"].startswith("stage 'a' failed")
+    assert log.read_text() == "a\nlast\n"
+
+
+def test_a_matrix_of_256_is_planned_and_one_more_is_not(scratch: Scratch) -> None:
+    numbers = ", ".join(str(each) for each in range(16))
+    scratch.settings()
+    scratch.pipeline("inner", INNER)
+    for name, more in (("wide", numbers), ("wider", f"{numbers}, 16")):
+        stage = f"{{id: all, pipeline: inner, matrix: {{python: [{numbers}], code: [{more}]}}}}"
+        scratch.pipeline(name, f"workspace: empty\nstages: [{stage}]\n")
+        scratch.request(name, name)
+    scratch.pipeline("two", "workspace: empty\nstages: [{id: a, pipeline: wide}, {id: b, pipeline: inner}]\n")
+    scratch.request("two", "two")
+    scratch.commit()
+    said = scratch.run("validate")
+    told = said.stdout + said.stderr
+    assert "runs.d/wide.yaml" not in told
+    assert "pipelines/wider.yaml" in told
+    assert "the request has more than 256 nested runs" in told

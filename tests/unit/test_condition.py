@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from reconciler.condition import ConditionError, fault, holds
 
 NAMES = {
-    "parameters": {"full": True, "python": "3.12", "count": 3},
+    "parameters": {"full": True, "python": "3.12", "count": 3, "status": "even"},
     "stages": {"build": {"status": "succeeded"}, "unit-tests": {"status": "failed"}},
     "labels": ["nightly"],
     "attempt": 2,
@@ -34,6 +34,7 @@ CHANGED = ("src/a.py", "README.md")
         ("changed('docs/*', '*.toml')", False),
         ("changed('docs/*', 'README.md')", True),
         ("target == 'ship'", False),
+        ("parameters.status == 'odd'", False),
         ("-1 < parameters.count < 4", True),
     ],
 )
@@ -65,6 +66,13 @@ def test_a_condition_means(text: str, meaning: bool) -> None:
         "(" * 500,
         "stages.ship.status == 'x'",
         "stages['ship'].status == 'x'",
+        "changed",
+        "not changed",
+        "parameters",
+        "stages.build == 'failed'",
+        "stages['build']",
+        "stages.build.status == 'fialed'",
+        "'passed' != stages['unit-tests'].status",
     ],
 )
 def test_what_is_no_condition_is_told_and_never_judged(text: str) -> None:

@@ -98,7 +98,17 @@ REVIEWED = plan(("unit", Role.TEST), ("review", Role.REVIEW))
         ({"decision": "reject", "reasons": ["too large", "no test"]}, "reject", "stage 'review': too large; no test"),
         ({"decision": "escalate", "reason": "touches\nbilling"}, "escalate", "stage 'review': touches billing"),
         ({"decision": "reject"}, "reject", "stage 'review': no reason given"),
-        ({"decision": "maybe"}, "approve", "approved by review"),
+        (
+            {"decision": "Reject"},
+            "escalate",
+            "stage 'review': it decided 'Reject', which is none of: approve, reject, escalate",
+        ),
+        (
+            {"decision": ["reject"]},
+            "escalate",
+            "stage 'review': it decided ['reject'], which is none of: approve, reject, escalate",
+        ),
+        ({"reasons": []}, "approve", "approved by review"),
         ("reject", "approve", "approved by review"),
     ],
 )
