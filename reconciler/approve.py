@@ -34,7 +34,7 @@ class Case:
     """What policies look at, of one run that waits: its pipeline, labels, the digest of its plan, who committed its
     request and in which commit, and the paths that the commit it works on has changed.
 
-    `asked` are all (commit, author) that ever touched the request, where a policy wants another person; `early` the
+    `asked` are all (commit, author) that ever touched the request, where a policy looks at authors; `early` the
     commits of decisions that were there before the commit that the run works on; `decisions_left` how many decisions
     are there beyond those that are looked at.
     """
@@ -150,7 +150,7 @@ def _holds(policy: Policy, gate: Gate, case: Case) -> bool:
         "stages": (policy.stages, (gate.stage,)),
         "labels": (policy.labels, case.labels),
         "paths": (policy.paths, case.changed),
-        "authors": (policy.authors, (address_of(case.author),)),
+        "authors": (policy.authors, _askers(case)),
     }
     given = [(patterns, words) for patterns, words in rules.values() if patterns]
     return bool(given) and all(_any_matches(patterns, words) for patterns, words in given)
@@ -194,7 +194,7 @@ def _objection(decision: Decision, case: Case, policy: Policy, deadline: str | N
     person = _person(decision, policy)
     if policy.approvers and not _any_matches(policy.approvers, [person]):
         return f"policy '{policy.name}' does not let {person} decide"
-    if policy.other_person and person in {address_of(each) for each in (case.author, *(who for _, who in case.asked))}:
+    if policy.other_person and person in _askers(case):
         return "another person must decide than who asked for the run"
     if policy.other_person and decision.commit in _asking(case):
         return "it was committed together with the request"
@@ -203,6 +203,11 @@ def _objection(decision: Decision, case: Case, policy: Policy, deadline: str | N
     if deadline is not None and decision.at[:19] > deadline[:19]:
         return f"it came after {deadline}"
     return ""
+
+
+def _askers(case: Case) -> tuple[str, ...]:
+    """Return the addresses of who asked for a run: all who ever touched its request, as far as that is known."""
+    return tuple(address_of(each) for each in (case.author, *(who for _, who in case.asked)))
 
 
 def _asking(case: Case) -> set[str]:

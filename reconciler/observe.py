@@ -655,7 +655,7 @@ class Observer:
             commit, digest = run.claim.commit, run.claim.plan_digest
         asked = self._change(request.source.path)
         paths = any(each.paths for each in self.settings.approvals)
-        others = any(each.other_person for each in self.settings.approvals)
+        others = any(each.other_person or each.authors for each in self.settings.approvals)
         return Case(
             pipeline=request.pipeline,
             plan_digest=digest,

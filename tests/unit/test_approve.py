@@ -108,6 +108,7 @@ POLICIES = (
         ("", {"labels": ()}, "code"),
         ("", {"labels": (), "changed": ("docs/x",)}, "theirs"),
         ("", {"labels": (), "changed": (), "author": "X <x@b.example>"}, ""),
+        ("", {"labels": (), "changed": (), "author": "X <x@b.example>", "asked": (("c0", ANN),)}, "theirs"),
         ("unruled", {}, "unruled"),
         ("gone", {}, None),
     ],
