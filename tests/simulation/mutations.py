@@ -217,7 +217,7 @@ MUTATIONS = (
         "a gate opens without a decision",
         "approve.py",
         "    if not counted:\n",
-        "    if not counted and record.gate:\n",
+        "    if not counted and now_at == '':\n",
     ),
     Mutation(
         "a decision counts for any plan",
