@@ -193,10 +193,18 @@ def diff(desired: Desired, actual: Actual, now: Instant, limits: Limits) -> tupl
     repairs += _wake(wanted, desired, actual, {_subject(each) for each in repairs}, now, limits, room)
     repairs += _elsewhere(wanted, desired, actual, now, limits, room)
     stuck = {each.subject: each.reason for each in repairs if isinstance(each, Wait) and each.settled}
-    launches = list(_launches(desired, actual, now, limits, room, stuck))
+    launches = list(_launches(_without_orphans(desired, repairs), actual, now, limits, room, stuck))
     repairs += _unclaimed(actual, [*repairs, *launches])
     more = _busy(repairs, launches, under_way)
     return (*_ordered(repairs), *launches, *_publish(actual, repairs, now, limits, more=more))
+
+
+def _without_orphans(desired: Desired, repairs: Sequence[Action]) -> Desired:
+    """Return what is wanted, less the nested runs of those that are ended, left to others or go on in this pass."""
+    if not any(each.request.parent for each in desired.wishes):
+        return desired
+    busy = {_run_of(each) for each in repairs}
+    return replace(desired, wishes=tuple(each for each in desired.wishes if each.request.parent not in busy))
 
 
 def _unclaimed(actual: Actual, decided: Sequence[Action]) -> Iterable[Action]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -136,3 +136,37 @@ def test_a_worktree_comes_and_goes(both: tuple[Real, Simulated]) -> None:
         return [there, host.disk.exists(path)]
 
     assert inside(host, body) == [True, False]
+
+
+@pytest.mark.parametrize("path", ["docs/a.md", "runs.d/c.yaml", ".runs/t/metrics.json", "docs", "nothing.md"])
+def test_the_last_change_of_a_path_is_the_same_commit(both: tuple[Real, Simulated], path: str) -> None:
+    """Of a path, a folder, one that was changed, removed or never there, in a line of commits and behind a merge."""
+    found = []
+    for each in both:
+        removed = each.repository.make_commit(
+            later(each.next, {"runs.d/a.yaml": b"task: t\npipeline: r\n"}, ["docs/a.md"])
+        )
+        side = each.repository.make_commit(later(each.next, {"notes.txt": b"aside\n"}))
+        merged = each.repository.make_commit(later(removed, {}, merges=(side,)))
+        commits = {each.next: "next", removed: "removed", side: "side", merged: "merged"}
+        for tip, name in commits.items():
+            last = each.repository.last_change(tip, path)
+            known = None if last is None else (commits.get(last.commit), last.author, last.at, last.signer)
+            found.append((name, known))
+    half = len(found) // 2
+    assert found[:half] == found[half:]
+
+
+def test_the_paths_that_a_commit_changed_are_the_same(both: tuple[Real, Simulated]) -> None:
+    real, simulated = (each.repository.first_parent_changes(each.next) for each in both)
+    assert real == simulated == tuple(sorted(SECOND))
+    assert both[0].repository.first_parent_changes(both[0].base) == tuple(sorted(FIRST))
+    assert both[1].repository.first_parent_changes(both[1].base) == tuple(sorted(FIRST))
+    assert all(each.repository.first_parent_changes("0" * 40) == () for each in both)
+
+
+def later(parent: str, files: dict[str, bytes], removals: Sequence[str] = (), merges: tuple[str, ...] = ()) -> Draft:
+    return Draft(
+        parent=parent, files=files, removals=tuple(removals), merges=merges, message="later\n",
+        identity="B <b@b.invalid>", epoch_s=1_700_000_500,
+    )  # fmt: skip

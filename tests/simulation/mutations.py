@@ -25,6 +25,7 @@ ROUNDS = (
     ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/scenarios/test_decisions.py::test_the_pass_decides",
      "tests/scenarios/test_silence.py", "tests/unit/test_manifest.py"],
     ["-m", "tests.simulation", "--seeds", "0:300", "-j", "1"],
+    ["-m", "tests.simulation", "--waits", "--seeds", "0:450", "-j", "1"],
     ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/contract/test_remote.py"],
     ["-m", "tests.simulation", "--seeds", "300:3000", "-j", "1"],
 )  # fmt: skip
@@ -205,6 +206,42 @@ MUTATIONS = (
         "recurring.py",
         "        if not inputs.may_hold_checklists(path, checklists):\n",
         "        if checklists:\n",
+    ),
+    Mutation(
+        "a gate opens without a decision",
+        "approve.py",
+        "    if not counted:\n",
+        "    if not counted and now_at == '':\n",
+    ),
+    Mutation(
+        "a decision counts for any plan",
+        "approve.py",
+        "    if decision.plan is not None and decision.plan != case.plan_digest:\n",
+        "    if decision.plan == '':\n",
+    ),
+    Mutation(
+        "the series is not renewed after a decision",
+        "apply.py",
+        "    series = number if action.decisions or action.children else series\n",
+        "",
+    ),
+    Mutation(
+        "a parent counts a child that has only waiting evidence",
+        "diff.py",
+        "if proof is not None and proof.waiting is None}\n",
+        "if proof is not None}\n",
+    ),
+    Mutation(
+        "a run that goes on is published as one that waits",
+        "diff.py",
+        "(awaited_runs(run) or run.run_id in resumed))\n",
+        "awaited_runs(run))\n",
+    ),
+    Mutation(
+        "nested runs of a parent that ends are launched",
+        "diff.py",
+        "_launches(_without_orphans(desired, repairs), ",
+        "_launches(desired, ",
     ),
     Mutation(
         "a run is evidence with the records and without the logs",

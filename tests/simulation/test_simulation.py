@@ -31,13 +31,21 @@ def test_the_promises_hold(first: int) -> None:
     assert not broken, report(broken[0])
 
 
-@pytest.mark.parametrize("case", REGRESSIONS, ids=lambda case: str(case["seed"]))
+@pytest.mark.parametrize("first", range(0, SEEDS // 10, CHUNK))
+def test_the_promises_hold_where_runs_wait(first: int) -> None:
+    _, broken = tell_seeds(range(first, first + CHUNK), waits=True)
+    assert not broken, report(broken[0])
+
+
+@pytest.mark.parametrize("case", REGRESSIONS, ids=lambda case: f"{case['seed']}{' waits' * case.get('waits', False)}")
 def test_what_went_wrong_once_goes_wrong_no_more(case: dict[str, Any]) -> None:
     with remembering():
         broken = [
             result
             for remote in (False, True, None)
-            if (result := History(story_of(case["seed"], remote=remote)).tell()).violation
+            if (
+                result := History(story_of(case["seed"], remote=remote, waits=case.get("waits", False))).tell()
+            ).violation
         ]
     assert not broken, f"{case['found']}\n{report(broken[0])}"
 
