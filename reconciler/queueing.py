@@ -100,7 +100,7 @@ def _after(absent: Sequence[Wish], scene: Scene) -> dict[RunId, Hold]:
     """Return the wishes that something they come after keeps back. Where that waits for a person, so do they."""
     holds: dict[RunId, Hold] = {}
     waiting: dict[RunId, list[Wish]] = {}
-    for wish in absent:
+    for wish in sorted(absent, key=lambda each: each.run_id):  # so that all machines say the same
         hold = _hold(wish, scene)
         if hold is None:
             continue
@@ -108,7 +108,7 @@ def _after(absent: Sequence[Wish], scene: Scene) -> dict[RunId, Hold]:
         for run_id in filter(None, (scene.names.get(name) for name in wish.request.after)):
             waiting.setdefault(run_id, []).append(wish)
     stuck = {**scene.stuck, **{run_id: hold.reason for run_id, hold in holds.items() if hold.settled}}
-    ahead = deque(each for each in stuck if each in waiting)
+    ahead = deque(sorted(each for each in stuck if each in waiting))
     while ahead:
         cause = ahead.popleft()
         for wish in waiting.get(cause, ()):
