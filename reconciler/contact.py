@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from reconciler.claims import ANNOUNCEMENTS_A_LEASE
 from reconciler.conditions import set_condition
 from reconciler.errors import GitFailed, PushRefused, TransientError
 from reconciler.host import name_host
+from reconciler.model import host_ref
 from reconciler.observe import Observer
 from reconciler.world import World
 
@@ -15,8 +17,10 @@ BACKOFF_S, BACKOFF_MAX_S = 0.5, 60.0
 """How long the remote is left alone when it does not answer: about 1, 2, 4 ... 60 seconds."""
 SPREAD_S, SPREAD_MAX_S = 0.05, 5.0
 """How long at most to wait after another host was faster: 0.1, 0.2 ... 5 seconds, times a random fraction."""
-SPREAD_A_HOST_S = 0.08
-"""How long one host needs to publish: fetch, commit, push. So many may want to as are announced."""
+TURN_S, LOOK_S = 0.15, 0.03
+"""How long one host needs at least to publish (fetch, commit, push), and how often to look whether it has."""
+TURNS_MAX_S = 15.0
+"""How long at most to wait for the turns of others before all that a pass does is done again."""
 FAILURES_MAX = 5
 """After so many failures in a row a command that has nothing of its own to bring home stops waiting for the remote."""
 
@@ -36,14 +40,16 @@ class Contact:
     """Whether the last failure was a refusal: then the remote does answer, and that alone is no success."""
     rejections: int = 0
     not_before_s: float = float("-inf")
+    began_s: float = float("-inf")
+    """When the pass began that is under way, or the last one: so long takes a try to publish."""
 
     def ask_if_due(self) -> None:
-        """Ask the remote if there is one, and if what is known of it is old or no longer true."""
+        """Ask the remote if there is one, and if what is known of it is old or no longer true. A pass begins so."""
         hearing = self.observer.hearing
         if hearing is None:
             return
         name_host(self.world.disk, self.world.repository.state, self.world.machine, self.world.chance)
-        now_s = self.world.now().monotonic_s
+        self.began_s = now_s = self.world.now().monotonic_s
         asked_s = hearing.asked.monotonic_s if hearing.asked else float("-inf")
         fresh = self.observer.online and now_s - asked_s < self.observer.settings.poll_interval_s
         if fresh or now_s < self.not_before_s:
@@ -82,13 +88,46 @@ class Contact:
     def landed(self) -> None:
         self.rejections = 0
 
-    def spread(self) -> None:
-        """Sleep a moment after somebody else was faster: at random, twice as long at most as the last time, and as
-        long as all the others need who may be at it."""
+    def spread(self, deadline_s: float = float("inf")) -> None:
+        """Sleep after somebody else was faster, not beyond the deadline (monotonic seconds): until those have published
+        whose turn is before ours, or else a moment at random, twice as long at most as the last time."""
         self.rejections += 1
-        hosts = len(self.observer.hearing.hosts) if self.observer.hearing is not None else 0
-        window_s = max(SPREAD_S * 2 ** min(self.rejections, 16), SPREAD_A_HOST_S * hosts)
-        self.world.sleep(self.world.chance.fraction() * min(SPREAD_MAX_S, window_s))
+        ahead = self._ahead()
+        if ahead:
+            self._let_pass(ahead, deadline_s)
+        else:
+            window_s = min(SPREAD_MAX_S, SPREAD_S * 2 ** min(self.rejections, 16))
+            self.world.sleep(self.world.chance.fraction() * window_s)
+
+    def _ahead(self) -> dict[str, str]:
+        """Return the announcements of the hosts whose turn is before ours: those with smaller object ids, which are
+        chance, and the same wherever one looks from. None if this host has not announced itself."""
+        hearing, me = self.observer.hearing, self.world.host()
+        if hearing is None or me is None:
+            return {}
+        said = {ref: hearing.refs[ref] for ref in map(host_ref, hearing.hosts)}
+        own = said.get(host_ref(me), "")
+        return {ref: oid for ref, oid in said.items() if oid < own}
+
+    def _let_pass(self, ahead: Mapping[str, str], deadline_s: float) -> None:
+        """Sleep while hosts whose turn is before ours get on: each takes down or renews its announcement when it has
+        published. For those that do not, nobody waits longer than two tries take: they may have nothing to publish."""
+        assert self.world.remote is not None
+        now_s = self.world.now().monotonic_s
+        patience_s, stuck_s = 2 * (now_s - self.began_s), 0.0
+        # A host that waits announces nothing, and its runs must not be taken for dead.
+        until_s = min(deadline_s, now_s + min(TURNS_MAX_S, self.observer.settings.lease_s / ANNOUNCEMENTS_A_LEASE))
+        while ahead and stuck_s < patience_s and now_s < until_s:
+            # The first of them may be done at any moment; each other one needs a turn after that.
+            pause_s = min(LOOK_S + TURN_S * (len(ahead) - 1), patience_s - stuck_s, until_s - now_s)
+            self.world.sleep(max(LOOK_S, pause_s))  # a rest too small for the clock would never end
+            try:
+                there = self.world.remote.look(list(ahead))
+            except TransientError:
+                return  # the next pass asks too, and says what is wrong
+            left = {ref: oid for ref, oid in ahead.items() if there.get(ref) == oid}
+            slept_s, now_s = self.world.now().monotonic_s - now_s, self.world.now().monotonic_s
+            stuck_s, ahead = 0.0 if len(left) < len(ahead) else stuck_s + slept_s, left
 
     def patience_s(self) -> float:
         """Return in how many seconds the remote has to be asked."""

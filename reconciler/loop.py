@@ -162,7 +162,7 @@ class Loop:
         """Sleep until a worker ends, but not longer than until the tip should be looked at again; not at all when
         the pass changed something itself, because what that leads to is there already."""
         if result.tip_moved:
-            self.contact.spread()
+            self.contact.spread(float("inf") if deadline_s is None else deadline_s)
         if result.publication or result.tip_moved or any(isinstance(each, SETTLING) for each in result.actions):
             return
         patience_s = min(POLL_S, self.contact.patience_s(), self.claims.next_announcement_s())

@@ -1,0 +1,114 @@
+"""Whose turn it is after a lost race: hosts that share a remote publish one after the other, and wait for nobody else.
+
+The remote here is a table of announcements, the clock a number that sleeping moves on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from reconciler.contact import LOOK_S, SPREAD_S, TURN_S, TURNS_MAX_S, Contact
+from reconciler.errors import GitFailed
+from reconciler.model import HostId, Instant, host_ref
+
+TRY_S = 1.0
+LEASE_S = 600.0
+
+
+class Table:
+    """A remote with announcements; `publishes_at` says when each host takes its own down."""
+
+    def __init__(self, oids: Mapping[str, str], publishes_at: Mapping[str, float]) -> None:
+        self.oids, self.publishes_at = oids, publishes_at
+        self.now_s = 0.0
+        self.looks = 0
+        self.answers = True
+
+    def look(self, refs: Sequence[str]) -> Mapping[str, str]:
+        self.looks += 1
+        if not self.answers:
+            raise GitFailed("no answer")
+        standing = {host_ref(HostId(host)): oid for host, oid in self.oids.items() if not self._has_published(host)}
+        return {ref: standing[ref] for ref in refs if ref in standing}
+
+    def _has_published(self, host: str) -> bool:
+        return self.publishes_at.get(host, float("inf")) <= self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds >= 0
+        self.now_s += seconds
+
+    def contact(self, me: str, lease_s: float = LEASE_S) -> Contact:
+        """Return the contact of one host, which has just lost a try that took a second."""
+        refs = {host_ref(HostId(host)): oid for host, oid in self.oids.items()}
+        world: Any = SimpleNamespace(
+            remote=self,
+            sleep=self.sleep,
+            host=lambda: HostId(me),
+            now=lambda: Instant(at="2026-03-01T12:00:00.000Z", monotonic_s=self.now_s, boot_id="boot"),
+            chance=SimpleNamespace(fraction=lambda: 0.5),
+        )
+        hearing = SimpleNamespace(hosts=dict.fromkeys(map(HostId, self.oids)), refs=refs)
+        observer: Any = SimpleNamespace(hearing=hearing, settings=SimpleNamespace(lease_s=lease_s))
+        return Contact(world, observer, began_s=self.now_s - TRY_S)
+
+
+HOSTS = {f"host-{number}": f"{number * 7 % 50:040x}" for number in range(50)}
+ORDER = sorted(HOSTS, key=lambda host: HOSTS[host])
+
+
+def waited_s(me: str, publishes_at: Mapping[str, float], prepare: Callable[[Table], None] = lambda _: None) -> float:
+    table = Table(HOSTS, publishes_at)
+    prepare(table)
+    table.contact(me).spread()
+    return table.now_s
+
+
+@pytest.mark.parametrize("turn_s", [TURN_S, 0.2, 0.25])
+def test_each_host_comes_when_all_before_it_have_published_and_soon_after(turn_s: float) -> None:
+    done = {host: (rank + 1) * turn_s for rank, host in enumerate(ORDER)}
+    for rank, host in enumerate(ORDER[1:], 1):
+        assert 0 <= waited_s(host, done) - rank * turn_s < LOOK_S + TURN_S, host
+
+
+def test_the_first_goes_on_after_a_moment() -> None:
+    assert waited_s(ORDER[0], {}) <= 2 * SPREAD_S
+
+
+def test_a_host_without_an_announcement_goes_on_after_a_moment() -> None:
+    assert waited_s("a-person", {}) <= 2 * SPREAD_S
+
+
+def test_for_hosts_that_do_not_publish_nobody_waits_longer_than_two_tries_take() -> None:
+    assert waited_s(ORDER[2], {}) == pytest.approx(2 * TRY_S, abs=LOOK_S)
+    assert waited_s(ORDER[-1], {}) == pytest.approx(2 * TRY_S, abs=LOOK_S)
+    assert waited_s(ORDER[2], {ORDER[0]: 0.5}) == pytest.approx(0.5 + 2 * TRY_S, abs=TURN_S + LOOK_S)
+
+
+def test_a_host_that_renews_its_announcement_has_had_its_turn() -> None:
+    table = Table(HOSTS, {})
+    contact = table.contact(ORDER[1])
+    table.oids = {**HOSTS, ORDER[0]: "f" * 40}
+    contact.spread()
+    assert (table.now_s, table.looks) == (LOOK_S, 1)
+
+
+def test_a_remote_that_does_not_answer_ends_the_wait() -> None:
+    def prepare(table: Table) -> None:
+        table.answers = False
+
+    assert waited_s(ORDER[1], {}, prepare) == LOOK_S
+
+
+@pytest.mark.parametrize(("lease_s", "deadline_s", "longest_s"), [(600, 1e9, TURNS_MAX_S), (6, 1e9, 1.0), (600, 2, 2)])
+def test_nobody_waits_until_its_own_runs_count_as_dead_nor_beyond_the_deadline(
+    lease_s: float, deadline_s: float, longest_s: float
+) -> None:
+    slow = {host: (rank + 1) * 0.9 for rank, host in enumerate(ORDER)}
+    table = Table(HOSTS, slow)
+    table.contact(ORDER[-1], lease_s).spread(deadline_s)
+    assert table.now_s == pytest.approx(longest_s)
