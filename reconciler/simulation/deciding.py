@@ -6,7 +6,7 @@ What counts is said here once more, in the few words that stories need, so that 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from reconciler import parse, resolve, settings
@@ -38,6 +38,8 @@ class Decisions:
 
     policy: str = ""
     said: list[Said] = field(default_factory=list)
+    commits: list[str] = field(default_factory=list)
+    """The commit of each decision."""
 
     def approved(self, run_id: str, stage: str, plan: str, upto: int) -> bool:
         """Return whether the first `upto` decisions hold enough approvals of a gate, whatever was said later."""
@@ -49,12 +51,15 @@ class Decisions:
         latest = {each.who: each for each in self._about(run_id, stage, plan, upto)}
         return {each for each in latest.values() if not each.approves}
 
-    def decides(self, run_id: str, stage: str, plan: str) -> bool:
-        """Return whether a gate must open or close by what was committed so far. Where decisions can come too late,
-        only the clock of the machine that asked knows."""
+    def decides(self, run_id: str, stage: str, plan: str, is_early: Callable[[str], bool]) -> bool:
+        """Return whether a gate must open or close by what was committed so far: what is there already in the commit
+        that the run works on was decided about something else. Where decisions can come too late, only the clock of
+        the machine that asked knows."""
         if self.policy == "late":
             return False
-        latest = {each.who: each for each in self._about(run_id, stage, plan, len(self.said))}
+        early = {id(each) for each, commit in zip(self.said, self.commits, strict=True) if is_early(commit)}
+        about = self._about(run_id, stage, plan, len(self.said))
+        latest = {each.who: each for each in about if id(each) not in early}
         if any(not each.approves for each in latest.values()):
             return True
         return len(latest) >= (2 if self.policy == "two" else 1)

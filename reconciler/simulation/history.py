@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from reconciler.actions import Wait
 from reconciler.diff import ENDED, awaited_runs, open_gates
@@ -200,11 +201,15 @@ class History:
         for run_id in sorted(settled, key=lambda each: -len(each)):
             if run_id not in wanted and run_id in result.phases:
                 found.add(RunId(run_id))  # its request cannot be read, or its parent is held back
-            plan, gates, awaited = _waits_for(result, RunId(run_id))
-            decided = any(self.watch.decisions.decides(run_id, gate, plan) for gate in gates)
+            (plan, base), gates, awaited = _waits_for(result, RunId(run_id))
+            is_early = partial(self._holds, base)
+            decided = any(self.watch.decisions.decides(run_id, gate, plan, is_early) for gate in gates)
             if (gates or awaited) and not decided and set(awaited) <= suspended | found:
                 found.add(RunId(run_id))
         return found
+
+    def _holds(self, commit: str, other: str) -> bool:
+        return bool(commit) and self.store.is_ancestor(other, commit)
 
     def _note_pass(self, host: Host) -> None:
         self.count("passes")
@@ -260,6 +265,8 @@ class History:
         else:
             self.hosts[0].repository.refs[self.branch] = commit
         self.watch.person_committed(commit)
+        decisions = self.watch.decisions
+        decisions.commits += [commit] * (len(decisions.said) - len(decisions.commits))
 
     def _decision(self, deed: Deed) -> dict[str, bytes | None]:
         """Return the decision that somebody commits, and remember what it says."""
@@ -309,14 +316,17 @@ def _held_up(result: Pass, suspended: set[RunId]) -> set[RunId]:
     return {each.run_id for each in ordered if each.run_id in settled}
 
 
-def _waits_for(result: Pass, run_id: RunId) -> tuple[str, list[str], list[RunId]]:
-    """Return the digest of the plan of a run that waits, at the gates of which stages, and for which runs."""
+def _waits_for(result: Pass, run_id: RunId) -> tuple[tuple[str, str], list[str], list[RunId]]:
+    """Return the digest of the plan of a run that waits and its commit, at the gates of which stages it waits, and for
+    which runs."""
     run = result.seen.actual.runs.get(run_id)
     if run is not None and run.claim is not None and result.phases[run_id] == Phase.WAITING:
         awaited = [each for each in awaited_runs(run) if not _is_over(result, each)]
-        return run.claim.plan_digest, [gate.stage for gate in open_gates(run)], awaited
+        return (run.claim.plan_digest, run.claim.commit), [gate.stage for gate in open_gates(run)], awaited
     waiting = result.seen.actual.waits_elsewhere(run_id)
-    return (waiting.plan_digest, [gate.stage for gate in waiting.gates], []) if waiting is not None else ("", [], [])
+    if waiting is None:
+        return ("", ""), [], []
+    return (waiting.plan_digest, waiting.commit), [gate.stage for gate in waiting.gates], []
 
 
 def _is_over(result: Pass, run_id: RunId) -> bool:
