@@ -17,7 +17,6 @@ from reconciler.model import (
     Choice,
     Decision,
     Gate,
-    Plan,
     PlannedStage,
     Policy,
     StageId,
@@ -245,8 +244,3 @@ def _missing(counted: Sequence[Decision], policy: Policy, deadline: str | None) 
     if policy.approvals_min == 1:
         return f"a {signed}decision{who} is missing{until}"
     return f"{len(counted)} of {policy.approvals_min} {signed}decisions{who} are there{until}"
-
-
-def planned_gates(plan: Plan) -> tuple[PlannedStage, ...]:
-    """Return the selected stages that have a gate."""
-    return tuple(each for each in plan.stages if each.selected and each.approval is not None)

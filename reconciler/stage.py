@@ -210,6 +210,7 @@ class Ongoing:
             launch.close()
             if self.pid is None:
                 launch.inner.close()
+                self._hear_nothing()
             for each in (told, answering):
                 if each != subprocess.DEVNULL:
                     os.close(each)
@@ -238,6 +239,12 @@ class Ongoing:
         self.reason = f"cannot start {what}: {reason}"
         self.log.write(f"{self.reason}\n".encode())
         self.exit_code, self.ended = 127, True
+
+    def _hear_nothing(self) -> None:
+        """Close what a driver's process would have answered on: it was never started, and nobody reads it."""
+        if self.answers is not None:
+            os.close(self.answers)
+            self.answers = None
 
     def _refused(self, reason: str) -> None:
         """Note that the stage cannot have its sandbox, and that another try would change nothing."""

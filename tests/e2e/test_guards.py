@@ -400,3 +400,14 @@ def test_the_verb_says_what_is_missing(scratch: Scratch) -> None:
     scratch.write("reconciler.yaml", "guards: {docs: {}}\n")
     broken = scratch.run("guard", "specs")
     assert (broken.returncode, broken.stderr.startswith("reconciler: reconciler.yaml:1:10: unknown key")) == (1, True)
+
+
+def test_a_guardrail_that_cannot_start_fails_its_stage_and_not_its_worker(scratch: Scratch) -> None:
+    scratch.settings()
+    scratch.pipeline("p", "stages:\n  - {id: g, guard: docs, cwd: nowhere}\n")
+    scratch.request("r", "p")
+    scratch.commit()
+    assert scratch.run("reconcile", "--wait").returncode == 1
+    found = scratch.manifest("r")
+    assert len(found["attempts"]) == 1
+    assert found["commands"][0]["summary"] == "cannot start directory 'nowhere': No such file or directory"
