@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -138,12 +139,12 @@ class Scratch:
         return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _touches(pid, inside)]
 
     def kill_run(self, name: str) -> None:
-        """SIGKILL everything of a run, and wait until it is gone."""
-        self.kill(self.directory(name))
+        """SIGKILL everything of a run, and wait until it is gone; a reconciler that reads a record just then is spared."""
+        self.kill(self.directory(name), spared={each.pid for each in self.started})
 
-    def kill(self, below: Path | None = None) -> None:
+    def kill(self, below: Path | None = None, spared: AbstractSet[int] = frozenset()) -> None:
         def gone() -> bool:
-            found = self.processes(below)
+            found = [pid for pid in self.processes(below) if pid not in spared]
             for pid in found:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
