@@ -20,8 +20,8 @@ from datetime import datetime
 from pathlib import Path
 
 from reconciler import codec
-from reconciler.diff import groups_taken
 from reconciler.errors import InvariantError, PushRefused, PushUnclear
+from reconciler.launches import groups_taken
 from reconciler.model import Announcement, Claim, HostId, Instant, RunId, SharedClaim, TaskId, claim_ref, host_ref
 from reconciler.observe import Observation, Observer
 from reconciler.publish import IDENTITY

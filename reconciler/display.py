@@ -7,9 +7,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from reconciler.diff import ENDED, silence
 from reconciler.loop import Pass
 from reconciler.model import Run, StageStatus
+from reconciler.phases import ENDED, silence
 from reconciler.terminal import COLOURS, age
 
 RUNS_SHOWN_MAX = 15

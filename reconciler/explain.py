@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from reconciler.actions import Action, Launch, Publish, Wait
-from reconciler.diff import ENDED, Actual, Desired, judge, silence
 from reconciler.model import (
     Evidence,
     Held,
@@ -27,6 +26,8 @@ from reconciler.model import (
     Wish,
     name_of_run,
 )
+from reconciler.phases import ENDED, judge, silence
+from reconciler.state import Actual, Desired
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

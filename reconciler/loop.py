@@ -29,7 +29,7 @@ from reconciler.apply import Done, apply, claims_for, fence, is_recorded, subjec
 from reconciler.claims import Claims, Wanted
 from reconciler.conditions import set_condition
 from reconciler.contact import Contact
-from reconciler.diff import ENDED, diff, phase
+from reconciler.diff import diff
 from reconciler.errors import (
     GitFailed,
     InvariantError,
@@ -43,6 +43,7 @@ from reconciler.errors import (
 from reconciler.git import Draft
 from reconciler.model import Claim, Held, Phase, Plan, Process, RunId, SharedClaim
 from reconciler.observe import Observation, Observer
+from reconciler.phases import ENDED, phase
 from reconciler.publish import Publication, publish, push_branch, refresh
 from reconciler.remote import RefUpdate
 from reconciler.world import World

@@ -25,7 +25,7 @@ Scalar = str | int | float | bool
 
 
 class Phase(StrEnum):
-    """What a run is doing at an instant, judged by `diff.phase`."""
+    """What a run is doing at an instant, judged by `phases.phase`."""
 
     ABSENT = "absent"
     STARTING = "starting"

@@ -18,7 +18,6 @@ from typing import Any
 from reconciler import codec, queueing, resolve
 from reconciler.approve import Case
 from reconciler.cache import RECURRING, read_cache, write_cache
-from reconciler.diff import ENDED, Actual, Desired, awaited_runs, phase
 from reconciler.errors import ContentError, GitFailed
 from reconciler.git import Entry, LastChange
 from reconciler.hearing import Hearing
@@ -54,7 +53,10 @@ from reconciler.model import (
     Workspace,
     name_of_run,
 )
+from reconciler.phases import ENDED, phase
 from reconciler.recurring import Asked, Recurring
+from reconciler.state import Actual, Desired
+from reconciler.waiting import awaited_runs
 from reconciler.world import World
 
 SETTINGS_PATH = "reconciler.yaml"

@@ -12,11 +12,11 @@ import click
 from reconciler.actions import Launch, Wait
 from reconciler.aggregate import duration
 from reconciler.conditions import read_conditions
-from reconciler.diff import ENDED
 from reconciler.loop import Loop, Pass, unproven
 from reconciler.manifest import artifact_root
 from reconciler.model import Phase, RunId, StageStatus
 from reconciler.observe import Observer
+from reconciler.phases import ENDED
 from reconciler.process import Workers
 from reconciler.terminal import coloured, single_line
 from reconciler.world import World, open_world

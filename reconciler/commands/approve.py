@@ -10,16 +10,17 @@ from typing import Any
 
 import click
 
-from reconciler.diff import ENDED, open_gates, phase
 from reconciler.errors import TipMoved, TransientError, UsageError
 from reconciler.git import Draft
 from reconciler.loop import pass_lock
 from reconciler.model import Choice, Gate, Rejection, RunId, Source
 from reconciler.observe import Observation
 from reconciler.parse import parse_approval
+from reconciler.phases import ENDED, phase
 from reconciler.session import Session
 from reconciler.survey import find_run, survey
 from reconciler.terminal import format_option, print_json
+from reconciler.waiting import open_gates
 from reconciler.world import World
 
 TRIES_MAX = 10

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from reconciler.apply import cancel_run
-from reconciler.diff import ENDED, phase
 from reconciler.errors import UsageError
+from reconciler.phases import ENDED, phase
 from reconciler.session import Session, outcomes, run_document
 from reconciler.survey import find_run, survey
 from reconciler.terminal import format_option, print_json

@@ -13,9 +13,9 @@ from typing import Any
 import click
 
 from reconciler import manifest
-from reconciler.diff import ENDED, phase
 from reconciler.errors import TransientError, UsageError
 from reconciler.model import RunId, TaskId
+from reconciler.phases import ENDED, phase
 from reconciler.publish import full_log, read_records
 from reconciler.survey import Survey, find_run, survey, task_of
 from reconciler.terminal import format_option, print_json

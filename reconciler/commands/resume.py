@@ -13,12 +13,14 @@ import click
 from reconciler import codec, manifest, rundir
 from reconciler.apply import fence_attempt, restart, restarting_claim
 from reconciler.commands.reconcile import duration
-from reconciler.diff import groups_taken, phase, suspended
 from reconciler.errors import ContentError, TransientError, UsageError
+from reconciler.launches import groups_taken
 from reconciler.loop import pass_lock
 from reconciler.model import Phase, Plan, Refusal, Rejection, Run, RunId, Wish, Workspace
+from reconciler.phases import phase
 from reconciler.publish import read_records
 from reconciler.session import Session, exit_code, outcomes, run_document
+from reconciler.state import suspended
 from reconciler.survey import Survey, find_run, survey, task_of
 from reconciler.terminal import coloured, format_option, print_json
 from reconciler.world import World

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from reconciler.actions import Wait
-from reconciler.diff import ENDED, awaited_runs, open_gates
 from reconciler.errors import ContentError, TransientError
 from reconciler.loop import Loop, Pass
 from reconciler.model import HOSTS, Phase, PlannedStage, Rejection, RunId, claim_ref
 from reconciler.observe import Observer
+from reconciler.phases import ENDED
 from reconciler.remote import HEADS
 from reconciler.simulation.deciding import APPROVERS, decide
 from reconciler.simulation.disk import Folder
@@ -30,6 +30,7 @@ from reconciler.simulation.scheduler import (
 from reconciler.simulation.story import EPOCH_S, PIPELINES, YEAR_S, Behaviour, Deed, Story, path_of, request
 from reconciler.simulation.watch import Watch
 from reconciler.simulation.world import world_of
+from reconciler.waiting import awaited_runs, open_gates
 
 PASSES_MAX = 60
 """Within how many passes of each machine, and 12 more for each request, all is quiet once nothing goes wrong."""

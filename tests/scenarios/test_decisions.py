@@ -33,7 +33,7 @@ from reconciler.actions import (
     Wait,
     Yield,
 )
-from reconciler.diff import ENDED, Actual, Desired, diff, phase
+from reconciler.diff import diff
 from reconciler.model import (
     Arrival,
     Attempt,
@@ -71,7 +71,9 @@ from reconciler.model import (
     TaskId,
     Wish,
 )
+from reconciler.phases import ENDED, phase
 from reconciler.resolve import Place, resolve
+from reconciler.state import Actual, Desired
 
 AT = "2026-03-01T12:00:00.000Z"
 AT_S = int(datetime.fromisoformat(AT).timestamp())

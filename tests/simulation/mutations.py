@@ -113,19 +113,19 @@ MUTATIONS = (
     ),
     Mutation(
         "a run is taken over from a host that lives",
-        "diff.py",
+        "elsewhere.py",
         "    if not limits.online or not (held.ours or held.silent):\n",
         "    if not limits.online or not (held.ours or held.silent_s > 3):\n",
     ),
     Mutation(
         "a run is published by whoever has records of it",
-        "diff.py",
+        "elsewhere.py",
         "    return held is not None and held.ours and held.claim.number == run.number\n",
         "    return True\n",
     ),
     Mutation(
         "a run that another host has is not let go",
-        "diff.py",
+        "elsewhere.py",
         "    if held is not None and not held.ours:\n",
         "    if held is not None and held.claim.number < 0:\n",
     ),
@@ -173,7 +173,7 @@ MUTATIONS = (
     ),
     Mutation(
         "evidence of an attempt proves the next one",
-        "diff.py",
+        "state.py",
         "        return found is not None and found.attempt >= number\n",
         "        return found is not None\n",
     ),
@@ -227,7 +227,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a parent counts a child that has only waiting evidence",
-        "diff.py",
+        "waiting.py",
         "if proof is not None and proof.waiting is None}\n",
         "if proof is not None}\n",
     ),
@@ -240,8 +240,8 @@ MUTATIONS = (
     Mutation(
         "nested runs of a parent that ends are launched",
         "diff.py",
-        "_launches(_without_orphans(desired, repairs), ",
-        "_launches(desired, ",
+        "    asked = _without_orphans(desired, repairs)\n",
+        "    asked = desired\n",
     ),
     Mutation(
         "a run is evidence with the records and without the logs",

@@ -11,7 +11,7 @@ import pytest
 
 from reconciler import codec
 from reconciler.actions import Abandon, Action, Cancel, Launch, Publish, Quarantine, Resume, Retire, Wait
-from reconciler.diff import Actual, Desired, diff
+from reconciler.diff import diff
 from reconciler.explain import reasons, rows
 from reconciler.model import (
     Attempt,
@@ -45,6 +45,7 @@ from reconciler.model import (
     Wish,
 )
 from reconciler.resolve import Place, resolve
+from reconciler.state import Actual, Desired
 
 AT = "2026-03-01T12:00:00.000Z"
 NOW = Instant(at=AT, monotonic_s=1000.0, boot_id="boot")

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.diff import START_PATIENCE_S, Actual, judge, phase, silence, suspended
 from reconciler.model import (
     Attempt,
     Claim,
@@ -28,6 +27,8 @@ from reconciler.model import (
     Suspend,
     TaskId,
 )
+from reconciler.phases import START_PATIENCE_S, judge, phase, silence
+from reconciler.state import Actual, suspended
 
 PROCESS = Process(pid=2, start_ticks=2, boot_id="boot")
 HOST = Host(name="here", system="Linux", machine="x86_64", python="3.12.1", cpus=2)

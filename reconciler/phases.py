@@ -1,0 +1,74 @@
+"""What a run is doing at an instant, judged from facts alone. Pure and total: every run has a phase at any time.
+
+Only this machine's monotonic clock counts. A lock that is free while the record says running is stale at once.
+"""
+
+from __future__ import annotations
+
+from reconciler.model import Instant, Outcome, Phase, Run
+
+START_PATIENCE_S = 30.0
+"""A claimed attempt whose worker has not written its first record by then is lost, even if its claimer lives."""
+
+ENDED = (Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED)
+
+
+def phase(run: Run | None, now: Instant) -> Phase:
+    """Return what a run is doing, from facts alone; `judge` says why as well."""
+    return judge(run, now)[0]
+
+
+def judge(run: Run | None, now: Instant) -> tuple[Phase, str]:
+    """Return the phase of a run and, for a stale one, the reason."""
+    if run is None:
+        return Phase.ABSENT, ""
+    if run.end is not None and run.end.outcome != Outcome.INTERRUPTED:
+        return Phase(run.end.outcome.value), run.end.detail
+    if run.attempt is None:
+        return _judge_claimed(run, now)
+    outcome = run.attempt.outcome
+    if outcome == Outcome.INTERRUPTED:
+        return Phase.STALE, f"attempt {run.number} was interrupted: {run.attempt.detail}"
+    if outcome is not None:
+        return Phase(outcome.value), run.attempt.detail
+    return _judge_started(run, now)
+
+
+def _judge_claimed(run: Run, now: Instant) -> tuple[Phase, str]:
+    """Judge an attempt that is claimed and has no record of its worker."""
+    if run.end is not None:
+        return Phase.STALE, run.end.detail
+    if run.lock_held:
+        late = run.claim is None or _age_s(run.claim.claimed, now) > run.heartbeat.stale_after_s
+        return (Phase.STALE, f"attempt {run.number} holds the lock without a record") if late else (Phase.STARTING, "")
+    if run.claim is None:
+        return Phase.STALE, f"the record of attempt {run.number} is lost"
+    if not run.claimer_alive:
+        return Phase.STALE, f"attempt {run.number} was claimed and its claimer ended before it started"
+    if _age_s(run.claim.claimed, now) > START_PATIENCE_S:
+        return Phase.STALE, f"attempt {run.number} did not start within {START_PATIENCE_S:g} s"
+    return Phase.STARTING, ""
+
+
+def _judge_started(run: Run, now: Instant) -> tuple[Phase, str]:
+    """Judge an attempt that has a record without an end."""
+    assert run.attempt is not None
+    if not run.lock_held:
+        return Phase.STALE, f"the worker of attempt {run.number} is gone: its lock is free"
+    if not run.worker_alive:
+        return Phase.STALE, f"the worker of attempt {run.number} is dead; something of it is left"
+    silence_s = silence(run, now)
+    if silence_s > run.heartbeat.stale_after_s:
+        return Phase.STALE, f"no heartbeat of attempt {run.number} for {silence_s:.0f} s"
+    return Phase.RUNNING, ""
+
+
+def silence(run: Run, now: Instant) -> float:
+    """Return for how many seconds nothing was heard of the newest attempt, by this machine's monotonic clock."""
+    heard = [each for each in (run.attempt.started if run.attempt else None, run.beat) if each is not None]
+    return min((_age_s(each, now) for each in heard), default=float("inf"))
+
+
+def _age_s(then: Instant, now: Instant) -> float:
+    """Return seconds between two instants of one boot; monotonic values of different boots say nothing: infinite."""
+    return now.monotonic_s - then.monotonic_s if then.boot_id == now.boot_id else float("inf")
