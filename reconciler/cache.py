@@ -28,7 +28,7 @@ class Cache:
     maps a run id to [task, name, status, attempt, completed_at, duration_s, manifest blob, what it waits for or None].
     `*_tree` is the git tree each speaks of.
     `arrivals` maps a path below runs.d to [number, committer time] as of the commit `arrivals_tip`, where
-    runs.d is the tree `arrivals_tree`."""
+    runs.d is the tree `arrivals_tree`. `changed` says whether it differs from what is written down."""
 
     requests_tree: str | None = None
     requests: dict[str, list[Any]] = field(default_factory=dict)
@@ -37,6 +37,7 @@ class Cache:
     arrivals_tip: str | None = None
     arrivals_tree: str | None = None
     arrivals: dict[str, list[Any]] = field(default_factory=dict)
+    changed: bool = field(default=False, init=False)
 
 
 def read_cache(path: Path, disk: Disk = DISK) -> Cache:

@@ -189,7 +189,7 @@ class Loop:
         if granted is not None:
             self._give_back(actions, granted)
         result = Pass(seen=seen, actions=actions, done=done, online=self.world.remote is None or self.observer.online)
-        if self.world.remote is not None and granted and self.observer.tip != seen.tip:
+        if self.world.remote is not None and granted and self.observer.tip.commit != seen.tip:
             return replace(result, tip_moved=True)
         wanted = next((each for each in actions if isinstance(each, Publish)), None)
         return self._publish(result, wanted) if wanted else self._bring_up(self._unblocked(result))

@@ -67,6 +67,13 @@ LINES: dict[str, tuple[str, ...]] = {
     "joints": (
         "hearing",
         "recurring",
+        "tip",
+        "requests",
+        "evidence",
+        "here",
+        "wishes",
+        "nesting",
+        "approvals",
         "observe",
         "claims",
         "apply",

@@ -126,7 +126,7 @@ def _commit_once(session: Session, pipeline: str, content: bytes, identity: str)
         )
     path = f"runs.d/{_next_name(set(seen.desired.names), pipeline)}.yaml"
     request = parse.parse_request(content, Source(path=path), world.contracts)
-    plan = request if isinstance(request, Rejection) else observer.plan_for(request)
+    plan = request if isinstance(request, Rejection) else observer.tip.plan_for(request)
     if isinstance(plan, Rejection) or isinstance(request, Rejection):
         problems = plan.problems if isinstance(plan, Rejection) else ()
         raise ContentError("\n".join(each.sentence().removeprefix(f"{path}: ") for each in problems))

@@ -52,8 +52,10 @@ MUTATIONS = (
     Mutation(
         "the worker is spawned before its claim is recorded",
         "apply.py",
-        "        _record_claim(world, directory, claim)\n    _spawn(world, directory, plan, 1)\n",
-        "    _spawn(world, directory, plan, 1)\n    with rundir.holding(directory):\n"
+        "        plan = _frozen(world, action.task_id, action.run_id, claim)\n"
+        "        _record_claim(world, directory, claim)\n    _spawn(world, directory, plan, number)\n",
+        "        plan = _frozen(world, action.task_id, action.run_id, claim)\n"
+        "    _spawn(world, directory, plan, number)\n    with rundir.holding(directory):\n"
         "        _record_claim(world, directory, claim)\n",
     ),
     Mutation(
@@ -90,8 +92,8 @@ MUTATIONS = (
     Mutation(
         "there is no second look after a claim",
         "claims.py",
-        "            if each.run_id in self.made and not seen.actual.proves(each.run_id, each.claim.number)\n",
-        "            if each.run_id in self.made\n",
+        "            and not seen.actual.proves(each.run_id, each.claim.number)\n",
+        "",
     ),
     Mutation(
         "whoever pushed believes to have the claim",

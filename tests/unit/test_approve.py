@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from reconciler.approve import Case, address_of, is_governed, policy_of, weigh
+from reconciler.evidence import evidence_row
 from reconciler.model import Choice, Decision, Gate, Policy, StageId
-from reconciler.observe import evidence_row
 
 SHIP = StageId("ship")
 NOW = "2026-03-02T12:00:00Z"
