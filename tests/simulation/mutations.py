@@ -52,10 +52,17 @@ MUTATIONS = (
     Mutation(
         "the worker is spawned before its claim is recorded",
         "apply.py",
-        "        plan = _frozen(world, action.task_id, action.run_id, claim)\n"
-        "        _record_claim(world, directory, claim)\n    _spawn(world, directory, plan, number)\n",
-        "        plan = _frozen(world, action.task_id, action.run_id, claim)\n"
-        "    _spawn(world, directory, plan, number)\n    with rundir.holding(directory):\n"
+        "        _record_claim(world, directory, claim)\n"
+        "        if action.outcome is not None:\n"
+        '            _write_end(world, directory, claim.number, action.outcome, f"{action.outcome.value}: {action.reason}")\n'
+        '            return f"{plan.run_id}: {action.outcome.value} ({action.reason})"\n'
+        "    _spawn(world, directory, plan, claim.number)\n",
+        "        if action.outcome is not None:\n"
+        "            _record_claim(world, directory, claim)\n"
+        '            _write_end(world, directory, claim.number, action.outcome, f"{action.outcome.value}: {action.reason}")\n'
+        '            return f"{plan.run_id}: {action.outcome.value} ({action.reason})"\n'
+        "    _spawn(world, directory, plan, claim.number)\n"
+        "    with rundir.holding(directory):\n"
         "        _record_claim(world, directory, claim)\n",
     ),
     Mutation(
