@@ -205,8 +205,9 @@ class Suspend:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A file's wish: one run of one pipeline. Durations are whole or fractional seconds. `parent` is the run whose
-    stage wishes it, None for what a file says itself."""
+    """A file's wish: one run of one pipeline. Durations are whole or fractional seconds. `plan` is the digest of the
+    plan that was reviewed (`reviewed.digest`), None if it names none. `parent` is the run whose stage wishes it, None
+    for what a file says itself."""
 
     name: Name
     source: Source
@@ -229,6 +230,7 @@ class Request:
     proves: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     rerun: int = 0
+    plan: str | None = None
     parent: RunId | None = None
 
     @property
@@ -470,6 +472,7 @@ class Settings:
     sandbox: SandboxSettings = SandboxSettings()
     agents: Mapping[str, AgentSettings] = field(default_factory=dict)
     ageing_s: float = 3600.0
+    require_plan: bool = False
 
 
 # ---------------------------------------------------------------------------------------------- plans

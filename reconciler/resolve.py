@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from reconciler import agent, approve, codec
+from reconciler import agent, approve, codec, reviewed
 from reconciler.model import (
     Child,
     ExecutionMode,
@@ -97,8 +97,10 @@ def instructions_of(files: Iterable[tuple[str, bytes]]) -> Instructions:
 def resolve(
     request: Request, pipelines: Mapping[PipelineId, Pipeline | Rejection], settings: Settings, place: Place
 ) -> Plan | Rejection:
-    """Return the plan of a request, or every reason why there is none."""
-    return _resolve(request, pipelines, settings, place, Way())
+    """Return the plan of a request, or every reason why there is none: that it is not the reviewed one is one."""
+    plan = _resolve(request, pipelines, settings, place, Way())
+    objection = reviewed.objection(request, plan, settings) if isinstance(plan, Plan) else None
+    return plan if objection is None else _rejection(request, [objection])
 
 
 @dataclass(slots=True)

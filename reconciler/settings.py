@@ -177,4 +177,5 @@ _SETTINGS: Conversions = {
     "sandbox": ("sandbox", lambda value: SandboxSettings(**value)),
     "agents": ("agents", _agents),
     "ageing": ("ageing_s", parse_duration),
+    "require_plan": ("require_plan", bool),
 }
