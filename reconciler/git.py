@@ -95,6 +95,14 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Merged:
+    """The tree that a merge gives, and the paths in conflict; with conflicts the tree is of no use."""
+
+    tree: str
+    conflicts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
     """A commit to be made: the files that differ from the parent, the message, who and when.
 
@@ -267,8 +275,8 @@ class Objects:
     that were written meanwhile; if it dies, the question at hand fails and the next one starts another.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, variables: Mapping[str, str] | None = None) -> None:
+        self._directory, self._variables = directory, variables
         self._process: subprocess.Popen[bytes] | None = None
         self._buffer = bytearray()
 
@@ -300,7 +308,13 @@ class Objects:
             raise GitFailed("git cat-file: a name holds a line break")
         if self._process is None or self._process.poll() is not None:
             self.close()
-            self._process = _popen(["cat-file", "--batch-command"], self._directory, subprocess.PIPE, quiet=True)
+            self._process = _popen(
+                ["cat-file", "--batch-command"],
+                self._directory,
+                subprocess.PIPE,
+                quiet=True,
+                variables=self._variables,
+            )
         assert self._process.stdin is not None
         try:
             self._process.stdin.write("".join(f"{verb} {name}\n" for name in names).encode(errors="surrogateescape"))
@@ -617,6 +631,39 @@ class Repository:
             if error.exit_status == 1:
                 return None
             raise
+
+    @property
+    def shallow(self) -> bool:
+        """Whether some of the history is not here."""
+        return bool(self._cut_off())
+
+    def merged(self, base: str, head: str, place: Path) -> Merged:
+        """Return what merging one commit into another gives. Nothing of the repository is touched: what is made lies
+        below `place`, an empty directory, and `with_objects` reads it there.
+
+        Attributes of the tree are not obeyed, so nobody's merge driver runs: a file that needs one is in conflict.
+        """
+        words = ("merge-tree", "--write-tree", "--no-messages", "--name-only", "-z", base, head)
+        variables = {**self._beside(place), "GIT_INDEX_FILE": str(place / "index")}
+        config = ("core.attributesFile=/dev/null",)
+        try:
+            said = run(words, directory=place, config=config, variables=variables, git_directory=self.common)
+            answer = os.fsdecode(said)
+        except GitFailed as error:
+            if error.exit_status != 1:  # git merge-tree: conflicts
+                raise
+            answer = error.stdout
+        tree, *paths = answer.split("\0")
+        return Merged(tree=tree, conflicts=tuple(dict.fromkeys(each for each in paths if each)))
+
+    def with_objects(self, place: Path) -> Repository:
+        """Return this repository as it would be with the objects below a directory."""
+        return replace(self, objects=Objects(self.common, self._beside(place)))
+
+    def _beside(self, place: Path) -> dict[str, str]:
+        """Return what lets git write objects below a directory and read them together with ours."""
+        own = str(self.common / "objects").replace("\\", "\\\\").replace('"', '\\"')
+        return {"GIT_OBJECT_DIRECTORY": str(place), "GIT_ALTERNATE_OBJECT_DIRECTORIES": f'"{own}"'}
 
     def is_ancestor(self, old: str, new: str) -> bool:
         """Return whether `old` is `new` or in its history, as far as that is here: what a shallow clone cut off is
