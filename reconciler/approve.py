@@ -182,6 +182,14 @@ def _person(decision: Decision, policy: Policy) -> str:
     return (decision.signer or "").casefold() if policy.signed else address_of(decision.actor)
 
 
+def objection(decision: Decision, gate: Gate, case: Case, policies: Sequence[Policy]) -> str:
+    """Return why a decision on a gate does not count, "" if it does."""
+    policy = policy_of(gate, case, policies)
+    if policy is None:
+        return f"there is no policy '{gate.policy}' in reconciler.yaml"
+    return _objection(decision, case, policy, _deadline(gate, policy))
+
+
 def _objection(decision: Decision, case: Case, policy: Policy, deadline: str | None) -> str:
     """Return why a decision does not count, "" if it does."""
     if decision.plan is not None and decision.plan != case.plan_digest:

@@ -22,7 +22,7 @@ VERBS = {
     "new": "write a task, request, pipeline or document to start from",
     "validate": "say everything that is wrong with the files, at once",
     "doctor": "say what is missing or wrong here, and what cures it",
-    "plan": "show what a pass would do now, and why; write nothing",
+    "plan": "show what a pass, or merging a pull request, would do; write nothing",
     "reconcile": "do one pass, or pass until nothing is under way",
     "status": "show runs: phase, stage, heartbeat, attempts, evidence",
     "logs": "print the output of a run's stages",

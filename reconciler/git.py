@@ -581,6 +581,19 @@ class Repository:
         lines = _text(self.git(*asked, config=PLAIN_LOG)).split("\0")
         return tuple((commit, author) for commit, _, author in (each.partition(" ") for each in lines if each))
 
+    def authors(self, old: str, new: str, folder: str, commits_max: int) -> dict[str, list[tuple[str, str]]]:
+        """Return by path below a folder the commits between two commits that touched it, and their authors as
+        `Name <address>`: newest first, of the newest `commits_max`."""
+        words = ("--full-history", "--no-show-signature", "--no-renames", "--diff-merges=first-parent", "--name-only")
+        limits = ("-z", f"--max-count={commits_max}", "--format=%x01%H%x00%an <%ae>%x00")
+        asked = ("log", *words, *limits, "--end-of-options", new, f"^{old}", "--", f":(top,literal){folder}")
+        found: dict[str, list[tuple[str, str]]] = {}
+        for each in self.git(*asked, config=PLAIN_LOG).split("\x01")[1:]:
+            commit, author, *paths = each.split("\0")
+            for path in filter(None, (path.strip("\n") for path in paths)):
+                found.setdefault(path, []).append((commit, _text(author)))
+        return found
+
     def _cut_off(self) -> frozenset[str]:
         """Return the commits at which the history of a shallow clone ends."""
         with contextlib.suppress(OSError):

@@ -87,14 +87,15 @@ class Tip:
         place = resolve.Place(
             commit=self.commit or "", branch=self.branch or "", instructions=self.instructions, occasion=occasion
         )
-        plan = resolve.resolve(request, self._pipelines(), self.settings, place)
+        plan = resolve.resolve(request, self.all_pipelines(), self.settings, place)
         if isinstance(plan, Plan) and plan.workspace == Workspace.CHECKOUT and self.world.repository.bare:
             reason = f"pipeline '{request.pipeline}' works in the checkout, and this clone has none"
             cure = "reconcile in a clone with a working tree, or let it work in a worktree"
             return rejected(request.source.path, reason, cure, "no-checkout")
         return plan
 
-    def _pipelines(self) -> dict[PipelineId, Pipeline | Rejection]:
+    def all_pipelines(self) -> dict[PipelineId, Pipeline | Rejection]:
+        """Return every pipeline of the commit, read on first use."""
         if self.pipelines is None:
             from reconciler import parse
 

@@ -51,6 +51,8 @@ LINES: dict[str, tuple[str, ...]] = {
         "preview_text",
         "preview_markdown",
         "power",
+        "annotations",
+        "named_plan",
         "health",
     ),
     "edges": (

@@ -51,6 +51,7 @@ FORMATS = (
     Format(name="task-index", path="tasks/index.json", syntax="json"),
     Format(name="metrics", path=".runs/<task-id>/metrics.json", syntax="json"),
     Format(name="state", path="out/<task-id>/state.json", syntax="json"),
+    Format(name="plan-preview", path="reconciler plan --base REF --head REF --format json", syntax="json"),
 )
 
 INTRODUCTION = """\

@@ -38,6 +38,7 @@ from reconciler.model import (
     PipelineId,
     Plan,
     Policy,
+    Problem,
     Process,
     PublishSettings,
     Redact,
@@ -63,6 +64,9 @@ from reconciler.model import (
     Watch,
     Workspace,
 )
+from reconciler.power import Power
+from reconciler.preview import Coming, Doing, Effect, Preview, Touched, Verdict
+from reconciler.preview_gates import Asked, Judged
 from reconciler.resolve import Place, resolve
 from reconciler.settings import parse_settings
 
@@ -108,6 +112,14 @@ FIELDS: list[tuple[str, str, type, set[str]]] = [
     ("settings", "properties/guards/properties/specs", SpecSettings, set()),
     ("settings", "properties/guards/properties/specs/properties/watch/items", Watch, set()),
     ("settings", "properties/sandbox", SandboxSettings, set()),
+    ("plan-preview", "", Preview, set()),
+    ("plan-preview", "$defs/power", Power, set()),
+    ("plan-preview", "$defs/request", Touched, set()),
+    ("plan-preview", "$defs/run", Coming, set()),
+    ("plan-preview", "$defs/doing", Doing, set()),
+    ("plan-preview", "$defs/gate", Asked, set()),
+    ("plan-preview", "$defs/decision", Judged, set()),
+    ("plan-preview", "$defs/problem", Problem, set()),
     ("settings", "properties/agents/additionalProperties", AgentSettings, set()),
     ("pipeline", "$defs/agent", Agent, {"driver", "config"}),
     ("pipeline", "$defs/agent/properties/budget", Budget, set()),
@@ -173,6 +185,9 @@ ENUMS: list[tuple[str, str, set[str | None]]] = [
     ("state", "properties/status", set(Status)),
     ("state", "$defs/run/properties/status", set(Status)),
     ("task-index", "$defs/item/properties/gate/properties/status", ENDED),
+    ("plan-preview", "properties/verdict", set(Verdict)),
+    ("plan-preview", "$defs/request/properties/effect", set(Effect)),
+    ("plan-preview", "$defs/problem/properties/severity", set(Severity)),
 ]
 
 

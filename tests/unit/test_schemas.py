@@ -26,6 +26,7 @@ FORMATS = (
     "manifest",
     "metrics",
     "pipeline",
+    "plan-preview",
     "request",
     "run-summary",
     "settings",
