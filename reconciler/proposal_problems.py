@@ -27,8 +27,8 @@ def of_files(merged: Side, changed: Mapping[str, Entry | None]) -> tuple[Problem
     asked = {path: kind for path, kind in sorted(kinds.items()) if kind is not None and kind not in RECORDS}
     if not asked:
         return ()
-    there = {path: entry for path, entry in changed.items() if entry is not None and path in asked}
-    there |= {each.path: each for each in _led_to(merged, asked)}
+    there = {each.path: each for each in _led_to(merged, asked)}
+    there |= {path: entry for path, entry in changed.items() if entry is not None and path in asked}
     return check(_contents(merged, there.values()), asked, merged.world.contracts)
 
 

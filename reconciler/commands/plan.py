@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import click
 from reconciler import __version__, codec, sarif
 from reconciler.actions import Action, Launch, Publish, Release, Wait
 from reconciler.errors import UsageError
+from reconciler.git import BLOB_BYTES_MAX
 from reconciler.manifest import command_text
 from reconciler.model import Plan, Request, Source
 from reconciler.terminal import print_json, single_line
@@ -124,6 +126,8 @@ def _written(world: World, found: Preview) -> Preview:
     for each in done:
         world.disk.write_atomic(world.repository.directory / each.path, texts[each.path])
         click.echo(single_line(f"wrote 'plan: {each.plan}' into {each.path}; commit it"), err=True)
+    if not done:
+        click.echo("no request needs its plan written; is --base the branch it shall be merged into?", err=True)
     cured = {(each.path, "unreviewed-plan") for each in done}
     return replace(found, problems=tuple(each for each in found.problems if (each.path, each.rule) not in cured))
 
@@ -135,7 +139,10 @@ def _rewritten(world: World, run: Coming) -> bytes:
     path, repository = world.repository.directory / run.path, world.repository
     [entry] = repository.files_at("HEAD", [run.path]) or (None,)
     committed = next(repository.blobs([entry.oid]))[1] if entry is not None else None
-    if path.is_symlink() or committed is None or world.disk.read_bounded(path, len(committed) + 1) != committed:
+    there = None
+    with contextlib.suppress(OSError, codec.CodecError):
+        there = world.disk.read_bounded(path, BLOB_BYTES_MAX)
+    if path.is_symlink() or committed is None or there != committed:
         raise UsageError(f"{run.path}: the working tree does not hold it as HEAD does; commit it first")
     source = Source(path=run.path)
     text = named_plan.with_plan(committed, run.plan)
