@@ -68,7 +68,7 @@ def look(world: World, cache: Cache, commit: str, evidence_tip: str | None) -> S
         tip.read_settings(trees)
     except ContentError as error:
         broken = [Problem(path=SETTINGS_PATH, reason=f"the settings cannot be used: {error}", rule="broken-settings")]
-    requests, proofs = Requests(world, cache), Proofs(world, cache)
+    requests, proofs = Requests(world, cache, trees.requests), Proofs(world, cache)
     requests.read_tree(trees.requests)
     proofs.read_tree(trees.evidence)
     if evidence_tip:
