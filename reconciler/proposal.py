@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from reconciler import proposal_powers, proposal_problems
+from reconciler import proposal_powers, proposal_problems, reviewed
 from reconciler.approve import Case
 from reconciler.cache import read_cache
 from reconciler.errors import ContentError, UsageError
 from reconciler.git import Entry, LastChange
-from reconciler.model import Approval, Decision, Name, Settings
+from reconciler.model import Approval, Decision, Name, Plan, Settings
 from reconciler.preview import NOWHERE, Change, Preview, Verdict, Wanted, preview
 from reconciler.preview_gates import Cast
 from reconciler.proposal_sides import Side, copied, gates, look, wanted, with_case
@@ -60,6 +60,22 @@ def propose(world: World, base: str | None, head: str) -> Preview:
             return _compared(world, there, pair, tree, change, Path(place))
         finally:
             there.repository.objects.close()
+
+
+def unreviewed(world: World) -> dict[str, str]:
+    """Return by path the digests that requests at HEAD would have to name and do not: what kept them from being
+    launched is that alone."""
+    head = _commit(world, "--head", "HEAD")
+    cache = read_cache(world.repository.state / "cache.json", world.disk)
+    side = look(world, cache, head, _evidence_tip(world, head))
+    found = wanted(side, islice(_unsettled(side), REPLANNED_MAX), world.now())
+    plans = ((each.request, each.plan) for each in found.values() if isinstance(each.plan, Plan))
+    settings = side.tip.settings
+    return {
+        request.source.path: reviewed.digest(plan, settings)
+        for request, plan in plans
+        if reviewed.objection(request, plan, settings) is not None
+    }
 
 
 def _unlooked(world: World, pair: Pair, change: Change) -> Preview:

@@ -95,7 +95,7 @@ def copied(cache: Cache) -> Cache:
 
 def wanted(side: Side, names: Iterable[Name], now: Instant) -> dict[Name, Wanted]:
     """Return the requests of these names that a side has, with the plans they lead to."""
-    paths = [path for name in names if (path := side.path_of(name)) is not None]
+    paths = [path for name in dict.fromkeys(names) if (path := side.path_of(name)) is not None]
     side.requests.read(paths)
     asking = [side.requests.parsed[path] for path in paths if path in side.requests.parsed]
     side.occasions.prepare([each for each in asking if each.on_change], side.commit)

@@ -19,7 +19,7 @@ from reconciler.terminal import print_json, single_line
 from reconciler.world import World, open_world
 
 if TYPE_CHECKING:
-    from reconciler.preview import Coming, Preview
+    from reconciler.preview import Preview
 
 
 @click.command(short_help="show what a pass, or merging a pull request, would do; write nothing")
@@ -117,38 +117,40 @@ def _print(found: Preview, form: str) -> None:
 
 
 def _written(world: World, found: Preview) -> Preview:
-    """Write the digest of each run's plan into its request in the working tree; return what is wrong without what that
-    cures."""
+    """Write the digest of each run's plan into its request in the working tree, and into those that HEAD holds and that
+    lack theirs; return what is wrong without what that cures."""
     if world.repository.bare:
         raise UsageError("--write needs a working tree, and this clone has none")
-    done = [each for each in found.runs if each.named != each.plan]
-    texts = {each.path: _rewritten(world, each) for each in done}
-    for each in done:
-        world.disk.write_atomic(world.repository.directory / each.path, texts[each.path])
-        click.echo(single_line(f"wrote 'plan: {each.plan}' into {each.path}; commit it"), err=True)
-    if not done:
+    from reconciler.proposal import unreviewed
+
+    plans = {**unreviewed(world), **{each.path: each.plan for each in found.runs if each.named != each.plan}}
+    texts = {path: _rewritten(world, path, plan) for path, plan in plans.items()}
+    for path, text in texts.items():
+        world.disk.write_atomic(world.repository.directory / path, text)
+        click.echo(single_line(f"wrote 'plan: {plans[path]}' into {path}; commit it"), err=True)
+    if not plans:
         click.echo("no request needs its plan written; is --base the branch it shall be merged into?", err=True)
-    cured = {(each.path, "unreviewed-plan") for each in done}
+    cured = {(path, "unreviewed-plan") for path in plans}
     return replace(found, problems=tuple(each for each in found.problems if (each.path, each.rule) not in cured))
 
 
-def _rewritten(world: World, run: Coming) -> bytes:
+def _rewritten(world: World, name: str, plan: str) -> bytes:
     """Return a request with the digest of its plan. Raise UsageError if it is not as HEAD has it, or cannot be."""
     from reconciler import named_plan, parse
 
-    path, repository = world.repository.directory / run.path, world.repository
-    [entry] = repository.files_at("HEAD", [run.path]) or (None,)
+    path, repository = world.repository.directory / name, world.repository
+    [entry] = repository.files_at("HEAD", [name]) or (None,)
     committed = next(repository.blobs([entry.oid]))[1] if entry is not None else None
     there = None
     with contextlib.suppress(OSError, codec.CodecError):
         there = world.disk.read_bounded(path, BLOB_BYTES_MAX)
     if path.is_symlink() or committed is None or there != committed:
-        raise UsageError(f"{run.path}: the working tree does not hold it as HEAD does; commit it first")
-    source = Source(path=run.path)
-    text = named_plan.with_plan(committed, run.plan)
+        raise UsageError(f"{name}: the working tree does not hold it as HEAD does; commit it first")
+    source = Source(path=name)
+    text = named_plan.with_plan(committed, plan)
     was, now = (parse.parse_request(each, source, world.contracts) for each in (committed, text))
-    if not isinstance(was, Request) or replace(was, plan=run.plan) != now:
-        raise UsageError(f"{run.path}: it is not written key by key; write it yourself: plan: {run.plan}")
+    if not isinstance(was, Request) or replace(was, plan=plan) != now:
+        raise UsageError(f"{name}: it is not written key by key; write it yourself: plan: {plan}")
     return text
 
 

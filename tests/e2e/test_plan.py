@@ -320,13 +320,13 @@ def test_with_require_plan_only_the_reviewed_plan_runs(scratch: Scratch) -> None
     scratch.commit("ask")
     found = planned(scratch, status=1)
     assert [each["rule"] for each in found["problems"]] == ["unreviewed-plan"]
-    assert "is --base the branch" in scratch.run("plan", "--write").stderr
     written = scratch.run("plan", "--write", "--base", "main")
     assert written.returncode == 0, written.stderr
     plan = found["runs"][0]["plan"]
     assert (scratch.path / "runs.d/c.yaml").read_text() == f"# why\ntask: t   # the task\npipeline: ci\nplan: {plan}\n"
     assert scratch.run("validate").returncode == 0
     scratch.commit("the plan that was reviewed")
+    assert "no request needs its plan written" in scratch.run("plan", "--write", "--base", "main").stderr
     assert planned(scratch)["problems"] == []
     scratch.git("checkout", "-q", "main")
     scratch.git("merge", "-q", "--no-ff", "--no-edit", "topic")
@@ -354,6 +354,21 @@ def test_with_require_plan_another_plan_is_rejected_with_the_cure(scratch: Scrat
     assert told.returncode == 1
     assert "the request was reviewed with plan sha256:" in told.stdout + told.stderr
     assert not (scratch.outside / "evil").exists()
+
+
+def test_a_request_that_is_there_already_can_be_reviewed_later(scratch: Scratch) -> None:
+    seeded(scratch, "require_plan: true\n")
+    scratch.git("checkout", "-q", "main")
+    scratch.run("reconcile", "--wait")
+    started = scratch.run("start", "ci", "--task", "t")
+    assert (started.returncode, CURE in started.stdout + started.stderr) == (1, True)
+    assert scratch.run("plan", "--write").returncode == 0
+    changed = scratch.git("status", "--short").splitlines()
+    assert len(changed) == 2
+    assert all(each.startswith(" M runs.d/") for each in changed)
+    scratch.commit("reviewed")
+    assert scratch.run("reconcile", "--wait").returncode == 0
+    assert [scratch.manifest(each)["status"] for each in ("a", "b")] == ["succeeded"] * 2
 
 
 def test_write_refuses_what_it_would_spoil(scratch: Scratch) -> None:
