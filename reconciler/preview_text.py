@@ -60,8 +60,10 @@ def conclusion(shown: Preview) -> str:
             return f"it cannot be merged, {counted(len(shown.conflicts), 'file')} in conflict"
     gates = sum(len(each.gates) for each in shown.runs)
     errors = sum(each.severity == Severity.ERROR for each in shown.problems)
+    counting = sum(each.counts for each in shown.decisions)
     said = [
         counted(len(shown.runs), "run") if shown.runs else "",
+        f"{counted(counting, 'decision')} on what waits or comes" if counting else "",
         f"{counted(gates, 'approval')} needed" if gates else "",
         counted(errors, "problem") if errors else "",
         f"{counted(len(shown.powers), 'file')} of power changed" if shown.powers else "",

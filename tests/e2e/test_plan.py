@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
-from tests.scratch import Hub, Scratch
+from tests.scratch import ENVIRONMENT, Hub, Scratch
 
 SCHEMA = json.loads((Path(__file__).resolve().parents[2] / "schemas" / "plan-preview.schema.json").read_bytes())
 GATED = "workspace: empty\nstages:\n  - {id: build, command: make}\n  - {id: ship, command: ./ship, approval: {reason: Ships}}\n"
@@ -265,6 +266,27 @@ def test_a_change_does_not_choose_who_allows_it(scratch: Scratch) -> None:
     [gate] = found["runs"][0]["gates"]
     assert (gate["policy"], gate["instead"]) == ("two", "1 decision of whoever may commit")
     assert [each["severity"] for each in found["problems"]] == ["warning"]
+
+
+def test_a_decision_about_a_run_that_waits_is_judged_as_the_pass_will_judge_it(scratch: Scratch) -> None:
+    scratch.settings("approvals: {two: {stages: [ship], other_person: true}}\n")
+    scratch.pipeline("release", GATED.replace("make", "'true'").replace("./ship", "'true'"))
+    scratch.request("r", "release")
+    scratch.commit("ask")
+    assert scratch.run("reconcile", "--wait").returncode == 4
+    scratch.git("checkout", "-q", "-b", "topic")
+    for name, environment in (("mine", {}), ("theirs", OTHER)):
+        text = f"run: {scratch.run_id('r')}\nstage: ship\ndecision: approve\nreason: {name}\n"
+        scratch.write(f"runs.d/{name}.approval.yaml", text)
+        scratch.git("add", "-A", ".")
+        command = ["git", "commit", "-q", "-m", name]
+        subprocess.run(command, cwd=scratch.path, env=ENVIRONMENT | environment, check=True)
+    counts = {each["reason"]: each["counts"] for each in planned(scratch)["decisions"]}
+    assert counts == {"mine": False, "theirs": True}
+    assert "1 decision on what waits or comes" in scratch.run("plan", "--base", "main").stdout
+    scratch.git("checkout", "-q", "main")
+    scratch.git("merge", "-q", "topic")
+    assert scratch.run("reconcile", "--wait").returncode == 0
 
 
 # ------------------------------------------------------------------------------------------------ hostile
