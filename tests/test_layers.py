@@ -46,6 +46,9 @@ LINES: dict[str, tuple[str, ...]] = {
         "condition",
         "globs",
         "health",
+        "due",
+        "screen",
+        "unit",
     ),
     "edges": (
         "disk",
@@ -62,6 +65,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "watch",
         "events",
         "probes",
+        "readiness",
     ),
     "world": ("world",),
     "joints": (
@@ -87,9 +91,9 @@ LINES: dict[str, tuple[str, ...]] = {
         "guards/",
         "agents/",
     ),
-    "loop": ("contact", "loop"),
+    "loop": ("contact", "loop", "watcher"),
     "simulation": ("simulation/",),
-    "faces": ("survey", "session", "display", "terminal", "newfiles"),
+    "faces": ("survey", "session", "display", "terminal", "newfiles", "tidings", "watchface"),
     "verbs": ("commands/", "executors/", "outlets/"),
     "entry": ("cli", "__main__"),
 }
