@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import statistics
 import subprocess
@@ -82,7 +83,7 @@ def measure_commits(repo: Path, out: Path) -> tuple[list[float], list[float], li
         waits.append((started - ended) / 1e6)
         commits.append((ended - began) / 1e6)
         whole.append((started - began) / 1e6)
-        time.sleep(0.1)
+        time.sleep(random.uniform(0.2, 1.0))
     return waits, commits, whole
 
 

@@ -44,9 +44,9 @@ def due(desired: Desired, actual: Actual, now: Instant) -> Iterator[Due]:
     for wish in desired.wishes:
         suspend = wish.request.suspend
         if suspend is not None and suspend.until is not None:
-            yield Due(in_s=_until(suspend.until, now), what="its suspension is over", subject=wish.run_id)
+            yield Due(in_s=_until(suspend.until, now), what="a suspension is over", subject=wish.run_id)
         if wish.due_at:
-            yield Due(in_s=_until(wish.due_at, now), what="its schedule fires", subject=wish.run_id)
+            yield Due(in_s=_until(wish.due_at, now), what="a schedule fires", subject=wish.run_id)
     yield from _of_gates(desired, actual, now)
 
 
@@ -56,11 +56,11 @@ def _of_run(run: Run, now: Instant) -> Iterator[Due]:
         return
     if run.attempt is not None and run.attempt.outcome is None and run.lock_held and run.worker_alive:
         left_s = run.heartbeat.stale_after_s - silence(run, now) + MARGIN_S
-        yield Due(in_s=left_s, what="its heartbeat is missed", subject=run.run_id)
+        yield Due(in_s=left_s, what="a heartbeat is missed", subject=run.run_id)
     if run.attempt is None and run.claim is not None and run.claim.claimed.boot_id == now.boot_id:
         patience_s = run.heartbeat.stale_after_s if run.lock_held else START_PATIENCE_S
         left_s = run.claim.claimed.monotonic_s + patience_s - now.monotonic_s + MARGIN_S
-        yield Due(in_s=left_s, what="it should have started", subject=run.run_id)
+        yield Due(in_s=left_s, what="a run should have started", subject=run.run_id)
 
 
 def _of_gates(desired: Desired, actual: Actual, now: Instant) -> Iterator[Due]:

@@ -15,6 +15,8 @@ from reconciler.model import Phase
 
 NARROW = 64
 """Below so many columns, stages are counted and not drawn."""
+SHORT = 24
+"""Below so many lines, none is left blank between the lists."""
 BAR_MAX = 12
 ALIVE = (Phase.RUNNING, Phase.STARTING, Phase.STALE)
 MARKS = {"succeeded": "✓", "failed": "✗", "cancelled": "-", "waiting": "◷"}
@@ -64,9 +66,10 @@ def screen(view: View, width: int, height: int) -> tuple[Line, ...]:
         _Section("waiting", [_queued(each, width) for each in queue]),
         _Section("newest results", [_ended(each, view, width) for each in ended]),
     ]
-    body = _fitted([each for each in sections if each.lines], height - len(head) - len(foot))
-    if not body:
-        body = [(), (Span("  nothing under way, nothing waits", "dim"),)][: max(0, height - len(head) - len(foot))]
+    room, gap = height - len(head) - len(foot), 1 if height >= SHORT else 0
+    body = _fitted([each for each in sections if each.lines], room, gap)
+    if not any(each.lines for each in sections):
+        body = [(), (Span("  nothing is under way, and nothing waits", "dim"),)][: max(0, room)]
     return tuple(_cut(each, width) for each in (*head, *body, *foot)[:height])
 
 
@@ -76,25 +79,24 @@ class _Section:
     lines: Sequence[Line]
 
 
-def _fitted(sections: Sequence[_Section], room: int) -> list[Line]:
+def _fitted(sections: Sequence[_Section], room: int, gap: int) -> list[Line]:
     """Return sections one below the other in so many lines; the first ones get what they need, all get some."""
     found: list[Line] = []
+    least = gap + 2
     for index, each in enumerate(sections):
-        later = 3 * (len(sections) - index - 1)
-        left = max(3, room - len(found) - later)
-        if room - len(found) < 3:
+        left = room - len(found)
+        if left < least:
             break
-        found += _section(each, min(left, room - len(found)))
+        found += _section(each, max(least, left - least * (len(sections) - index - 1)), gap)
     return found
 
 
-def _section(section: _Section, room: int) -> list[Line]:
-    """Return a blank line, a title and as many lines as there is room for, the last one saying what is left out."""
-    lines = list(section.lines[: room - 2])
-    left = len(section.lines) - len(lines)
-    if left:
-        lines[-1] = (Span(f"  and {left + 1} more", "dim"),)
-    return [(), (Span(section.title.upper(), "title"),), *lines]
+def _section(section: _Section, room: int, gap: int) -> list[Line]:
+    """Return a title and as many lines as there is room for; the title says how many there are where some are left
+    out."""
+    lines = section.lines[: room - gap - 1]
+    cut = f"  {len(lines)} of {len(section.lines)}" if len(lines) < len(section.lines) else ""
+    return [*([()] * gap), (Span(section.title.upper(), "title"), Span(cut, "dim")), *lines]
 
 
 # ------------------------------------------------------------------------------------------------ lines

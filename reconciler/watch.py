@@ -8,6 +8,7 @@ few directories of the git directory in which refs move, never all of it.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections import deque
@@ -155,12 +156,16 @@ class Events:
             self.why = str(error) or type(error).__name__
 
     def _observe(self) -> Any:
+        from watchdog import events
         from watchdog.observers import Observer
 
+        kinds = [events.FileMovedEvent, events.FileCreatedEvent, events.FileDeletedEvent, events.FileClosedEvent]
+        kinds += [events.DirMovedEvent, events.DirCreatedEvent, events.DirDeletedEvent]
+        _listen_to_log(self.tell)
         observer: Any = (self.factory or Observer)()
         handler = _Handler(self.tell)
         for directory, _ in self._watched:
-            observer.schedule(handler, directory, recursive=False)
+            observer.schedule(handler, directory, recursive=False, event_filter=kinds)
         observer.daemon = True
         observer.start()
         return observer
@@ -188,6 +193,17 @@ class Events:
                 observer.join(timeout=5.0)
 
 
+def _listen_to_log(tell: Callable[[str], None]) -> None:
+    """Take what watchdog logs for a hint: of events that were lost it says so there and nowhere else."""
+
+    class Hint(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            tell(HINT)
+
+    logger = logging.getLogger("watchdog")
+    logger.handlers, logger.propagate = [Hint(logging.WARNING)], False
+
+
 class _Handler:
     """Tells of events about names that matter; git makes and removes many others."""
 
@@ -196,10 +212,7 @@ class _Handler:
 
     def dispatch(self, event: Any) -> None:
         paths: Sequence[str] = [os.fsdecode(each) for each in (event.src_path, event.dest_path) if each]
-        touched = event.event_type in ("opened", "closed_no_write") or (
-            event.is_directory and event.event_type == "modified"
-        )
-        if not touched and any(map(_matters, paths)):
+        if any(map(_matters, paths)):
             self._tell(HINT)
 
 

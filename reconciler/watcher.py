@@ -38,12 +38,14 @@ RECORD_BYTES_MAX = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """What one turn came to: the pass, or what kept it from being done; when the next one is due."""
+    """What one turn came to: the pass, or what kept it from being done; when the next one is due. `wake_at_s` is before
+    that where a face wants to see how runs get on."""
 
     result: Pass | None
     trouble: str
     due: Due
     due_at_s: float
+    wake_at_s: float
     took_s: float
     deaf: str = ""
     """Why no events come from the file system, "" if they do: then refs are looked at once a second."""
@@ -208,11 +210,13 @@ class Watcher:
         refused = bool(trouble) or (result is not None and _is_refused(result))
         self.failures = self.failures + 1 if refused else 0
         due = self._due(result)
+        due_at_s = self.ended_s + due.in_s
         return Turn(
             result=result,
             trouble=trouble,
             due=due,
-            due_at_s=self.ended_s + due.in_s,
+            due_at_s=due_at_s,
+            wake_at_s=min(due_at_s, self.ended_s + self._look_s(result)),
             took_s=self.took_s,
             deaf=self.events.why,
         )
@@ -249,26 +253,28 @@ class Watcher:
             return retry
         if result.leads_on and not self.failures:
             return Due(in_s=0.0, what="the pass changed something itself")
-        due = self.loop.due(result)
-        if self.face.look_s is not None and self.loop.workers(result):
-            due = min(
-                due, Due(in_s=max(self.face.look_s, 10 * self.took_s), what="runs under way are looked at"), key=_in_s
-            )
-        return min(due, retry, key=_in_s)
+        return min(self.loop.due(result), retry, key=lambda each: each.in_s)
+
+    def _look_s(self, result: Pass | None) -> float:
+        """Return after how many seconds a face wants to see how runs get on; those passes take a tenth of it."""
+        if self.face.look_s is None or result is None or self.failures or not self.loop.workers(result):
+            return float("inf")
+        return max(self.face.look_s, 10 * self.took_s)
 
     # -------------------------------------------------------------------------------------------- between turns
 
     def _sleep(self, turn: Turn) -> None:
         """Return when another pass is due, or something says that there may be something to do."""
-        if turn.result is not None and turn.result.tip_moved:
+        if turn.result is not None and turn.result.tip_moved and self.loop.world.remote is not None:
+            # Others want to push as well; a branch of this clone alone is there for the taking.
             self.loop.contact.spread()
         workers = self.loop.workers(turn.result) if turn.result is not None else set()
         while not (self.stopping or self.reloading):
-            left_s = turn.due_at_s - time.monotonic()
+            left_s = turn.wake_at_s - time.monotonic()
             ended = self.bell.wait(workers, min(max(0.0, left_s), LOOK_S, self.readiness.next_s()))
             reasons = self.bell.take()
             self.readiness.alive()
-            if ended or set(reasons) - {HINT} or turn.due_at_s <= time.monotonic():
+            if ended or set(reasons) - {HINT} or turn.wake_at_s <= time.monotonic():
                 return
             if self.refs.identity() not in (None, self.identity):
                 return
@@ -321,10 +327,6 @@ class Watcher:
 
 
 _SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGWINCH)
-
-
-def _in_s(due: Due) -> float:
-    return due.in_s
 
 
 def _is_refused(result: Pass) -> bool:

@@ -21,7 +21,7 @@ from reconciler.actions import Action
 from reconciler.diff import ENDED
 from reconciler.explain import Row, rows
 from reconciler.loop import Loop, Pass
-from reconciler.model import Evidence, RunId
+from reconciler.model import Evidence, Phase, RunId
 from reconciler.observe import Observation
 from reconciler.screen import Line, View, screen
 from reconciler.terminal import COLOURS
@@ -128,6 +128,11 @@ class Screen(Face):
         at = f"{loop.world.remote.name} answered at {asked.at[11:19]}Z" if asked is not None else "not asked yet"
         return wrong or at
 
+    def _settled(self) -> int:
+        """Return how many runs are proven and over."""
+        open_ = sum(each.phase == Phase.WAITING and bool(each.evidence) for each in self.shown)
+        return len(self.passed.seen.actual.evidence) - open_ if self.passed is not None else 0
+
     def view(self) -> View:
         """Return what is shown now: ages have grown since the last pass."""
         assert self.loop is not None and self.turn is not None
@@ -140,7 +145,7 @@ class Screen(Face):
             branch=self.passed.seen.branch if self.passed is not None else "",
             tip=self.passed.seen.tip if self.passed is not None else "",
             rows=[_older(each, passed_s) for each in self.shown],
-            settled=len(self.passed.seen.actual.evidence) if self.passed is not None else 0,
+            settled=self._settled(),
             problems=self.problems,
             remote=self.remote,
             next_s=max(0.0, self.turn.due_at_s - now_s),
