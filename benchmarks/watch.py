@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from run import ENVIRONMENT, RECONCILER, commit_requests, git, scratch, settle, write
 
 COMMITS = int(os.environ.get("COMMITS", "200"))
-IDLE_S = float(os.environ.get("IDLE_S", "90"))
+IDLE_S = float(os.environ.get("IDLE_S", "130"))
 PASSES = int(os.environ.get("PASSES", "10000"))
 SETTLED = int(os.environ.get("SETTLED", "10000"))
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -103,7 +103,7 @@ def bench_idle() -> None:
     with scratch() as repo:
         settle(repo, SETTLED)
         with watching(repo) as process:
-            time.sleep(5)
+            wait_until_quiet(process.pid)
             before, began = cpu_s(process.pid), time.monotonic()
             time.sleep(IDLE_S)
             used, passed = cpu_s(process.pid) - before, time.monotonic() - began
@@ -159,6 +159,14 @@ def watching(repo: Path) -> Iterator[subprocess.Popen[bytes]]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
+
+
+def wait_until_quiet(pid: int) -> None:
+    """Wait until a process has done nothing worth mentioning for five seconds: it begins by reading everything."""
+    before = -1.0
+    while (now := cpu_s(pid)) - before > 0.1:
+        before = now
+        time.sleep(5)
 
 
 def wait_for(found: Callable[[], int | None]) -> int:

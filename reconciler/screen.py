@@ -135,13 +135,13 @@ def _foot(view: View, width: int) -> list[Line]:
 def _live(row: Row, view: View, width: int) -> Line:
     """Return a run that is under way: how far it is, at which stages, when it was heard of last."""
     beat = "" if row.heartbeat_age_s is None else f"♥ {span(row.heartbeat_age_s)}"
-    tries = f" attempt {row.attempts}" if row.attempts > 1 else ""
+    tries = f"attempt {row.attempts}" if row.attempts > 1 else ""
     counted = f"{row.done}/{row.total}" if row.total else ""
     bar = "█" * row.done + "░" * (row.total - row.done) + " " if 0 < row.total <= BAR_MAX and width >= NARROW else ""
     word = f"{row.phase.value:<8} " if width >= NARROW else ""
     tail = "  ".join(filter(None, (f"{bar}{counted}", beat)))
     room = max(8, width - cells(word) - cells(tail) - 5)
-    stage = plain(f"{row.stage}{tries}")
+    stage = plain(" · ".join(filter(None, (row.stage, tries))))
     shown = _shortened(row.run_id, room if not stage else max(8, room * 2 // 3))
     stage = _shortened(stage, max(0, room - cells(shown) - 2))
     gap = " " * max(2, width - 2 - cells(word) - cells(shown) - cells(stage) - cells(tail) - 2)
