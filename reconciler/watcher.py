@@ -242,9 +242,6 @@ class Watcher:
             self.events = Events(wanted, self.bell.ring, self.factory)
             self.events.start()
             self.before = ()
-        elif self.loop.world.remote is not None:
-            # Our own push moved them: what a person pushes in the very same moment is seen when the remote is asked.
-            self.before = self.refs.look()
 
     def _due(self, result: Pass | None) -> Due:
         backoff_s = min(BACKOFF_MAX_S, BACKOFF_S * 2 ** min(self.failures, 16)) if self.failures else float("inf")
@@ -278,10 +275,11 @@ class Watcher:
                 return
             if self.refs.identity() not in (None, self.identity):
                 return
-            if self.refs.look() != self.before:
+            if (now := self.refs.look()) != self.before:
                 self._rest()
-                if self.loop.world.remote is not None:
-                    self.loop.contact.asked_for = True
+                named = len(self.refs.names)
+                # What we push moves no ref that is looked at, so somebody here has pushed or fetched.
+                self.loop.contact.asked_for |= now[:named] != self.before[:named]
                 return
             self._mend()
             self.face.refresh()

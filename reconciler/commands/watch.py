@@ -49,8 +49,11 @@ def command(repo: str, lines: bool, form: str) -> int:
     from reconciler.watcher import Watcher
     from reconciler.world import open_world
 
+    # Where it is by name, now: a directory that is moved away takes who stands in it along.
+    directory = Path(repo).resolve()
+
     def begin() -> Loop:
-        world = open_world(Path(repo), workers)
+        world = open_world(directory, workers)
         return Loop(world, Observer(world))
 
     watcher = Watcher(begin, _face(lines or form == "json", form), readiness, warm=warm)
