@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from reconciler.approve import Case, decide_by
+from reconciler.model import Gate, Instant, Run, RunId
 from reconciler.phases import ENDED, START_PATIENCE_S, phase, silence
 from reconciler.state import Actual, Desired
 from reconciler.waiting import open_gates
-from reconciler.model import Gate, Instant, Run, RunId
 
 MARGIN_S = 0.01
 """Deadlines are over when they have passed, so one looks a moment after."""

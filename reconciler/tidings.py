@@ -15,9 +15,9 @@ import click
 
 from reconciler.actions import Launch, Resume, Retire, TakeOver, Wait
 from reconciler.aggregate import duration
-from reconciler.diff import ENDED
 from reconciler.loop import Loop, Pass
 from reconciler.model import Phase, RunId, TaskId
+from reconciler.phases import ENDED
 from reconciler.terminal import single_line
 from reconciler.watcher import Face, Turn
 

@@ -11,7 +11,6 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 WATCHDOG_S = 600
 """A pass may wait for the remote several times, each for a minute; after so long without a sign it hangs."""
@@ -31,7 +30,7 @@ class Place:
     @property
     def name(self) -> str:
         """Return the name of the unit: of the directory, and what tells it from others of that name."""
-        slug = re.sub(r"[^a-z0-9]+", "-", PurePosixPath(self.directory).name.lower()).strip("-")[:40] or "repository"
+        slug = re.sub(r"[^a-z0-9]+", "-", self.directory.rstrip("/").rpartition("/")[2].lower()).strip("-")[:40] or "repository"
         return f"reconciler-{slug}-{hashlib.sha256(self.directory.encode()).hexdigest()[:8]}.service"
 
     @property

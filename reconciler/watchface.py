@@ -18,11 +18,11 @@ from rich.live import Live
 from rich.text import Text
 
 from reconciler.actions import Action
-from reconciler.diff import ENDED
 from reconciler.explain import Row, rows
 from reconciler.loop import Loop, Pass
 from reconciler.model import Evidence, Phase, RunId
 from reconciler.observe import Observation
+from reconciler.phases import ENDED
 from reconciler.screen import Line, View, screen
 from reconciler.terminal import COLOURS
 from reconciler.tidings import condition

@@ -488,7 +488,12 @@ def test_runs_that_are_over_are_forgotten(scratch: Scratch) -> None:
     face.watcher = watcher = Watcher(lambda: loops.append(begin()) or loops[-1], face)  # type: ignore[func-returns-value]
     watcher.run()
     observer = loops[-1].observer
-    assert (observer.requests, observer.wishes, observer.ended, loops[-1].concerned) == ({}, {}, {}, set())
+    assert (observer.requests.parsed, observer.wishes.known, observer.here.ended, loops[-1].concerned) == (
+        {},
+        {},
+        {},
+        set(),
+    )
 
 
 # ------------------------------------------------------------------------------------------------ the screen

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from reconciler.approve import Case
-from reconciler.diff import Actual, Desired, diff, phase
+from reconciler.diff import diff
 from reconciler.due import Due, due, earliest
 from reconciler.model import (
     Evidence,
@@ -34,6 +34,8 @@ from reconciler.model import (
     Waiting,
     Wish,
 )
+from reconciler.phases import phase
+from reconciler.state import Actual, Desired
 from tests.unit.test_phase import ATTEMPT, CLAIM, CLAIMED, NOW, RUNNING, at
 
 PLAN = Rejection(path="runs.d/a.yaml", problems=(Problem(path="runs.d/a.yaml", reason="r", rule="r"),))
