@@ -30,7 +30,8 @@ class Place:
     @property
     def name(self) -> str:
         """Return the name of the unit: of the directory, and what tells it from others of that name."""
-        slug = re.sub(r"[^a-z0-9]+", "-", self.directory.rstrip("/").rpartition("/")[2].lower()).strip("-")[:40] or "repository"
+        last = self.directory.rstrip("/").rpartition("/")[2]
+        slug = re.sub(r"[^a-z0-9]+", "-", last.lower()).strip("-")[:40] or "repository"
         return f"reconciler-{slug}-{hashlib.sha256(self.directory.encode()).hexdigest()[:8]}.service"
 
     @property

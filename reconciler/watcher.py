@@ -13,16 +13,19 @@ import json
 import os
 import platform
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
+from reconciler.actions import Wait
 from reconciler.codec import CodecError
 from reconciler.due import Due
 from reconciler.errors import REFUSALS, ContentError, GitFailed, LockHeld, TransientError, UsageError
 from reconciler.loop import Loop, Pass
+from reconciler.phases import ENDED
 from reconciler.readiness import Readiness
 from reconciler.watch import HINT, Bell, Events, Refs
 from reconciler.world import World
@@ -89,6 +92,8 @@ class Watcher:
     failures: int = 0
     took_s: float = 0.0
     ended_s: float = float("-inf")
+    refused: str = ""
+    """Why the last reload was not done, as it was told."""
     place: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def wake(self, reason: str) -> None:
@@ -130,7 +135,8 @@ class Watcher:
                 self._reload("another repository is in its place")
             turn = self._turn()
             self.face.tell(turn)
-            self.readiness.ready() if self.passes == 1 else self.readiness.alive()
+            said = _status(turn)
+            self.readiness.ready(said) if self.passes == 1 else self.readiness.alive(said)
             if self.stopping or self.passes == self.passes_max:
                 return
             self._sleep(turn)
@@ -157,8 +163,11 @@ class Watcher:
         try:
             fresh = self.begin()
         except (TransientError, ContentError, UsageError, OSError) as error:
-            self.face.say("problem", f"not reloaded: {error}")
+            if str(error) != self.refused:
+                self.refused = str(error)
+                self.face.say("problem", f"not reloaded: {error}")
         else:
+            self.refused = ""
             self.events.stop()
             self._close()
             self.loop = fresh
@@ -303,7 +312,11 @@ class Watcher:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """End by SIGTERM and SIGINT after the pass, by a second SIGINT at once; reload by SIGHUP."""
+        """End by SIGTERM and SIGINT after the pass, by a second SIGINT at once; reload by SIGHUP. In a thread that is
+        not the first, signals are somebody else's."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         kept = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
         descriptor = signal.set_wakeup_fd(self.bell.descriptor, warn_on_full_buffer=False)
         try:
@@ -325,6 +338,14 @@ class Watcher:
 
 
 _SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGWINCH)
+
+
+def _status(turn: Turn) -> str:
+    """Return in one line what a supervisor shows."""
+    if turn.result is None:
+        return f"waiting: {turn.trouble}"
+    runs, waits = turn.result.phases.values(), sum(isinstance(each, Wait) for each in turn.result.actions)
+    return f"{turn.result.seen.branch}: {sum(each not in ENDED for each in runs)} under way, {waits} waiting"
 
 
 def _is_refused(result: Pass) -> bool:

@@ -457,19 +457,19 @@ def test_passes_leave_nothing_behind(scratch: Scratch) -> None:
 
     class Counter(Face):
         def tell(self, turn: Turn) -> None:
-            if watcher.passes in (100, 600):
+            if watcher.passes in (100, 300):
                 gc.collect()
                 sizes.append(tracemalloc.get_traced_memory()[0])
             watcher.bell.ring("another one")
 
-    watcher = Watcher(begin_at(scratch.path), Counter(), passes_max=600)
+    watcher = Watcher(begin_at(scratch.path), Counter(), passes_max=300)
     tracemalloc.start()
     try:
         watcher.run()
     finally:
         tracemalloc.stop()
         gc.unfreeze()
-    assert sizes[1] - sizes[0] < 20_000, f"{(sizes[1] - sizes[0]) / 500:.0f} bytes a pass"
+    assert sizes[1] - sizes[0] < 10_000, f"{(sizes[1] - sizes[0]) / 200:.0f} bytes a pass"
 
 
 def test_runs_that_are_over_are_forgotten(scratch: Scratch) -> None:
