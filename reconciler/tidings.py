@@ -15,13 +15,14 @@ import click
 
 from reconciler.actions import Launch, Resume, Retire, TakeOver, Wait
 from reconciler.aggregate import duration
+from reconciler.apply import subject_of
 from reconciler.loop import Loop, Pass
 from reconciler.model import Phase, RunId, TaskId
 from reconciler.phases import ENDED
 from reconciler.terminal import single_line
 from reconciler.watcher import Face, Turn
 
-NUMBERS = re.compile(r"\d+(\.\d+)?")
+COUNTS = re.compile(r"\b\d+(\.\d+)?(?= (s|try|tries)\b)")
 """Reasons count seconds and tries: that they grow is no news."""
 
 
@@ -84,7 +85,7 @@ class Tidings:
 
 
 def _key(event: Event) -> tuple[str, str, str]:
-    return event.event, event.run_id, NUMBERS.sub("0", event.detail)
+    return event.event, event.run_id, COUNTS.sub("0", event.detail).replace("0 try", "0 tries")
 
 
 def _done(result: Pass) -> Iterator[Event]:
@@ -127,7 +128,7 @@ def _standing(turn: Turn) -> Iterator[Event]:
         yield from (Event(event="problem", detail=f"rejected: {each.sentence()}") for each in rejection.problems)
     for each in result.done:
         if each.error is not None:
-            yield Event(event="problem", run_id=str(getattr(each.action, "run_id", "")), detail=each.sentence)
+            yield Event(event="problem", run_id=subject_of(each.action), detail=each.sentence)
     if result.blocked:
         yield Event(event="problem", detail=f"evidence waits: {result.blocked}")
     if result.publication is not None:

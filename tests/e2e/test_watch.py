@@ -211,7 +211,8 @@ def test_what_time_brings_is_done_in_time(scratch: Scratch, watch: Start) -> Non
 
 
 def test_what_is_wrong_is_said_once(scratch: Scratch, watch: Start) -> None:
-    scratch.write("runs.d/bad.yaml", "task: t\npipelin: p\n")
+    scratch.write("runs.d/bad1.yaml", "task: t\npipeline: a\nextra: 1\n")
+    scratch.write("runs.d/bad2.yaml", "task: t\npipeline: a\nextra: 1\n")
     scratch.simple("a", "true")
     watcher = watch()
     watcher.wait_for("published", run_id="a-")
@@ -219,7 +220,7 @@ def test_what_is_wrong_is_said_once(scratch: Scratch, watch: Start) -> None:
     watcher.wait_for("published", run_id="b-")
     problems = [each["detail"] for each in watcher.events("problem")]
     assert len(problems) == 2
-    assert all(each.startswith("rejected: runs.d/bad.yaml:") for each in problems)
+    assert sorted(each[:21] for each in problems) == ["rejected: runs.d/bad1", "rejected: runs.d/bad2"]
 
 
 # ------------------------------------------------------------------------------------------------ how it ends
