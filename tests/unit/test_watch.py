@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import threading
 import time
@@ -192,6 +193,17 @@ def test_an_observer_that_died_is_not_sound(repo: Path, bell: Bell) -> None:
         assert not events.sound()
     finally:
         Deaf.alive = True
+
+
+def test_a_queue_that_overflows_rings(repo: Path, bell: Bell) -> None:
+    """watchdog says of lost events in its log that they are, and nowhere else."""
+    events = Events(refs(repo), bell.ring)
+    events.start()
+    try:
+        logging.getLogger("watchdog.observers.inotify_c").warning("Kernel event queue overflowed")
+        wait_for_hint(bell)
+    finally:
+        events.stop()
 
 
 # ------------------------------------------------------------------------------------------------ the bell
