@@ -7,6 +7,14 @@ A problem of *our own* is an `InvariantError`: stop, keep everything, ask for a 
 Messages read `<where>[ at <pointer>]: <what is wrong>[; <what would be right>]`.
 """
 
+import errno
+
+REFUSALS = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EIO", "EROFS", "EACCES", "EPERM", "EMFILE", "ENFILE", "ENOMEM", "EAGAIN")
+}
+"""What the system may refuse without a bug of ours: trying again later is the cure, or making room."""
+
 
 class ReconcilerError(Exception):
     """Any error this package raises on purpose."""

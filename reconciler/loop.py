@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from reconciler import due
 from reconciler.actions import (
     Abandon,
     Action,
@@ -30,6 +31,7 @@ from reconciler.claims import Claims, Wanted
 from reconciler.conditions import set_condition
 from reconciler.contact import Contact
 from reconciler.diff import diff
+from reconciler.due import Due
 from reconciler.errors import (
     GitFailed,
     InvariantError,
@@ -64,6 +66,8 @@ LOCKED_MAX = 20
 
 SETTLING = (Cancel, Abandon, Quarantine, Restore, Retire, TakeOver, Yield, Release)
 """Actions after which another pass finds the world changed at once."""
+FULL_S = 60.0
+"""A pass is due at least so often, whatever has happened: what wakes the loop is a hint."""
 POLL_S = 0.25
 """How often the loop looks whether the tip has moved while it waits for workers."""
 
@@ -87,6 +91,12 @@ class Pass:
     @property
     def acted(self) -> bool:
         return self.tip_moved or any(not isinstance(each, Wait | Publish) for each in self.actions)
+
+    @property
+    def leads_on(self) -> bool:
+        """Return whether the pass changed something itself, so that another one is due at once."""
+        settling = any(isinstance(each, SETTLING) for each in self.actions)
+        return self.publication is not None or self.tip_moved or settling
 
     @property
     def idle(self) -> bool:
@@ -164,14 +174,36 @@ class Loop:
         the pass changed something itself, because what that leads to is there already."""
         if result.tip_moved:
             self.contact.spread(float("inf") if deadline_s is None else deadline_s)
-        if result.publication or result.tip_moved or any(isinstance(each, SETTLING) for each in result.actions):
+        if result.leads_on:
             return
-        patience_s = min(POLL_S, self.contact.patience_s(), self.claims.next_announcement_s())
+        patience_s = min(POLL_S, self.due(result).in_s)
         if deadline_s is not None:
             patience_s = min(patience_s, deadline_s - self.world.now().monotonic_s)
-        self.world.processes.wait_any(self._workers(result), max(0.0, patience_s))
+        self.world.processes.wait_any(self.workers(result), max(0.0, patience_s))
 
-    def _workers(self, result: Pass) -> set[Process]:
+    def due(self, result: Pass) -> Due:
+        """Return when another pass is due although nothing has happened: what time alone brings, at most FULL_S."""
+        now = self.world.now()
+        passed_s = now.monotonic_s - result.seen.now.monotonic_s
+        seen = result.seen
+        found = (replace(each, in_s=each.in_s - passed_s) for each in due.due(seen.desired, seen.actual, seen.now))
+        first = due.earliest(found)
+        remote = Due(in_s=self.contact.patience_s(), what="the remote is asked")
+        # While the remote does not answer, its next try is what is due, however late the lease is.
+        renewal_s = self.claims.next_announcement_s() if self.observer.online else FULL_S
+        lease = Due(in_s=renewal_s, what="the lease is renewed")
+        gathered_s = max(0.0, self.published_s + GATHER_S - now.monotonic_s) if self._gathers(result) else FULL_S
+        gathered = Due(in_s=gathered_s, what="evidence is committed")
+        full = Due(in_s=FULL_S, what="everything is looked at again")
+        return min((full, remote, lease, gathered, *filter(None, [first])), key=lambda each: each.in_s)
+
+    def _gathers(self, result: Pass) -> bool:
+        """Return whether evidence waits for more of it, to share a commit."""
+        decided = any(isinstance(each, Publish) for each in result.actions)
+        return not decided and not result.seen.limits.publish_due and bool(unproven(result.seen))
+
+    def workers(self, result: Pass) -> set[Process]:
+        """Return the workers whose end another pass is due after."""
         runs = result.seen.actual.runs.values()
         known = {run.attempt.worker for run in runs if run.attempt and not run.attempt.outcome and run.worker_alive}
         return known | set(self.world.workers.alive())

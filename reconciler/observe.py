@@ -42,6 +42,8 @@ from reconciler.tip import Tip, Trees
 from reconciler.wishes import Wishes
 from reconciler.world import World
 
+REMEMBERED_MAX = 1_000
+"""So many plans made from other commits are remembered before all are made anew."""
 OBJECT_ID = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 
 
@@ -115,6 +117,18 @@ class Observer:
         if self.cache.changed:
             write_cache(self.cache_path, self.cache, self.world.disk)
             self.cache.changed = False
+
+    def forget(self, seen: Observation) -> None:
+        """Let go of what was remembered about requests and runs that are settled: who looks for months must not keep
+        all that ever was. It is read again where somebody asks for it."""
+        kept = {each.request.source.path for each in seen.desired.wishes} | set(self.requests.recurring.values())
+        self.requests.parsed = {path: each for path, each in self.requests.parsed.items() if path in kept}
+        self.wishes.known = {path: each for path, each in self.wishes.known.items() if path in kept}
+        self.here.ended = {run_id: each for run_id, each in self.here.ended.items() if run_id in seen.actual.runs}
+        self.nested.known = {run_id: each for run_id, each in self.nested.known.items() if self.proofs.is_open(run_id)}
+        self.approvals.forget()
+        if len(self.plans) > REMEMBERED_MAX:
+            self.plans = {}
 
     def observe(self) -> Observation:
         """Return the world as it is now. Raise ContentError if there is no commit or the settings are broken."""

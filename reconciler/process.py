@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import random
 import re
@@ -227,19 +228,23 @@ def _until(done: Callable[[], bool], patience_s: float) -> None:
         time.sleep(0.01)
 
 
-def wait_any(processes: Iterable[Process], timeout_s: float) -> None:
-    """Return when one of `processes` has ended, or after `timeout_s` seconds."""
+def wait_any(processes: Iterable[Process], timeout_s: float, wakes: Sequence[int] = ()) -> bool:
+    """Return when one of `processes` has ended, one of the descriptors `wakes` can be read, or after `timeout_s`
+    seconds: True if a process may have ended."""
     poll, descriptors = select.poll(), []
+    for each in wakes:
+        poll.register(each, select.POLLIN)
     try:
         for process in processes:
             if (descriptor := _pidfd(process)) is None:
-                return
+                return True
             if descriptor == NO_PIDFD:
                 timeout_s = min(timeout_s, 0.05)
             else:
                 descriptors.append(descriptor)
                 poll.register(descriptor, select.POLLIN)
-        poll.poll(timeout_s * 1000)
+        ready = [descriptor for descriptor, _ in poll.poll(math.ceil(timeout_s * 1000))]
+        return not set(ready) <= set(wakes)
     finally:
         for descriptor in descriptors:
             os.close(descriptor)

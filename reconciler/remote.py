@@ -429,6 +429,12 @@ URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\x00-\x1f]+")
 SCP_LIKE = re.compile(r"([^\s:/@\x00-\x1f-][^\s:/@\x00-\x1f]*@)?(\[[0-9A-Fa-f:.]+\]|[\w][\w.-]*):(?!:)[^\s\x00-\x1f]+")
 
 
+def address_of(repository: Repository, name: str) -> str:
+    """Return where a remote is, without credentials, "" if it is not configured."""
+    urls = _configured(repository, f"remote.{name}.url")
+    return git.without_credentials(urls[0]) if urls else ""
+
+
 def is_url(text: str) -> bool:
     """Return whether a text is the address of a repository elsewhere: `scheme://...` or `[user@]host:path`."""
     if URL.fullmatch(text):

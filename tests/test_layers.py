@@ -54,6 +54,9 @@ LINES: dict[str, tuple[str, ...]] = {
         "annotations",
         "named_plan",
         "health",
+        "due",
+        "screen",
+        "unit",
     ),
     "edges": (
         "disk",
@@ -70,6 +73,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "watch",
         "events",
         "probes",
+        "readiness",
     ),
     "world": ("world",),
     "joints": (
@@ -99,9 +103,9 @@ LINES: dict[str, tuple[str, ...]] = {
         "guards/",
         "agents/",
     ),
-    "loop": ("contact", "loop"),
+    "loop": ("contact", "loop", "watcher"),
     "simulation": ("simulation/",),
-    "faces": ("survey", "session", "display", "terminal", "newfiles"),
+    "faces": ("survey", "session", "display", "terminal", "newfiles", "tidings", "watchface"),
     "verbs": ("commands/", "executors/", "outlets/"),
     "entry": ("cli", "__main__"),
 }
