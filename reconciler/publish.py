@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from reconciler import aggregate, codec, manifest, roles, rundir
+from reconciler import aggregate, codec, manifest, rundir
 from reconciler.deliver import deliver, wants_delivery
 from reconciler.disk import Disk
 from reconciler.errors import ContentError, NoAtomicPush, PublishBlocked, PushUnclear, TipMoved, TransientError
@@ -328,24 +328,10 @@ def proof(world: World, task_id: str, run_id: str, warnings: list[str]) -> Proof
         )
         warnings += [warning] if warning else []
     data = codec.render(document)
-    tested, reviewed = _roles(records)
-    summary = manifest.run_summary(document, hashlib.sha256(data).hexdigest(), tested, reviewed)
+    summary = manifest.run_summary(document, hashlib.sha256(data).hexdigest(), records)
     files[manifest.manifest_path(task_id, run_id)] = data
     files[manifest.summary_path(task_id, run_id)] = codec.render(summary)
     return Proof(document=document, data=data, files=files)
-
-
-def _roles(records: manifest.Records) -> tuple[str, Mapping[str, object]]:
-    """Return the tester's verdict about a run and, if it came to its end by itself, the reviewer's decision."""
-    known = manifest.fold(records.plan, records.counting)
-    tested = roles.test(records.plan, known)
-    status, detail = manifest.status_of(records)
-    if status == Status.FAILED:
-        return tested.status, {"decision": "reject", "reason": detail[: roles.REASON_CHARACTERS_MAX]}
-    if status != Status.SUCCEEDED:
-        return tested.status, manifest.NOT_REVIEWED
-    found = roles.review(records.plan, known, tested)
-    return tested.status, {"decision": found.decision, "reason": found.reason}
 
 
 def _last_beat(directory: RunDirectory) -> str | None:

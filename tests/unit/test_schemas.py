@@ -27,6 +27,8 @@ FORMATS = (
     "metrics",
     "pipeline",
     "request",
+    "review",
+    "review-answer",
     "run-summary",
     "settings",
     "state",
