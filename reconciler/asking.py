@@ -8,12 +8,12 @@ import signal
 import sys
 import traceback
 from collections.abc import Mapping
-from importlib import metadata
 from typing import Any
 
 from reconciler import codec
+from reconciler.installed import cure, entry_points
 from reconciler.order import ANSWER_BYTES_MAX, Answer, Order, Verdict
-from reconciler.role_protocols import GROUP, METHODS, Planned, PlanningOrder, ReviewerAnswer, TesterAnswer
+from reconciler.role_protocols import METHODS, Planned, PlanningOrder, ReviewerAnswer, TesterAnswer
 
 PLANNING_BYTES_MAX = 64 * 1024
 """So long an answer of a planner may be: it is frozen in every plan."""
@@ -63,11 +63,11 @@ def call(role: str, name: str, order: object, wanted: type) -> Any:
 
 def _load(role: str, name: str) -> object:
     """Return the value that takes a role. Raise Unanswered if it is not installed, or cannot be imported or made."""
-    points = metadata.entry_points(group=GROUP, name=name)
+    points = entry_points(name)
     if not points:
-        raise Unanswered(not_installed(role, name))
+        raise Unanswered(f"{role} '{name}' is not installed; {cure(name)}")
     try:
-        found = next(iter(points)).load()
+        found = points[0].load()
         taker = found() if isinstance(found, type) else found
     except (Exception, SystemExit) as error:
         traceback.print_exc()
@@ -76,12 +76,6 @@ def _load(role: str, name: str) -> object:
     if not callable(getattr(taker, METHODS[role], None)):
         raise Unanswered(f"{role} '{name}' has no method '{METHODS[role]}'")
     return taker
-
-
-def not_installed(role: str, name: str) -> str:
-    """Return the sentence about a role that nobody here takes."""
-    cure = f"install the package with the entry point '{name}' of the group {GROUP}"
-    return f"{role} '{name}' is not installed; {cure}"
 
 
 def plan_for_ever(name: str, answers: str, timeout_s: str) -> int:

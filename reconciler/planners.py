@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -86,6 +87,7 @@ class PlannerProcess:
             said = json.loads(self._exchange(codec.compact(order)))
             found = said["error"] if "error" in said else codec.load(Planned, said["planned"])
         except _Hangs:
+            self.end()
             self.hangs += 1
             return f"planner '{self.name}' did not answer within {self.timeout_s:g} s"
         except OSError as error:
@@ -113,8 +115,15 @@ class PlannerProcess:
             chunk = os.read(self.answers, 65536)
             found += chunk
             if not chunk or len(found) > 2 * PLANNING_BYTES_MAX:
-                raise ValueError
+                raise _Hangs if self._was_late() else ValueError
         return found
+
+    def _was_late(self) -> bool:
+        """Return whether the kernel ended the process because it took too long."""
+        assert self.process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.process.wait(1.0) == -signal.SIGALRM
+        return False
 
     def _write(self, descriptor: int, line: bytes, deadline: float) -> None:
         view = memoryview(line)
@@ -125,7 +134,6 @@ class PlannerProcess:
     def _wait(self, deadline: float, *, reading: list[int] | None = None, writing: list[int] | None = None) -> None:
         left = deadline - time.monotonic()
         if left <= 0 or not any(select.select(reading or [], writing or [], [], left)[:2]):
-            self.end()
             raise _Hangs
 
     def _start(self) -> None:
@@ -133,7 +141,7 @@ class PlannerProcess:
         self.answers, answering = os.pipe()
         try:
             self.process = subprocess.Popen(
-                (sys.executable, "-I", "-c", PLANNER, PACKAGE, self.name, str(answering), str(self.timeout_s + 1.0)),
+                (sys.executable, "-I", "-c", PLANNER, PACKAGE, self.name, str(answering), str(self.timeout_s)),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -149,7 +157,7 @@ class PlannerProcess:
         """KILL the process and what it left in its group, if it lives."""
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.process.pid, 9)
+                os.killpg(self.process.pid, signal.SIGKILL)
             with contextlib.suppress(OSError):
                 self.process.stdin.close()  # type: ignore[union-attr]
             self.process.wait()

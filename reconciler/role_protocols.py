@@ -24,8 +24,6 @@ from reconciler.checklist import Item
 from reconciler.model import ExecutionMode, Pipeline, Plan, Request, RunId, Settings, StageId, Tested
 from reconciler.order import Answer, Order
 
-GROUP = "reconciler.roles"
-"""The group of entry points that are looked at."""
 METHODS: Mapping[str, str] = {"planner": "plan", "builder": "build", "tester": "test", "reviewer": "review"}
 """The one method of each role."""
 

@@ -66,6 +66,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "watch",
         "events",
         "probes",
+        "installed",
     ),
     "world": ("world",),
     "joints": (
