@@ -70,7 +70,7 @@ class PlannerProcess:
 
     def stamp(self) -> int:
         """Return a number that is another one when what failed may be asked again."""
-        return int(self.forget_at) if self.failed else 0
+        return int(self.forget_at) + (time.monotonic() >= self.forget_at) if self.failed else 0
 
     def _remembered(self, key: str) -> str:
         """Return why a request is not asked about now, "" if it is."""
