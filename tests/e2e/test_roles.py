@@ -190,7 +190,7 @@ def test_a_reviewer_can_reject_and_a_resume_asks_it_again(repository: Repository
     assert repository.summary("r")["status_detail"] == "the reviewer rejects it: tests none"
     repository.write("runs.d/r.yaml", "task: t\npipeline: r\n")
     repository.commit()
-    assert repository.run("resume", "r", "--reason", "the label was wrong", "--wait", **outside).returncode == 0
+    assert repository.run("resume", "r", "--reason", "the label was wrong", **outside).returncode == 0
     assert repository.summary("r")["review"]["decision"] == "approve"
     assert (repository.outside / "ran").read_text() == "once\n"
 
