@@ -212,9 +212,9 @@ def _roles(settings: Settings, index: int) -> PlannedRoles:
         judges.append(_judge(said, roles.TESTER, index, {"use": said.tester}))
     if said.agent is not None:
         reviewer = codec.dump(agent.resolve(said.agent, settings.agents))
-        judges.append(_judge(said, roles.REVIEWER, index + 1, {"agent": said.agent}, reviewer))
+        judges.append(_judge(said, roles.REVIEWER, index + len(judges), {"agent": said.agent}, reviewer))
     elif said.reviewer != BUILT_IN:
-        judges.append(_judge(said, roles.REVIEWER, index + 1, {"use": said.reviewer}))
+        judges.append(_judge(said, roles.REVIEWER, index + len(judges), {"use": said.reviewer}))
     return PlannedRoles(
         planner=said.planner,
         builder=said.builder,
