@@ -211,7 +211,8 @@ def _roles(settings: Settings, index: int) -> PlannedRoles:
     if said.tester != BUILT_IN:
         judges.append(_judge(said, roles.TESTER, index, {"use": said.tester}))
     if said.agent is not None:
-        reviewer = codec.dump(agent.resolve(said.agent, settings.agents))
+        # It begins anew each time: what it would go on with is about another state of the run.
+        reviewer = codec.dump(replace(agent.resolve(said.agent, settings.agents), resume=False))
         judges.append(_judge(said, roles.REVIEWER, index + len(judges), {"agent": said.agent}, reviewer))
     elif said.reviewer != BUILT_IN:
         judges.append(_judge(said, roles.REVIEWER, index + len(judges), {"use": said.reviewer}))

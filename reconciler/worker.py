@@ -375,6 +375,7 @@ class Execution:
         order = replace(
             self._order(judge, record),
             role=roles.role_of(judge),
+            results={},
             records=tuple(settled.values()),
             tested=roles.judge(self.plan, settled, told).tested,
         )
