@@ -33,6 +33,7 @@ VERBS = {
     "cancel": "end a run that is under way",
     "approve": "let a run that waits at a gate go on",
     "reject": "refuse a run that waits at a gate",
+    "review": "let the reviewing agent look at a run; its decision becomes evidence",
     "guard": "run a guardrail on this checkout, here and now",
     "chaos": "try this repository's requests on a simulated world in which everything goes wrong",
     "completion": "print the completion script of a shell",

@@ -11,7 +11,19 @@ from dataclasses import replace
 
 from reconciler import manifest, roles
 from reconciler.approve import is_rejected
-from reconciler.model import ChildEnd, Gate, Outcome, Plan, PlannedStage, StageId, StageRecord, StageStatus, Status
+from reconciler.model import (
+    ChildEnd,
+    Gate,
+    Judgement,
+    Outcome,
+    Plan,
+    PlannedStage,
+    Reviewed,
+    StageId,
+    StageRecord,
+    StageStatus,
+    Status,
+)
 
 Records = Mapping[StageId, StageRecord]
 
@@ -132,16 +144,44 @@ def _closes_later(plan: Plan, records: Records) -> bool:
     return any(each.status == StageStatus.WAITING for each in closing)
 
 
-def verdict(plan: Plan, records: Records) -> tuple[Outcome, str]:
+def judge_to_ask(plan: Plan, records: Records, told: Sequence[StageRecord]) -> PlannedStage | None:
+    """Return the tester or reviewer that is to be asked before an attempt may end whose stages are over, None if none
+    is. Where something waits, there is nothing to judge yet; what failed, no reviewer is asked about."""
+    settled = untouched_skipped(plan, records)
+    if not plan.roles.judges or _waiting(settled):
+        return None
+    found = roles.judge_to_ask(plan, settled, told)
+    return None if found is not None and found.id == roles.REVIEWER and failure(plan, settled) else found
+
+
+def judgement(plan: Plan, records: Records, told: Sequence[StageRecord] = ()) -> Judgement | None:
+    """Return what the tester and the reviewer say of an attempt that came to its end by itself, None if it waits. What
+    failed is rejected, whoever the reviewer is."""
+    if _waiting(records):
+        return None
+    found = roles.judge(plan, records, told)
+    if failed := failure(plan, records):
+        return replace(found, reviewed=Reviewed(decision="reject", reason=roles.line(_failed(failed))))
+    return found
+
+
+def _waiting(records: Records) -> list[StageRecord]:
+    return [each for each in records.values() if each.status == StageStatus.WAITING]
+
+
+def _failed(record: StageRecord) -> str:
+    return f"stage '{record.id}' failed: {record.summary or _reason(record)}"
+
+
+def verdict(plan: Plan, records: Records, judged: Judgement | None) -> tuple[Outcome, str]:
     """Return how an attempt ended that came to its end by itself, and a sentence about why."""
     failed = failure(plan, records)
-    told = [f"stage '{failed.id}' failed: {failed.summary or _reason(failed)}"] if failed is not None else []
-    waiting = [each for each in records.values() if each.status == StageStatus.WAITING]
-    if waiting:
+    told = [_failed(failed)] if failed is not None else []
+    if waiting := _waiting(records):
         return Outcome.WAITING, "; ".join([*told, *(f"stage '{each.id}' {each.summary}" for each in waiting)])
     if told:
         return Outcome.FAILED, told[0]
-    if reason := roles.objection(plan, records):
+    if judged is not None and (reason := roles.objection(judged)):
         return Outcome.FAILED, reason
     allowed = [each.id for each in records.values() if each.status == StageStatus.FAILED]
     return Outcome.SUCCEEDED, f"failed, as allowed: {', '.join(allowed)}" if allowed else ""

@@ -73,14 +73,45 @@ def _answer(order: Order) -> Answer:
 
 
 def _do(order: Order) -> Answer:
-    match order.planned.kind:
-        case StageKind.AGENT:
-            from reconciler.agents import run_agent
+    if order.role == "reviewer" and order.planned.kind == StageKind.AGENT:
+        from reconciler.agents import run_reviewer
 
-            return run_agent(order)
-        case StageKind.GUARD:
-            from reconciler.guards import run_guard
+        return run_reviewer(order)
+    if order.role:
+        from reconciler.asking import ask
 
-            return run_guard(order)
-        case other:
-            raise ValueError(f"a stage of kind '{other}' needs no process of this sort")
+        return ask(order)
+    return BuiltInBuilder().build(order)
+
+
+class BuiltInBuilder:
+    """The builder that is ours. The worker starts commands itself, without a process like this one between."""
+
+    def build(self, order: Order) -> Answer:
+        """Execute one stage in its workspace and return how it went."""
+        match order.planned.kind:
+            case StageKind.AGENT:
+                from reconciler.agents import run_agent
+
+                return run_agent(order)
+            case StageKind.GUARD:
+                from reconciler.guards import run_guard
+
+                return run_guard(order)
+            case StageKind.COMMAND:
+                return _run_command(order)
+            case StageKind.PIPELINE:
+                raise ValueError("a nested pipeline is a run of its own, not a process")
+
+
+def _run_command(order: Order) -> Answer:
+    """Run the command of a stage; what it prints is the log of this process."""
+    import subprocess
+
+    planned = order.planned
+    status = subprocess.run(
+        planned.argv, cwd=os.path.join(order.workspace, planned.cwd), stdin=subprocess.DEVNULL, check=False
+    ).returncode
+    if status:
+        return Answer(verdict=Verdict.FAILED, reason="failed", summary=f"exit code {status}", detail={"exit": status})
+    return Answer(verdict=Verdict.PASSED, summary=planned.summary_hint)

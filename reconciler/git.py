@@ -752,6 +752,19 @@ class Repository:
             nested=tuple(os.fsdecode(each) for each in new if each.endswith(b"/")),
         )
 
+    def difference(self, base: str, commit: str, bytes_max: int) -> Change:
+        """Return how a commit differs from another commit or tree, all by object ids; the patch is cut after so many
+        bytes."""
+        diff = ("diff", "--no-ext-diff", "--no-textconv", "--no-renames")
+        ends = ("--end-of-options", base, commit, "--")
+        stats = run((*diff, "--numstat", "-z", *ends), directory=self.directory)
+        patch = read_start((*diff, *ends), self.directory, {}, bytes_max + 1)
+        return Change(
+            patch=patch[:bytes_max],
+            whole=len(patch) <= bytes_max,
+            stats=tuple(_stat(each) for each in stats.split(b"\0") if each),
+        )
+
     # -------------------------------------------------------------------------------------------- writing
 
     def exclude(self, line: str) -> None:

@@ -171,6 +171,14 @@ class Execution:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TaskDemand:
+    """What the registry of tasks says about where the runs of a task are executed."""
+
+    requires_cloud: bool = False
+    execution: Execution = Execution()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Concurrency:
     group: str
     on_conflict: str = "queue"
@@ -445,6 +453,24 @@ class AgentSettings:
     config: Mapping[str, object] = field(default_factory=dict)
 
 
+BUILT_IN = "built-in"
+"""How settings and records name the role that is ours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleSettings:
+    """Who takes the roles of a run, each the name of an entry point of the group `reconciler.roles`. `agent` is the
+    coding agent that is the reviewer, where the settings name one instead. `timeout_s` bounds what a planner, a tester
+    and a reviewer may take."""
+
+    planner: str = BUILT_IN
+    builder: str = BUILT_IN
+    tester: str = BUILT_IN
+    reviewer: str = BUILT_IN
+    agent: Mapping[str, object] | None = None
+    timeout_s: float = 300.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """`reconciler.yaml`. `branch` None means the branch HEAD names; `runs_max` None twice the cores; `remote` None
@@ -473,6 +499,7 @@ class Settings:
     agents: Mapping[str, AgentSettings] = field(default_factory=dict)
     ageing_s: float = 3600.0
     require_plan: bool = False
+    roles: RoleSettings = RoleSettings()
 
 
 # ---------------------------------------------------------------------------------------------- plans
@@ -501,7 +528,8 @@ class ChildEnd:
 class PlannedStage:
     """A stage with every default filled in. `digest` is the SHA-256 of what it executes and of what it needs.
 
-    `selected` is False for a stage the run's target does not need; it is never run.
+    `selected` is False for a stage the run's target does not need or the planner left out; it is never run. `mode` is
+    where it wants to be executed: `cloud` makes the whole run one for an executor.
     """
 
     index: int
@@ -529,6 +557,7 @@ class PlannedStage:
     sandbox: Mapping[str, object] | None = None
     finally_: bool = False
     children: tuple[Child, ...] = ()
+    mode: ExecutionMode = ExecutionMode.MCP
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -537,6 +566,19 @@ class Instructions:
 
     hash: str | None = None
     sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRoles:
+    """Who takes the roles of one run. `answer` is what a planner said that is not ours, as it said it; `judges` are the
+    tester and the reviewer where they are processes of their own, each as the stage it is executed as."""
+
+    planner: str = BUILT_IN
+    builder: str = BUILT_IN
+    tester: str = BUILT_IN
+    reviewer: str = BUILT_IN
+    answer: Mapping[str, object] | None = None
+    judges: tuple[PlannedStage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -582,6 +624,7 @@ class Plan:
     sandbox_missing: str = "refuse"
     group: str = ""
     fired_at: str = ""
+    roles: PlannedRoles = PlannedRoles()
 
 
 # ---------------------------------------------------------------------------------------------- runs
@@ -678,8 +721,38 @@ class StageRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tested:
+    """The tester's verdict: `passed`, `failed`, or `none` where nothing was to be tested. `reasons` say what failed,
+    `by` who says it."""
+
+    status: str
+    reasons: tuple[str, ...] = ()
+    by: str = BUILT_IN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reviewed:
+    """The reviewer's decision: `approve`, `reject` or `escalate`, why in one line, and who says it."""
+
+    decision: str
+    reason: str
+    by: str = BUILT_IN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """What the tester and the reviewer said of an attempt that came to its end by itself. `records` are those of the
+    processes that said it, where they are not ours."""
+
+    tested: Tested
+    reviewed: Reviewed
+    records: tuple[StageRecord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """`attempts/<n>.json`: one execution of a run, written only by its worker."""
+    """`attempts/<n>.json`: one execution of a run, written only by its worker. `judgement` is there once it has come to
+    its end by itself and waits for nothing."""
 
     number: int
     worker: Process
@@ -690,6 +763,7 @@ class Attempt:
     ended_at: str | None = None
     outcome: Outcome | None = None
     detail: str = ""
+    judgement: Judgement | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

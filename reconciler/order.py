@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from reconciler.model import Plan, PlannedStage, StageId
+from reconciler.model import Plan, PlannedStage, StageId, StageRecord, Tested
 
 ORDER_BYTES_MAX = 16 * 1024 * 1024
 ANSWER_BYTES_MAX = 512 * 1024
@@ -31,12 +31,14 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """One stage of one attempt, with everything its process needs.
+    """One stage of one attempt, or the judging of all of them, with everything its process needs.
 
     Directories are absolute; `checkout` is the repository's own, whatever the workspace. `try_number` counts from 1
     within the attempt. `earlier` is what this stage answered the last time it was tried in this run, in this attempt
     or an earlier one (`{}` if it never did): what was spent, and the session that may be continued. `results` are the
-    states and answers of the stages that ended before it.
+    states and answers of the stages that ended before it. `role` is the role that is asked, "" where a stage does what
+    it says itself; a tester and a reviewer are told the `records` of all stages, a reviewer also the tester's verdict;
+    `told` is what a reviewing agent is told of the run, "" where it is this one.
     """
 
     plan: Plan
@@ -49,10 +51,14 @@ class Order:
     checkout: str
     earlier: Mapping[str, object] = field(default_factory=dict)
     results: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    role: str = ""
+    records: tuple[StageRecord, ...] = ()
+    tested: Tested | None = None
+    told: str = ""
 
     @property
     def planned(self) -> PlannedStage:
-        return next(each for each in self.plan.stages if each.id == self.stage)
+        return next(each for each in (*self.plan.stages, *self.plan.roles.judges) if each.id == self.stage)
 
     @property
     def artifacts(self) -> str:

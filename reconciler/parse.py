@@ -594,7 +594,8 @@ def _guard(value: str | Mapping[str, object]) -> Mapping[str, object]:
     return {"use": value} if isinstance(value, str) else value
 
 
-def _agent(value: Mapping[str, Any]) -> Mapping[str, object]:
+def agent_of(value: Mapping[str, Any]) -> Mapping[str, object]:
+    """Return what a file says of a coding agent, durations as seconds."""
     return fields_of(value, {"stall_after": ("stall_after_s", parse_duration)})
 
 
@@ -623,7 +624,7 @@ _REQUEST: Conversions = {
 }
 _STAGE: Conversions = {
     "command": ("command", _command),
-    "agent": ("agent", _agent),
+    "agent": ("agent", agent_of),
     "guard": ("guard", _guard),
     "needs": ("needs", tuple),
     "timeout": ("timeout_s", parse_duration),

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from reconciler import aggregate, codec, manifest, roles, rundir
+from reconciler import aggregate, codec, manifest, rundir
 from reconciler.deliver import deliver, wants_delivery
 from reconciler.disk import Disk
 from reconciler.errors import ContentError, NoAtomicPush, PublishBlocked, PushUnclear, TipMoved, TransientError
@@ -106,26 +106,42 @@ def refresh(world: World, seen: Observation) -> Publication | None:
     if not ground.merges or not ground.pending:
         return None
     warnings: list[str] = []
-    edits, modes = _edits(world, seen, ground.pending, warnings)
-    message = f"evidence: brought up to {seen.branch}\n\nReconciler-Nonce: {world.chance.nonce()}\n"
+    message = f"evidence: brought up to {seen.branch}\n\n"
+    commit, pushed = _commit_beside(world, seen, ground, {}, message, warnings)
+    return Publication(commit=commit, runs=(), warnings=warnings, pushed=pushed)
+
+
+def add_evidence(world: World, seen: Observation, files: Mapping[str, bytes], message: str) -> tuple[RefUpdate, ...]:
+    """Commit files that go beside the evidence of runs to where that is, and return what was pushed.
+
+    `message` ends with a trailer. Raise TipMoved if the branch is elsewhere by now.
+    """
+    return _commit_beside(world, seen, ground_of(world, seen), files, message, [])[1]
+
+
+def _commit_beside(
+    world: World, seen: Observation, ground: Ground, files: Mapping[str, bytes], message: str, warnings: list[str]
+) -> tuple[str, tuple[RefUpdate, ...]]:
+    """Commit files that prove no further run on a ground, brought up to the tip; return the commit and what was
+    pushed."""
+    edits, modes = _edits(world, seen, ground.pending, warnings) if ground.merges else ({}, {})
+    aggregates = _aggregates(world, seen, ground, ()) if ground.merges else {}
     draft = Draft(
         parent=ground.parent,
         merges=ground.merges,
-        base_tree=seen.tip,
+        base_tree=seen.tip if ground.merges else None,
         copies=ground.copies,
-        files=_aggregates(world, seen, ground, ()) | edits,
+        files=aggregates | edits | dict(files),
         modes=modes,
-        message=message,
+        message=f"{message}Reconciler-Nonce: {world.chance.nonce()}\n",
         identity=IDENTITY,
         epoch_s=int(datetime.fromisoformat(seen.now.at).timestamp()),
     )
     commit = world.repository.make_commit(draft)
-    pushed: tuple[RefUpdate, ...] = ()
     if world.remote is None:
         world.repository.advance(ground.branch, ground.old, commit)
-    else:
-        pushed = _push(world.remote, seen, ground, commit, (), (), warnings)
-    return Publication(commit=commit, runs=(), warnings=warnings, pushed=pushed)
+        return commit, ()
+    return commit, _push(world.remote, seen, ground, commit, (), (), warnings)
 
 
 # ------------------------------------------------------------------------------------------------ where to
@@ -163,7 +179,8 @@ def ground_of(world: World, seen: Observation) -> Ground:
     read = (_json(data) for _, data in repository.blobs(manifests))
     pending = tuple(document for document in read if document is not None)
     mine = {f"{each['artifact_root']}/" for each in pending} | {_summary_root(each) for each in pending}
-    copies = {path: (entry.mode, entry.oid) for path, entry in ahead.items() if any(map(path.startswith, mine))}
+    kept = {path: entry for path, entry in ahead.items() if _is_review(path) or any(map(path.startswith, mine))}
+    copies = {path: (entry.mode, entry.oid) for path, entry in kept.items()}
     merges = () if repository.is_ancestor(seen.tip, old) else (seen.tip,)
     return Ground(
         branch=settings.branch, old=old, parent=old, merges=merges, copies=copies if merges else {}, pending=pending
@@ -181,6 +198,12 @@ def _without(
 def _is_manifest(path: str) -> bool:
     parts = path.split("/")
     return len(parts) == 5 and parts[2] == "cli" and parts[4] == "manifest.json"
+
+
+def _is_review(path: str) -> bool:
+    """Return whether a path is that of a review, which may come long after the run it is about."""
+    parts = path.split("/")
+    return len(parts) == 6 and parts[2] == "cli" and parts[4] == "reviews"
 
 
 def _summary_root(document: Mapping[str, Any]) -> str:
@@ -328,24 +351,10 @@ def proof(world: World, task_id: str, run_id: str, warnings: list[str]) -> Proof
         )
         warnings += [warning] if warning else []
     data = codec.render(document)
-    tested, reviewed = _roles(records)
-    summary = manifest.run_summary(document, hashlib.sha256(data).hexdigest(), tested, reviewed)
+    summary = manifest.run_summary(document, hashlib.sha256(data).hexdigest(), records)
     files[manifest.manifest_path(task_id, run_id)] = data
     files[manifest.summary_path(task_id, run_id)] = codec.render(summary)
     return Proof(document=document, data=data, files=files)
-
-
-def _roles(records: manifest.Records) -> tuple[str, Mapping[str, object]]:
-    """Return the tester's verdict about a run and, if it came to its end by itself, the reviewer's decision."""
-    known = manifest.fold(records.plan, records.counting)
-    tested = roles.test(records.plan, known)
-    status, detail = manifest.status_of(records)
-    if status == Status.FAILED:
-        return tested.status, {"decision": "reject", "reason": detail[: roles.REASON_CHARACTERS_MAX]}
-    if status != Status.SUCCEEDED:
-        return tested.status, manifest.NOT_REVIEWED
-    found = roles.review(records.plan, known, tested)
-    return tested.status, {"decision": found.decision, "reason": found.reason}
 
 
 def _last_beat(directory: RunDirectory) -> str | None:

@@ -27,7 +27,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from reconciler import codec, course, manifest, process, rundir, sandbox
+from reconciler import codec, course, manifest, process, roles, rundir, sandbox
 from reconciler.approve import at_gate
 from reconciler.disk import DISK
 from reconciler.model import (
@@ -37,6 +37,7 @@ from reconciler.model import (
     End,
     Host,
     Instant,
+    Judgement,
     Outcome,
     Plan,
     PlannedStage,
@@ -263,6 +264,8 @@ class Execution:
         self.not_before: dict[StageId, float] = {}
         self.told_to_stop = False
         self.unseen = False
+        self.judges: dict[StageId, StageRecord] = {}
+        self.judgement: Judgement | None = None
         self.stopping: Outcome | None = None
         self.detail = ""
         self.last_view, self.last_beat = time.monotonic(), 0.0
@@ -282,7 +285,7 @@ class Execution:
         self._beat()
         self._save(durable=False)
         self._enforce_lease()
-        while self._start_ready() or self.ongoing or self._waiting_for_backoff():
+        while self._start_ready() or self.ongoing or self._waiting_for_backoff() or self._ask_judge():
             for key, _ in self.selector.select(self._patience_s()):
                 key.data()
             self._reap()
@@ -328,7 +331,7 @@ class Execution:
         if record.tries:
             return True  # it held when the stage was tried first
         order = codec.compact(self._order(stage, record))
-        environment = self._environment(stage.id, sandbox.demand(stage.sandbox))
+        environment = self._environment(stage, sandbox.demand(stage.sandbox))
         wanted, error = judged(order, environment, self._beat, self.plan.heartbeat.interval_s)
         if wanted is None:
             reason = f"its condition cannot be judged: {error}"
@@ -345,16 +348,39 @@ class Execution:
     def _start(self, stage: PlannedStage) -> None:
         record = self.records[stage.id]
         record = replace(record, status=StageStatus.RUNNING, tries=record.tries + 1, attempt=self.number)
-        ongoing = Ongoing(stage=stage, record=record, log=self._log(stage), grace_s=self.plan.grace_s)
         self.not_before.pop(stage.id, None)
-        order = self._order(stage, record) if stage.kind != StageKind.COMMAND else None
+        role = roles.builder_of(self.plan, stage)
+        order = self._order(stage, record) if role or stage.kind != StageKind.COMMAND else None
+        self.records[stage.id] = self._run(stage, record, replace(order, role=role) if order is not None else None)
+
+    def _run(self, stage: PlannedStage, record: StageRecord, order: Order | None) -> StageRecord:
+        """Start the process of a stage, a tester or a reviewer, and return its record."""
+        ongoing = Ongoing(stage=stage, record=record, log=self._log(stage), grace_s=self.plan.grace_s)
         wanted = self._wanted(stage)
         wall = self._wall(stage, wanted, order) if wanted is not None else None
-        environment = self._environment(stage.id, wanted)
+        environment = self._environment(stage, wanted)
         told = codec.compact(order) if order is not None else None
         ongoing.start(self.place, environment, self.lock, self.selector, told, wall)
-        self.records[stage.id] = ongoing.record
         self.ongoing[stage.id] = ongoing
+        return ongoing.record
+
+    def _ask_judge(self) -> bool:
+        """Start the tester or the reviewer that is to be asked when the stages are over; return whether one is."""
+        told = tuple(self.judges.values())
+        judge = course.judge_to_ask(self.plan, self.records, told) if not self.stopping else None
+        if judge is None:
+            return False
+        settled = course.untouched_skipped(self.plan, self.records)
+        record = StageRecord(id=judge.id, digest=judge.digest, status=StageStatus.RUNNING, attempt=self.number, tries=1)
+        order = replace(
+            self._order(judge, record),
+            role=roles.role_of(judge),
+            results={},
+            records=tuple(settled.values()),
+            tested=roles.judge(self.plan, settled, told).tested,
+        )
+        self._run(judge, record, order)
+        return True
 
     def _wanted(self, stage: PlannedStage) -> sandbox.Demand | None:
         """Return the sandbox that a stage gets. Its pipeline was reviewed, so what it asks for is trusted."""
@@ -403,15 +429,14 @@ class Execution:
         named = {f"{each}_SECRET": os.environ.get(each, "") for each in wanted.secrets} if wanted else {}
         return [*secret_values(named), *self.secrets] if named else self.secrets
 
-    def _environment(self, stage_id: StageId, wanted: sandbox.Demand | None) -> dict[str, str]:
+    def _environment(self, stage: PlannedStage, wanted: sandbox.Demand | None) -> dict[str, str]:
         """Return the environment of a stage: inherited, then the pipeline's, then ours, which none can replace. In a
         sandbox little is inherited."""
-        stage = next(each for each in self.plan.stages if each.id == stage_id)
         ours = {
             "RUN_ID": self.plan.run_id,
             "TASK_ID": self.plan.task_id,
             "PIPELINE_ID": self.plan.pipeline_id,
-            "STAGE_ID": stage_id,
+            "STAGE_ID": stage.id,
             "ATTEMPT": str(self.number),
             "RUN_DIR": str(self.directory.path),
             "MANIFEST_PATH": str(self.directory.path / "manifest.json"),
@@ -490,9 +515,17 @@ class Execution:
             ongoing.enforce()
             if ongoing.settled():
                 del self.ongoing[stage_id]
-                self.records[stage_id] = self._judge(ongoing)
-                # A success must outlive a power failure before what needs it begins; the last one is saved by the end.
-                self._save(durable=any(each.status == StageStatus.PENDING for each in self.records.values()))
+                self._settle(stage_id, ongoing)
+
+    def _settle(self, stage_id: StageId, ongoing: Ongoing) -> None:
+        """Note how a stage, a tester or a reviewer ended."""
+        if stage_id not in self.records:
+            self.judges[stage_id] = ongoing.finish()
+            return
+        self.records[stage_id] = self._judge(ongoing)
+        # A success must outlive a power failure before what needs it begins; the last one is saved by the end.
+        pending = any(each.status == StageStatus.PENDING for each in self.records.values())
+        self._save(durable=pending or bool(self.plan.roles.judges))
 
     def _enforce_lease(self) -> None:
         """Stop when the lease has run out and nobody renewed it: from then on others may take the run over."""
@@ -550,6 +583,7 @@ class Execution:
             ended_at=process.instant().at if outcome else None,
             outcome=outcome,
             detail=detail,
+            judgement=self.judgement,
         )
 
     def _save(self, outcome: Outcome | None = None, detail: str = "", *, durable: bool = True) -> None:
@@ -591,7 +625,8 @@ class Execution:
         outcome, detail = self.stopping, self.detail
         if outcome is None:
             self.records = course.untouched_skipped(self.plan, self.records)
-            outcome, detail = course.verdict(self.plan, self.records)
+            self.judgement = course.judgement(self.plan, self.records, tuple(self.judges.values()))
+            outcome, detail = course.verdict(self.plan, self.records, self.judgement)
         self._save(outcome, detail)
         self._release_reserve()
 

@@ -10,3 +10,10 @@ def run_agent(order: Order) -> Answer:
     from reconciler.agents.stage import AgentStage
 
     return AgentStage(order).run()
+
+
+def run_reviewer(order: Order) -> Answer:
+    """Let the agent that is the reviewer look at a run, and judge whether it answered with a decision."""
+    from reconciler.agents.review import run_reviewer
+
+    return run_reviewer(order)

@@ -176,7 +176,7 @@ def _quick_resolve(
     # A plan that nests others depends on all of them.
     nests = isinstance(pipeline, Pipeline) and any(stage.pipeline is not None for stage in pipeline.stages)
     known_ones = tuple(pipelines.values()) if nests else (pipeline,)
-    key = (id(request), id(pipeline), *map(id, known_ones), id(settings), instructions, place.occasion)
+    key = (id(request), id(pipeline), *map(id, known_ones), id(settings), instructions, place.occasion, place.task)
     known = _plans.get(key)
     if known is None:
         plan = _resolve(request, pipelines, settings, place)

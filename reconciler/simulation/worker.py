@@ -19,6 +19,7 @@ from reconciler.model import (
     Claim,
     Host,
     Instant,
+    Judgement,
     Outcome,
     PlannedStage,
     StageId,
@@ -97,6 +98,7 @@ class SimulatedWorker:
         self.records = course.first_records(records, self.number)
         self.ongoing: dict[StageId, Ongoing] = {}
         self.not_before: dict[StageId, float] = {}
+        self.judgement: Judgement | None = None
         self.stopping: Outcome | None = None
         self.detail = ""
         self.spent_s = sum(attempt.elapsed_s for attempt in self.attempts.values())
@@ -325,6 +327,7 @@ class SimulatedWorker:
             ended_at=self.host.now().at if outcome else None,
             outcome=outcome,
             detail=detail,
+            judgement=self.judgement,
         )
 
     def _save(self, outcome: Outcome | None = None, detail: str = "", *, durable: bool = True) -> None:
@@ -351,6 +354,7 @@ class SimulatedWorker:
         outcome, detail = self.stopping, self.detail
         if outcome is None:
             self.records = course.untouched_skipped(self.plan, self.records)
-            outcome, detail = course.verdict(self.plan, self.records)
+            self.judgement = course.judgement(self.plan, self.records)
+            outcome, detail = course.verdict(self.plan, self.records, self.judgement)
         self._save(outcome, detail)
         self.history.watch.ended(self.host, self.directory, self.number)

@@ -46,6 +46,7 @@ from reconciler.model import (
     Rejection,
     Request,
     Role,
+    RoleSettings,
     SandboxSettings,
     Schedule,
     Settings,
@@ -121,6 +122,14 @@ FIELDS: list[tuple[str, str, type, set[str]]] = [
     ("plan-preview", "$defs/decision", Judged, set()),
     ("plan-preview", "$defs/problem", Problem, set()),
     ("settings", "properties/agents/additionalProperties", AgentSettings, set()),
+    ("settings", "properties/roles", RoleSettings, {"agent"}),
+    (
+        "settings",
+        "$defs/reviewing_agent",
+        Agent,
+        {"driver", "config", "output_schema", "demand", "deliver", "resume"},
+    ),
+    ("settings", "$defs/reviewing_agent/properties/budget", Budget, set()),
     ("pipeline", "$defs/agent", Agent, {"driver", "config"}),
     ("pipeline", "$defs/agent/properties/budget", Budget, set()),
     ("pipeline", "$defs/agent/properties/demand", Demand, set()),
@@ -154,6 +163,7 @@ def test_every_object_of_a_format_that_people_write_has_a_class(name: str) -> No
         "$defs/guard",
         "$defs/sandbox",
         "$defs/stage/properties/approval",
+        "properties/roles/properties/reviewer",
     }
     known = {pointer for schema, pointer, *_ in FIELDS if schema == name}
     assert {each.removeprefix("/") for each in _objects(SCHEMAS[name])} - opaque == known
@@ -414,7 +424,7 @@ def test_a_manifest_keeps_its_contract(title: str) -> None:
 
 @pytest.mark.parametrize("title", PROVEN)
 def test_a_run_summary_keeps_its_contract(title: str) -> None:
-    holds("run-summary", manifest.run_summary(PROVEN[title], "f" * 64))
+    holds("run-summary", manifest.run_summary(PROVEN[title], "f" * 64, RUNS[title]))
 
 
 @pytest.mark.parametrize("title", PROVEN)

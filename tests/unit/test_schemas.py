@@ -28,6 +28,8 @@ FORMATS = (
     "pipeline",
     "plan-preview",
     "request",
+    "review",
+    "review-answer",
     "run-summary",
     "settings",
     "state",
