@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from reconciler import agent, approve, codec
+from reconciler import agent, approve, codec, trust
 from reconciler.model import (
     Child,
     ExecutionMode,
@@ -127,6 +127,7 @@ def _resolve(
     problems = [*_parameter_problems(request, pipeline), *_target_problems(request, pipeline)]
     problems += _agent_problems(request, pipeline, settings)
     problems += _mode_problems(request, pipeline)
+    problems += _reuse_problems(request, pipeline, settings)
     if problems:
         return _rejection(request, problems)
     way = way.through(pipeline.id)
@@ -144,6 +145,9 @@ def _plan(
     frozen = replace(pipeline, stages=tuple(_frozen(each, settings) for each in pipeline.stages))
     stages = _stages(frozen, request.target, workspace, parameters, nested)
     stages = tuple(_governed(each, request, settings) for each in stages)
+    stages = tuple(
+        replace(each, untrusted=trust.unbelieved(each, request, settings.trust, place.instructions)) for each in stages
+    )
     executed: dict[str, object] = {
         "stages": [each.digest for each in stages if each.selected],
         "parameters": parameters,
@@ -325,6 +329,7 @@ def _stages(
             selected=stage.id in selected,
             digest=digests[stage.id],
             children=nested[stage.id].children,
+            reuse=stage.reuse,
             **_set(stage),
         )
         for index, stage in enumerate(pipeline.stages)
@@ -513,6 +518,16 @@ def _mode_problems(request: Request, pipeline: Pipeline) -> Iterable[Problem]:
         )
         reason = f"the request wants this machine ('mode: mcp'), and {what}"
         yield _problem(request, "/execution", reason, "say 'mode: auto' or 'mode: cloud'", "mode")
+
+
+def _reuse_problems(request: Request, pipeline: Pipeline, settings: Settings) -> Iterable[Problem]:
+    reused = next((stage.id for stage in pipeline.stages if stage.reuse is not None), None)
+    if reused is not None and (pipeline.workspace or settings.workspace) == Workspace.CHECKOUT:
+        reason = (
+            f"stage '{reused}' of pipeline '{pipeline.id}' may be reused, and works in the checkout, whose files are "
+            "not those of the commit"
+        )
+        yield _problem(request, "/pipeline", reason, "let the pipeline say 'workspace: worktree'", "reuse")
 
 
 def _unknown_pipeline(request: Request, pipelines: Iterable[str]) -> Problem:

@@ -74,13 +74,11 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """What a stage may reach. `write` None: all of the workspace. `asked` is False where a stage of untrusted text
-    asked for nothing itself: it gets the walls that this machine can build."""
+    """What a stage may reach. `write` None: all of the workspace."""
 
     network: bool = False
     write: tuple[str, ...] | None = None
     secrets: tuple[str, ...] = ()
-    asked: bool = True
 
 
 def demand(said: Mapping[str, Any] | None, *, trusted: bool = True) -> Demand | None:
@@ -96,7 +94,6 @@ def demand(said: Mapping[str, Any] | None, *, trusted: bool = True) -> Demand | 
         network=trusted and bool(words.get("network", False)),
         write=None if write is not None and "." in write else write,
         secrets=tuple(words.get("secrets", ())) if trusted else (),
-        asked=said is not None,
     )
 
 
@@ -439,7 +436,7 @@ def build(stage: PlannedStage, wanted: Demand, around: Surroundings, *, missing:
             raise Refused("this bubblewrap cannot bind by descriptor, as 'write' needs (0.10 can)")
         return Wall(demand=wanted, scene=_scene(stage, around, nested=not found.closing))
     except (Refused, OSError) as error:
-        if missing == "refuse" and wanted.asked:
+        if missing == "refuse":
             cure = "install bubblewrap, or set 'sandbox: {missing: record}'"
             return Wall(demand=wanted, reason=f"cannot be sandboxed here: {_said(error)}; {cure}", refused=True)
         return Wall(demand=wanted, reason=f"unsandboxed: {_said(error)}")

@@ -299,7 +299,7 @@ class Execution:
             if not self._has_room(stage):
                 continue
             started = True
-            if self._passes_gate(stage):
+            if self._passes_gate(stage) and not self._is_proven(stage):
                 self._start(stage)
         if started:
             self._save(durable=False)
@@ -322,13 +322,20 @@ class Execution:
         self.records[stage.id] = record
         return record.status == StageStatus.PENDING
 
+    def _is_proven(self, stage: PlannedStage) -> bool:
+        """Return whether an earlier success stands for a stage that may start; if so, its record says so."""
+        if stage.cited is None:
+            return False
+        self.records[stage.id] = course.cited(stage, self.records[stage.id], self.number, process.instant().at)
+        return True
+
     def _is_wanted(self, stage: PlannedStage) -> bool:
         """Return whether the condition of a stage holds; if not, its record says so."""
         record, now_at = self.records[stage.id], process.instant().at
         if record.tries:
             return True  # it held when the stage was tried first
         order = codec.compact(self._order(stage, record))
-        environment = self._environment(stage.id, sandbox.demand(stage.sandbox))
+        environment = self._environment(stage.id, self._wanted(stage))
         wanted, error = judged(order, environment, self._beat, self.plan.heartbeat.interval_s)
         if wanted is None:
             reason = f"its condition cannot be judged: {error}"
@@ -344,7 +351,14 @@ class Execution:
 
     def _start(self, stage: PlannedStage) -> None:
         record = self.records[stage.id]
-        record = replace(record, status=StageStatus.RUNNING, tries=record.tries + 1, attempt=self.number)
+        record = replace(
+            record,
+            status=StageStatus.RUNNING,
+            tries=record.tries + 1,
+            attempt=self.number,
+            untrusted=stage.untrusted,
+            reuse_key=stage.reuse_key,
+        )
         ongoing = Ongoing(stage=stage, record=record, log=self._log(stage), grace_s=self.plan.grace_s)
         self.not_before.pop(stage.id, None)
         order = self._order(stage, record) if stage.kind != StageKind.COMMAND else None
@@ -357,8 +371,8 @@ class Execution:
         self.ongoing[stage.id] = ongoing
 
     def _wanted(self, stage: PlannedStage) -> sandbox.Demand | None:
-        """Return the sandbox that a stage gets. Its pipeline was reviewed, so what it asks for is trusted."""
-        return sandbox.demand(stage.sandbox, trusted=True)
+        """Return the sandbox that a stage gets: what it asks for, less what text that is not trusted must not have."""
+        return sandbox.demand(stage.sandbox, trusted=not stage.untrusted)
 
     def _wall(self, stage: PlannedStage, wanted: sandbox.Demand, order: Order | None) -> sandbox.Wall:
         """Return what stands around a stage that gets a sandbox."""

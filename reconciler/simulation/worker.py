@@ -115,7 +115,7 @@ class SimulatedWorker:
             if not self._has_room(stage):
                 continue
             started = True
-            if self._passes_gate(stage):
+            if self._passes_gate(stage) and not self._is_proven(stage):
                 self._start(stage)
         if started:
             self._save(durable=False)
@@ -134,6 +134,12 @@ class SimulatedWorker:
             self.history.watch.nested(self.run_id, stage, record)
         self.records[stage.id] = record
         return record.status == StageStatus.PENDING
+
+    def _is_proven(self, stage: PlannedStage) -> bool:
+        if stage.cited is None:
+            return False
+        self.records[stage.id] = course.cited(stage, self.records[stage.id], self.number, self.host.now().at)
+        return True
 
     def _waiting_for_backoff(self) -> bool:
         pending = any(self.records[each].status == StageStatus.PENDING for each in self.not_before)
