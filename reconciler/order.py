@@ -60,6 +60,11 @@ class Order:
         suffix = f".{self.number}" if self.number > 1 else ""
         return f"{ARTIFACTS}/{self.planned.index + 1:02d}-{self.stage}{suffix}"
 
+    @property
+    def own(self) -> str:
+        """The directory below the run directory that an agent keeps between its tries, as a relative path."""
+        return f"agents/{self.planned.index + 1:02d}-{self.stage}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:

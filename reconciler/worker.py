@@ -28,6 +28,7 @@ from functools import cache
 from pathlib import Path
 
 from reconciler import codec, course, manifest, process, rundir, sandbox
+from reconciler.agent import DOORED
 from reconciler.approve import at_gate
 from reconciler.disk import DISK
 from reconciler.model import (
@@ -48,7 +49,7 @@ from reconciler.model import (
 from reconciler.order import Order
 from reconciler.redact import Redactor, secret_values
 from reconciler.rundir import RunDirectory
-from reconciler.stage import PACKAGE, Log, Ongoing, judged
+from reconciler.stage import PACKAGE, Log, Ongoing, judged, open_door
 
 LOCK_PATIENCE_S = 5.0
 """A worker waits this long for the lock: observers hold it shared for microseconds, a claimer for milliseconds."""
@@ -366,13 +367,23 @@ class Execution:
         wall = self._wall(stage, wanted, order) if wanted is not None else None
         environment = self._environment(stage.id, wanted)
         told = codec.compact(order) if order is not None else None
-        ongoing.start(self.place, environment, self.lock, self.selector, told, wall)
+        door = self._door(stage, wall)
+        ongoing.start(self.place, environment, self.lock, self.selector, told, wall, door)
         self.records[stage.id] = ongoing.record
         self.ongoing[stage.id] = ongoing
 
     def _wanted(self, stage: PlannedStage) -> sandbox.Demand | None:
         """Return the sandbox that a stage gets: what it asks for, less what text that is not trusted must not have."""
         return sandbox.demand(stage.sandbox, trusted=not stage.untrusted)
+
+    def _door(self, stage: PlannedStage, wall: sandbox.Wall | None) -> int | None:
+        """Open a door to the model of an agent that has no network; None where it needs none, or nothing is started."""
+        doored = stage.agent is not None and stage.agent.get("driver") in DOORED
+        if not (stage.untrusted and doored) or stage.agent is None or wall is None or wall.refused:
+            return None
+        with contextlib.suppress(OSError):  # without one the agent does not reach its model, and says so
+            return open_door(stage.agent, self.lock, self.directory.path)
+        return None
 
     def _wall(self, stage: PlannedStage, wanted: sandbox.Demand, order: Order | None) -> sandbox.Wall:
         """Return what stands around a stage that gets a sandbox."""
@@ -383,8 +394,15 @@ class Execution:
             checkout=self.checkout,
             package=PACKAGE,
             artifacts=str(self.directory.path / order.artifacts) if order is not None else "",
+            own=str(self.directory.path / order.own) if order is not None and stage.agent is not None else "",
+            programs=self._programs(stage),
         )
         return sandbox.build(stage, wanted, around, missing=self.plan.sandbox_missing)
+
+    def _programs(self, stage: PlannedStage) -> tuple[str, ...]:
+        """Return the programs of an agent that asked for no walls: they stand for its text and must not hide those."""
+        command = stage.agent.get("command") if stage.agent is not None and stage.sandbox is None else None
+        return (str(command[0]), "node") if isinstance(command, Sequence) and command else ()
 
     def _order(self, stage: PlannedStage, record: StageRecord) -> Order:
         """Return what the process of a stage that is no command is told."""
