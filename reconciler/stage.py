@@ -463,11 +463,11 @@ def _asked(order: bytes, environment: Mapping[str, str], meanwhile: Callable[[],
                     raise
 
 
-def open_door(agent: Mapping[str, object], lock: int, place: Path) -> int:
+def open_door(agent: Mapping[str, object], environment: Mapping[str, str], lock: int, place: Path) -> int:
     """Start the process that leads an agent to its model and to nothing else; return the descriptor by which the
     agent's driver tells it where to stand. It ends when nobody holds that any more. Raise OSError if it cannot start.
 
-    It holds the lock of the run like all that works for it. `place` is a directory for a file that has no name by then.
+    It finds the key in the `environment`, and holds the lock of the run like all that works for it. `place` is a directory for a file that has no name by then.
     """
     ours, its = socket.socketpair()
     with its:
@@ -477,6 +477,7 @@ def open_door(agent: Mapping[str, object], lock: int, place: Path) -> int:
                 started = subprocess.Popen(
                     (sys.executable, "-I", "-c", DOOR, PACKAGE, str(its.fileno())),
                     cwd="/",
+                    env=environment,
                     stdin=told,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,

@@ -382,7 +382,7 @@ class Execution:
         if not (stage.untrusted and doored) or stage.agent is None or wall is None or wall.refused:
             return None
         with contextlib.suppress(OSError):  # without one the agent does not reach its model, and says so
-            return open_door(stage.agent, self.lock, self.directory.path)
+            return open_door(stage.agent, {**os.environ, **stage.env}, self.lock, self.directory.path)
         return None
 
     def _wall(self, stage: PlannedStage, wanted: sandbox.Demand, order: Order | None) -> sandbox.Wall:

@@ -80,7 +80,7 @@ def opened(tmp_path: Path, address: str) -> Iterator[Doorway]:
     settings = {"c": AgentSettings(driver="claude", env={"ANTHROPIC_BASE_URL": f"http://{address}/base"})}
     agent = codec.dump(resolve({"use": "c", "prompt": "x"}, settings))
     try:
-        way = open_doorway(open_door(agent, lock, tmp_path))
+        way = open_doorway(open_door(agent, os.environ, lock, tmp_path))
         yield way
         way.control.close()
     finally:
