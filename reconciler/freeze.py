@@ -112,8 +112,9 @@ class Freezer:
             return f"{entry.mode} {self._without_evidence(path, entry.oid)}" if entry is not None else None
         start = inputs.start_of(path)
         tree = self._repository.look_up([f"{commit}:{start}"])[0]
-        listed = ((f"{start}/{each.path}" if start else each.path, each) for each in self._repository.entries(tree))
-        meant = [(full, each) for full, each in listed if matches((path,), full) and not inputs.is_record(full)]
+        before = f"{start}/" if start else ""
+        listed = self._repository.changes(None, tree, lambda each: not inputs.is_record(before + each))
+        meant = [(before + name, each) for name, each in listed if each is not None and matches((path,), before + name)]
         return inputs.of_files((full, f"{each.mode} {self._without_evidence(full, each.oid)}") for full, each in meant)
 
     def _without_evidence(self, path: str, oid: str) -> str:

@@ -41,10 +41,10 @@ def stage_fault(stage: Mapping[str, Any]) -> tuple[str, str] | None:
 
 def path_fault(path: str) -> tuple[str, str] | None:
     """Return what is wrong with a path in `reuse`, and what would be right; None if nothing is."""
+    if path.split("/", maxsplit=1)[0] in inputs.RECORDS or path == inputs.REGISTRY:
+        return f"'{path}' is written by the reconciler, so no key would be there twice", "remove it"
     if not set(path) & set("*?"):
         return inputs.path_fault(path)
-    if path.split("/", maxsplit=1)[0] in inputs.RECORDS:
-        return f"'{path}' is written by the reconciler, so no key would be there twice", "remove it"
     if {"", "."} & set(path.split("/")):
         return f"'{path}' is not a plain pattern", "write it without a '/' at the end, '//' and '.'"
     return None

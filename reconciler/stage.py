@@ -467,7 +467,8 @@ def open_door(agent: Mapping[str, object], environment: Mapping[str, str], lock:
     """Start the process that leads an agent to its model and to nothing else; return the descriptor by which the
     agent's driver tells it where to stand. It ends when nobody holds that any more. Raise OSError if it cannot start.
 
-    It finds the key in the `environment`, and holds the lock of the run like all that works for it. `place` is a directory for a file that has no name by then.
+    It finds the key in the `environment`, and holds the lock of the run like all that works for it. `place` is a
+    directory for a file that has no name by then.
     """
     ours, its = socket.socketpair()
     with its:
