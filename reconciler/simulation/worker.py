@@ -138,6 +138,8 @@ class SimulatedWorker:
     def _is_proven(self, stage: PlannedStage) -> bool:
         if stage.cited is None:
             return False
+        self.history.watch.cited(self.run_id, stage)
+        self.history.count("stages reused")
         self.records[stage.id] = course.cited(stage, self.records[stage.id], self.number, self.host.now().at)
         return True
 
@@ -149,6 +151,7 @@ class SimulatedWorker:
         record = self.records[stage.id]
         path = manifest.log_name(stage.index, stage.id, self.number)
         record = replace(record, status=StageStatus.RUNNING, tries=record.tries + 1, attempt=self.number, log_path=path)
+        record = replace(record, untrusted=stage.untrusted, reuse_key=stage.reuse_key)
         self.not_before.pop(stage.id, None)
         log = self.directory.path / path
         self._open_log(log)
