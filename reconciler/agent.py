@@ -18,8 +18,6 @@ BUILT_IN: Mapping[str, AgentSettings] = {
 }
 """The agents that need no settings. The keys are the drivers, too."""
 
-DOORED = frozenset({"codex", "claude"})
-"""The drivers that know how their agent reaches its model, so that there can be a door to it and nothing else."""
 STALL_AFTER_S = 300.0
 LIMITS = frozenset({"budget", "stall_after_s", "resume"})
 """What bounds an agent and is no part of what it is asked to do."""

@@ -19,6 +19,8 @@ ARTIFACTS = "artifacts"
 """Where below the run directory a stage leaves files that become evidence."""
 ARTIFACT_BYTES_MAX = 1024 * 1024
 ARTIFACTS_MAX = 20
+DOORED = frozenset({"codex", "claude"})
+"""The drivers that know how their agent reaches its model, so that there can be a door to it and to nothing else."""
 
 
 class Verdict(StrEnum):

@@ -28,7 +28,6 @@ from functools import cache
 from pathlib import Path
 
 from reconciler import codec, course, manifest, process, rundir, sandbox
-from reconciler.agent import DOORED
 from reconciler.approve import at_gate
 from reconciler.disk import DISK
 from reconciler.model import (
@@ -46,7 +45,7 @@ from reconciler.model import (
     StageRecord,
     StageStatus,
 )
-from reconciler.order import Order
+from reconciler.order import DOORED, Order
 from reconciler.redact import Redactor, secret_values
 from reconciler.rundir import RunDirectory
 from reconciler.stage import PACKAGE, Log, Ongoing, judged, open_door

@@ -139,14 +139,10 @@ def test_a_signature_that_is_not_by_an_allowed_signer_vouches_for_nothing(scratc
 
 @pytest.mark.parametrize("missing", ["refuse", "record"])
 def test_where_there_are_no_walls_settings_decide(scratch: Scratch, missing: str) -> None:
-    nowhere = scratch.outside / "bin"
-    nowhere.mkdir()
-    for name in ("sh", "git", "env"):
-        (nowhere / name).symlink_to(f"/usr/bin/{name}")
     settings(scratch, trust={"paths": []}, sandbox={"missing": missing})
     parametrised(scratch, 'echo "[$API_TOKEN]"')
     scratch.commit()
-    stage = reconcile(scratch, PATH=str(nowhere), **WHO)["s"]
+    stage = reconcile(scratch, PATH=without_bubblewrap(scratch), **WHO)["s"]
     assert stage["status"] == ("failed" if missing == "refuse" else "succeeded")
     left = ["filesystem", "network", "processes"]
     assert stage["trust"]["not_enforced"] == (ALL if missing == "refuse" else left)
@@ -231,6 +227,32 @@ def test_a_hostile_agent_finds_neither_key_nor_network(
         assert stage["trust"]["not_enforced"] == []
     kept = [path for path in scratch.directory("a").rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
     assert kept == []
+
+
+@BOTH
+def test_without_walls_an_agent_has_the_door_all_the_same(
+    scratch: Scratch, programs: Mapping[str, str], use: str
+) -> None:
+    """The port is open to all on the machine then, and of no use without the token."""
+    with model(Shell("echo env: $(env | grep -c planted-Zx81qKd0W[m])"), Say("Done.")) as server:
+        environment = untrusted_agent(scratch, use, programs, server, sandbox={"missing": "record"})
+        stage = reconcile(scratch, PATH=without_bubblewrap(scratch), **environment)["s"]
+        assert stage["trust"]["enforced"] == ["environment"]
+        assert stage["trust"]["not_enforced"] == ["filesystem", "network", "processes"]
+        keys = {header.get("authorization", header.get("x-api-key")) for header in server.headers}
+        assert keys == {f"Bearer {KEY}" if use == "codex" else KEY}
+        # Codex may refuse to execute anything where it cannot build walls of its own.
+        assert "env: 1" not in server.asked()
+
+
+def without_bubblewrap(scratch: Scratch) -> str:
+    """Return a place where all programs are but the one that builds walls."""
+    place = scratch.outside / "bin"
+    place.mkdir()
+    for each in Path("/usr/bin").iterdir():
+        if each.name != "bwrap":
+            (place / each.name).symlink_to(each)
+    return str(place)
 
 
 def test_an_agent_without_a_key_says_so(scratch: Scratch, programs: Mapping[str, str]) -> None:
