@@ -10,8 +10,8 @@ import pytest
 
 from reconciler import reuse
 from reconciler.contracts import Contracts
+from reconciler.evidence import Proven, evidence_row
 from reconciler.model import Pipeline, Plan, PlannedStage, Rejection, Request, Settings, Source, Text, Workspace
-from reconciler.observe import Proven, evidence_row
 from reconciler.parse import parse_pipeline, parse_request
 from reconciler.resolve import Place, resolve
 
