@@ -154,4 +154,5 @@ def test_it_is_shown_before_and_after(scratch: Scratch) -> None:
     scratch.run("reconcile", "--wait")
     assert "1 stage was not executed" in scratch.run("status", "--all").stdout
     assert f"stage 's' was not executed: it succeeded in {scratch.run_id('a')}" in scratch.run("why", "b").stdout
+    assert f"see: reconciler logs {scratch.run_id('a')} s" in scratch.run("logs", "b", "s").stderr
     assert "1 of 1 stages succeeded" in scratch.manifest("b")["summary"]
