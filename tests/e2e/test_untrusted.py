@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
@@ -262,7 +263,32 @@ def test_an_agent_without_a_key_says_so(scratch: Scratch, programs: Mapping[str,
         assert (stage["status"], stage["answer"]["reason"]) == ("failed", "no-door")
         assert "the environment has no LOOP_API_KEY" in stage["summary"]
         assert server.requests == []
-    assert not [pid for pid in os.listdir("/proc") if pid.isdigit() and _is_door(pid, scratch)]
+    assert doors(scratch) == []
+
+
+@walled
+def test_the_door_is_shut_with_a_worker_that_is_killed_and_opened_again(
+    scratch: Scratch, programs: Mapping[str, str]
+) -> None:
+    with model(Shell(f"echo half > half.txt; touch {MARK}; sleep 50"), Say("Finished.")) as server:
+        environment = untrusted_agent(scratch, "claude", programs, server)
+        scratch.run("reconcile", **environment)
+        scratch.wait_for(lambda: list(scratch.path.glob(f".runs/t/cli/a-*/workspace/{MARK}")), 60)
+        assert len(doors(scratch)) == 1
+        os.kill(scratch.attempt("a")["worker"]["pid"], signal.SIGKILL)
+        scratch.wait_for(lambda: doors(scratch) == [])
+        stage = reconcile(scratch, **environment)["s"]
+        assert (stage["status"], stage["attempt"]) == ("succeeded", 2)
+        assert stage["trust"]["not_enforced"] == []
+    assert doors(scratch) == []
+
+
+MARK = "there.txt"
+
+
+def doors(scratch: Scratch) -> list[int]:
+    """Return the doors of runs in this repository."""
+    return [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and _is_door(pid, scratch)]
 
 
 def _is_door(pid: str, scratch: Scratch) -> bool:
