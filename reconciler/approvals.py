@@ -102,12 +102,12 @@ class Approvals:
         """Return whose a file at the tip is, looked up once for every tip."""
         known = self.changes.get(path)
         if known is None or known[0] != self.tip.commit:
-            signers = self._signers() if path.endswith(APPROVAL_SUFFIX) else None
+            signers = self.signers() if path.endswith(APPROVAL_SUFFIX) else None
             found = self.world.repository.last_change(self.tip.commit or "", path, signers)
             known = self.changes[path] = (self.tip.commit, found)
         return known[1]
 
-    def _signers(self) -> Path | None:
+    def signers(self) -> Path | None:
         """Write down the allowed signers of the tip where git finds them; None if signatures are not asked for."""
         path = self.tip.settings.trust.allowed_signers
         if path is None:

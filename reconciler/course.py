@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from reconciler import manifest, roles
+from reconciler import codec, manifest, roles
 from reconciler.approve import is_rejected
 from reconciler.model import (
     ChildEnd,
@@ -20,10 +20,12 @@ from reconciler.model import (
     PlannedStage,
     Reviewed,
     StageId,
+    StageKind,
     StageRecord,
     StageStatus,
     Status,
 )
+from reconciler.order import Answer, Verdict
 
 Records = Mapping[StageId, StageRecord]
 
@@ -120,6 +122,26 @@ def at_nested(
     told = f"{summary}; {', '.join(f'{each.run_id} {each.status.value}' for each in failed)}" if failed else summary
     status = StageStatus.FAILED if failed else StageStatus.SUCCEEDED
     return replace(record, status=status, tries=1, completed_at=now_at, summary=told[:500])
+
+
+def cited(stage: PlannedStage, record: StageRecord, number: int, now_at: str) -> StageRecord:
+    """Return the record of a stage for which an earlier success stands: succeeded, and never executed."""
+    assert stage.cited is not None
+    summary = f"reused: it succeeded in {stage.cited.run_id} on the same inputs"
+    answer = Answer(verdict=Verdict.PASSED, summary=summary) if stage.kind == StageKind.GUARD else None
+    return replace(
+        record,
+        status=StageStatus.SUCCEEDED,
+        attempt=number,
+        started_at=now_at,
+        completed_at=now_at,
+        duration_s=0.0,
+        summary=summary,
+        answer=codec.dump(answer) if answer is not None else None,
+        untrusted=stage.untrusted,
+        reuse_key=stage.reuse_key,
+        cited=stage.cited,
+    )
 
 
 def untouched_skipped(plan: Plan, records: Records) -> dict[StageId, StageRecord]:

@@ -17,12 +17,13 @@ from reconciler.model import StageKind
 from reconciler.order import ANSWER_BYTES_MAX, ORDER_BYTES_MAX, Answer, Order, Verdict
 
 
-def main(answers: str) -> int:
-    """Do the order that standard input holds, answer on the descriptor of this number, and return the exit status."""
+def main(answers: str, door: str = "") -> int:
+    """Do the order that standard input holds, answer on the descriptor of this number, and return the exit status. With
+    a `door`, that descriptor leads to whoever opens the way to an agent's model."""
     descriptor = int(answers)
     os.set_inheritable(descriptor, False)
     order = codec.parse(Order, sys.stdin.buffer.read(ORDER_BYTES_MAX))
-    answer = _answer(order)
+    answer = _answer(order, int(door) if door else None)
     data = codec.compact(answer)
     if len(data) > ANSWER_BYTES_MAX:
         answer = Answer(verdict=Verdict.FAILED, reason="answer-too-large", summary=f"its answer has {len(data)} bytes")
@@ -64,15 +65,15 @@ def _changed(order: Order) -> Sequence[str]:
     return open_repository(Path(order.checkout)).first_parent_changes(order.commit)
 
 
-def _answer(order: Order) -> Answer:
+def _answer(order: Order, door: int | None) -> Answer:
     try:
-        return _do(order)
+        return _do(order, door)
     except Exception as error:
         traceback.print_exc()
         return Answer(verdict=Verdict.FAILED, reason="driver-failed", summary=f"{type(error).__name__}: {error}"[:500])
 
 
-def _do(order: Order) -> Answer:
+def _do(order: Order, door: int | None) -> Answer:
     if order.role == "reviewer" and order.planned.kind == StageKind.AGENT:
         from reconciler.agents import run_reviewer
 
@@ -81,11 +82,15 @@ def _do(order: Order) -> Answer:
         from reconciler.asking import ask
 
         return ask(order)
-    return BuiltInBuilder().build(order)
+    return BuiltInBuilder(door).build(order)
 
 
 class BuiltInBuilder:
     """The builder that is ours. The worker starts commands itself, without a process like this one between."""
+
+    def __init__(self, door: int | None = None) -> None:
+        """Let agents that have no network reach their model through the `door` at this descriptor."""
+        self._door = door
 
     def build(self, order: Order) -> Answer:
         """Execute one stage in its workspace and return how it went."""
@@ -93,7 +98,7 @@ class BuiltInBuilder:
             case StageKind.AGENT:
                 from reconciler.agents import run_agent
 
-                return run_agent(order)
+                return run_agent(order, self._door)
             case StageKind.GUARD:
                 from reconciler.guards import run_guard
 

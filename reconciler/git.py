@@ -731,7 +731,7 @@ class Repository:
         change. The repository and its configuration are this one's, whatever `.git` in the workspace says by now.
         """
         where = (f"--git-dir={self.common}", f"--work-tree={workspace}", "--literal-pathspecs")
-        variables = {"GIT_INDEX_FILE": str(index)}
+        variables = {"GIT_INDEX_FILE": str(index), **self._own_objects(index)}
 
         def ask(*arguments: str, feed: bytes = b"") -> bytes:
             return run((*where, *arguments), directory=workspace, standard_input=feed, variables=variables)
@@ -764,6 +764,16 @@ class Repository:
             whole=len(patch) <= bytes_max,
             stats=tuple(_stat(each) for each in stats.split(b"\0") if each),
         )
+
+    def _own_objects(self, index: Path) -> dict[str, str]:
+        """Return the variables by which git writes objects beside an index where it must not into the repository: in a
+        sandbox that is only to be read."""
+        objects = self.common / "objects"
+        if os.access(objects, os.W_OK):
+            return {}
+        place = index.with_name("objects")
+        place.mkdir(exist_ok=True)
+        return {"GIT_OBJECT_DIRECTORY": str(place), "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(objects)}
 
     # -------------------------------------------------------------------------------------------- writing
 

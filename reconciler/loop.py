@@ -42,6 +42,7 @@ from reconciler.errors import (
     TipMoved,
     TransientError,
 )
+from reconciler.freeze import Freezer
 from reconciler.git import Draft
 from reconciler.model import Claim, Held, Phase, Plan, Process, RunId, SharedClaim
 from reconciler.observe import Observation, Observer
@@ -118,12 +119,14 @@ class Loop:
     concerned: set[RunId] = field(default_factory=set)
     contact: Contact = field(init=False)
     claims: Claims = field(init=False)
+    freezer: Freezer = field(init=False)
     brought_up: tuple[str, str] = ("", "")
     locked: int = 0
 
     def __post_init__(self) -> None:
         self.contact = Contact(self.world, self.observer)
         self.claims = Claims(self.world, self.observer)
+        self.freezer = Freezer(self.observer)
 
     def run_pass(self) -> Pass:
         """Do one pass. Raise LockHeld if another reconciler does not let go of the repository."""
@@ -132,7 +135,7 @@ class Loop:
             seen = self.observer.observe()
             due = self.world.now().monotonic_s - self.published_s >= GATHER_S
             seen = replace(seen, limits=replace(seen.limits, publish_due=due))
-            actions = diff(seen.desired, seen.actual, seen.now, seen.limits)
+            actions = self.freezer.complete_all(diff(seen.desired, seen.actual, seen.now, seen.limits))
             self._note_concerned(seen)
             result = self._act(seen, actions)
             if self.claims.refused is not None:

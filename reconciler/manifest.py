@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from reconciler.model import (
     Attempt,
+    Cited,
     Claim,
     End,
     Outcome,
@@ -334,7 +335,29 @@ def _command(records: Records, stage: PlannedStage, record: StageRecord | None) 
         "memory_peak_bytes": record.memory_peak_bytes,
         "answer": _answer(root, record),
         "sandbox": record.sandbox,
+        "trust": _trust(stage, record),
+        "reuse_key": record.reuse_key or None,
+        "reused": _reused(record.cited),
     }
+
+
+def _trust(stage: PlannedStage, record: StageRecord) -> dict[str, object] | None:
+    """Return what text kept a stage from being trusted, and what was enforced because of it; None if nothing did."""
+    texts = record.untrusted if record.started_at is not None else stage.untrusted
+    if not texts:
+        return None
+    walls = record.sandbox or {"enforced": [], "unenforced": []}
+    named = {"enforced": walls["enforced"], "not_enforced": walls["unenforced"]}
+    text = [{"path": each.path, "blob": each.blob or None, "commit": each.commit or None} for each in texts]
+    return {"trusted": False, "text": text, **named}
+
+
+def _reused(cited: Cited | None) -> dict[str, object] | None:
+    """Return the earlier success that stands for that of a stage, None if it was executed itself."""
+    if cited is None:
+        return None
+    proof = {"path": cited.manifest_path, "sha256": cited.manifest_sha256}
+    return {"run_id": cited.run_id, "stage": cited.stage, "manifest": proof}
 
 
 def _answer(root: str, record: StageRecord) -> dict[str, object] | None:

@@ -299,6 +299,15 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reuse:
+    """What the success of a stage depends on beside its definition: paths (or patterns of them) at the run's commit,
+    and variables of the environment, by name."""
+
+    paths: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
     """One step of a pipeline as its file says it. Exactly one of command, agent, guard, pipeline is set.
 
@@ -328,6 +337,7 @@ class Stage:
     finally_: bool = False
     parameters: Mapping[str, Scalar] = field(default_factory=dict)
     matrix: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
+    reuse: Reuse | None = None
 
     @property
     def kind(self) -> StageKind:
@@ -412,9 +422,16 @@ class Policy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trust:
-    """Whom a signature is believed: the path of an allowed-signers file (ssh-keygen(1)) in the repository."""
+    """Which text is believed: what matches `paths`, and what was last changed by a commit that is signed by one of
+    `allowed_signers`, the path of such a file (ssh-keygen(1)) in the repository. Where neither is said, all text is."""
 
     allowed_signers: str | None = None
+    paths: tuple[str, ...] | None = None
+
+    @property
+    def judges(self) -> bool:
+        """Whether there is text that is not believed."""
+        return self.paths is not None or self.allowed_signers is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -525,11 +542,33 @@ class ChildEnd:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """Text that a stage is given and that nobody vouches for: its path, its blob at the run's commit, and the commit
+    that changed it last, "" for what nobody has looked up or a shallow clone does not know."""
+
+    path: str
+    blob: str = ""
+    commit: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cited:
+    """The success of a stage of an earlier run, as committed evidence holds it."""
+
+    run_id: RunId
+    stage: StageId
+    manifest_path: str
+    manifest_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedStage:
     """A stage with every default filled in. `digest` is the SHA-256 of what it executes and of what it needs.
 
     `selected` is False for a stage the run's target does not need or the planner left out; it is never run. `mode` is
-    where it wants to be executed: `cloud` makes the whole run one for an executor.
+    where it wants to be executed: `cloud` makes the whole run one for an executor. `untrusted` is the text it is given
+    and that is not believed: all of it, until somebody has looked whose it is. `reuse_key` is the SHA-256 of all that
+    its success depends on ("" where that is not said), `cited` an earlier success with this key, which stands for its.
     """
 
     index: int
@@ -558,6 +597,10 @@ class PlannedStage:
     finally_: bool = False
     children: tuple[Child, ...] = ()
     mode: ExecutionMode = ExecutionMode.MCP
+    untrusted: tuple[Text, ...] = ()
+    reuse: Reuse | None = None
+    reuse_key: str = ""
+    cited: Cited | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -690,6 +733,7 @@ class StageRecord:
     `log_bytes` and `log_sha256` are of the whole redacted output, even where the file keeps less of it;
     `memory_peak_bytes` is the largest resident set of any one of its processes. `answer` is what a stage that is no
     command said of itself (`order.Answer`), None before; `sandbox` is what was enforced of the sandbox it asked for.
+    `untrusted`, `reuse_key` and `cited` are what the plan said of the stage when it was started.
     """
 
     id: StageId
@@ -718,6 +762,9 @@ class StageRecord:
     waits_for: tuple[RunId, ...] = ()
     children: tuple[ChildEnd, ...] = ()
     sandbox: Mapping[str, object] | None = None
+    untrusted: tuple[Text, ...] = ()
+    reuse_key: str = ""
+    cited: Cited | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -842,7 +889,8 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """A run as the tip of the branch proves it: ended, or `waiting` for decisions."""
+    """A run as the tip of the branch proves it: ended, or `waiting` for decisions. `reusable` are the stages that were
+    executed in it and succeeded, by reuse key; `cited` is of how many stages it cites an earlier success instead."""
 
     run_id: RunId
     task_id: TaskId
@@ -853,6 +901,8 @@ class Evidence:
     duration_s: float
     manifest_blob: str
     waiting: Waiting | None = None
+    reusable: Mapping[str, StageId] = field(default_factory=dict)
+    cited: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

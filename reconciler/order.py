@@ -19,6 +19,8 @@ ARTIFACTS = "artifacts"
 """Where below the run directory a stage leaves files that become evidence."""
 ARTIFACT_BYTES_MAX = 1024 * 1024
 ARTIFACTS_MAX = 20
+DOORED = frozenset({"codex", "claude"})
+"""The drivers that know how their agent reaches its model, so that there can be a door to it and to nothing else."""
 
 
 class Verdict(StrEnum):
@@ -65,6 +67,11 @@ class Order:
         """The directory below the run directory that holds this stage's files, as a relative path."""
         suffix = f".{self.number}" if self.number > 1 else ""
         return f"{ARTIFACTS}/{self.planned.index + 1:02d}-{self.stage}{suffix}"
+
+    @property
+    def own(self) -> str:
+        """The directory below the run directory that an agent keeps between its tries, as a relative path."""
+        return f"agents/{self.planned.index + 1:02d}-{self.stage}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from reconciler import agent, approve, codec, reviewed, roles
+from reconciler import agent, approve, codec, reviewed, roles, trust
 from reconciler.model import (
     BUILT_IN,
     Child,
@@ -135,6 +135,7 @@ def _resolve(
     problems = [*_parameter_problems(request, pipeline), *_target_problems(request, pipeline)]
     problems += _agent_problems(request, pipeline, settings)
     problems += _mode_problems(request, pipeline, place.task)
+    problems += _reuse_problems(request, pipeline, settings)
     if problems:
         return _rejection(request, problems)
     way = way.through(pipeline.id)
@@ -152,6 +153,9 @@ def _plan(
     frozen = replace(pipeline, stages=tuple(_frozen(each, settings) for each in pipeline.stages))
     stages = _stages(frozen, request.target, workspace, parameters, nested, settings.roles.builder)
     stages = tuple(_placed(_governed(each, request, settings), request, place.task) for each in stages)
+    stages = tuple(
+        replace(each, untrusted=trust.unbelieved(each, request, settings.trust, place.instructions)) for each in stages
+    )
     plan = Plan(
         run_id=run_id(request, place.occasion),
         name=request.name,
@@ -395,6 +399,7 @@ def _stages(
             selected=stage.id in selected,
             digest=digests[stage.id],
             children=nested[stage.id].children,
+            reuse=stage.reuse,
             **_set(stage),
         )
         for index, stage in enumerate(pipeline.stages)
@@ -608,6 +613,16 @@ def _why_cloud(request: Request, pipeline: Pipeline, task: TaskDemand) -> str:
     if request.execution.mode == ExecutionMode.CLOUD:
         return "the request wants an executor ('mode: cloud')"
     return f"task '{request.task}' requires an executor, as tasks/index.json says"
+
+
+def _reuse_problems(request: Request, pipeline: Pipeline, settings: Settings) -> Iterable[Problem]:
+    reused = next((stage.id for stage in pipeline.stages if stage.reuse is not None), None)
+    if reused is not None and (pipeline.workspace or settings.workspace) == Workspace.CHECKOUT:
+        reason = (
+            f"stage '{reused}' of pipeline '{pipeline.id}' may be reused, and works in the checkout, whose files are "
+            "not those of the commit"
+        )
+        yield _problem(request, "/pipeline", reason, "let the pipeline say 'workspace: worktree'", "reuse")
 
 
 def _unknown_pipeline(request: Request, pipelines: Iterable[str]) -> Problem:

@@ -198,7 +198,7 @@ _SETTINGS: Conversions = {
     "checklists": ("checklists", tuple),
     "redact": ("redact", _redact),
     "approvals": ("approvals", _policies),
-    "trust": ("trust", lambda value: Trust(**value)),
+    "trust": ("trust", lambda value: Trust(**fields_of(value, {"paths": ("paths", tuple)}))),
     "publish": ("publish", lambda value: PublishSettings(**value)),
     "guards": ("guards", _guards),
     "sandbox": ("sandbox", lambda value: SandboxSettings(**value)),

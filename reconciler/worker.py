@@ -46,10 +46,10 @@ from reconciler.model import (
     StageRecord,
     StageStatus,
 )
-from reconciler.order import Order
+from reconciler.order import DOORED, Order
 from reconciler.redact import Redactor, secret_values
 from reconciler.rundir import RunDirectory
-from reconciler.stage import PACKAGE, Log, Ongoing, judged
+from reconciler.stage import PACKAGE, Log, Ongoing, judged, open_door
 
 LOCK_PATIENCE_S = 5.0
 """A worker waits this long for the lock: observers hold it shared for microseconds, a claimer for milliseconds."""
@@ -302,7 +302,7 @@ class Execution:
             if not self._has_room(stage):
                 continue
             started = True
-            if self._passes_gate(stage):
+            if self._passes_gate(stage) and not self._is_proven(stage):
                 self._start(stage)
         if started:
             self._save(durable=False)
@@ -325,13 +325,20 @@ class Execution:
         self.records[stage.id] = record
         return record.status == StageStatus.PENDING
 
+    def _is_proven(self, stage: PlannedStage) -> bool:
+        """Return whether an earlier success stands for a stage that may start; if so, its record says so."""
+        if stage.cited is None:
+            return False
+        self.records[stage.id] = course.cited(stage, self.records[stage.id], self.number, process.instant().at)
+        return True
+
     def _is_wanted(self, stage: PlannedStage) -> bool:
         """Return whether the condition of a stage holds; if not, its record says so."""
         record, now_at = self.records[stage.id], process.instant().at
         if record.tries:
             return True  # it held when the stage was tried first
         order = codec.compact(self._order(stage, record))
-        environment = self._environment(stage, sandbox.demand(stage.sandbox))
+        environment = self._environment(stage, self._wanted(stage))
         wanted, error = judged(order, environment, self._beat, self.plan.heartbeat.interval_s)
         if wanted is None:
             reason = f"its condition cannot be judged: {error}"
@@ -347,7 +354,14 @@ class Execution:
 
     def _start(self, stage: PlannedStage) -> None:
         record = self.records[stage.id]
-        record = replace(record, status=StageStatus.RUNNING, tries=record.tries + 1, attempt=self.number)
+        record = replace(
+            record,
+            status=StageStatus.RUNNING,
+            tries=record.tries + 1,
+            attempt=self.number,
+            untrusted=stage.untrusted,
+            reuse_key=stage.reuse_key,
+        )
         self.not_before.pop(stage.id, None)
         role = roles.builder_of(self.plan, stage)
         order = self._order(stage, record) if role or stage.kind != StageKind.COMMAND else None
@@ -360,7 +374,8 @@ class Execution:
         wall = self._wall(stage, wanted, order) if wanted is not None else None
         environment = self._environment(stage, wanted)
         told = codec.compact(order) if order is not None else None
-        ongoing.start(self.place, environment, self.lock, self.selector, told, wall)
+        door = self._door(stage, wall)
+        ongoing.start(self.place, environment, self.lock, self.selector, told, wall, door)
         self.ongoing[stage.id] = ongoing
         return ongoing.record
 
@@ -383,8 +398,17 @@ class Execution:
         return True
 
     def _wanted(self, stage: PlannedStage) -> sandbox.Demand | None:
-        """Return the sandbox that a stage gets. Its pipeline was reviewed, so what it asks for is trusted."""
-        return sandbox.demand(stage.sandbox, trusted=True)
+        """Return the sandbox that a stage gets: what it asks for, less what text that is not trusted must not have."""
+        return sandbox.demand(stage.sandbox, trusted=not stage.untrusted)
+
+    def _door(self, stage: PlannedStage, wall: sandbox.Wall | None) -> int | None:
+        """Open a door to the model of an agent that has no network; None where it needs none, or nothing is started."""
+        doored = stage.agent is not None and stage.agent.get("driver") in DOORED
+        if not (stage.untrusted and doored) or stage.agent is None or wall is None or wall.refused:
+            return None
+        with contextlib.suppress(OSError):  # without one the agent does not reach its model, and says so
+            return open_door(stage.agent, {**os.environ, **stage.env}, self.lock, self.directory.path)
+        return None
 
     def _wall(self, stage: PlannedStage, wanted: sandbox.Demand, order: Order | None) -> sandbox.Wall:
         """Return what stands around a stage that gets a sandbox."""
@@ -395,8 +419,15 @@ class Execution:
             checkout=self.checkout,
             package=PACKAGE,
             artifacts=str(self.directory.path / order.artifacts) if order is not None else "",
+            own=str(self.directory.path / order.own) if order is not None and stage.agent is not None else "",
+            programs=self._programs(stage),
         )
         return sandbox.build(stage, wanted, around, missing=self.plan.sandbox_missing)
+
+    def _programs(self, stage: PlannedStage) -> tuple[str, ...]:
+        """Return the programs of an agent that asked for no walls: they stand for its text and must not hide those."""
+        command = stage.agent.get("command") if stage.agent is not None and stage.sandbox is None else None
+        return (str(command[0]), "node") if isinstance(command, Sequence) and command else ()
 
     def _order(self, stage: PlannedStage, record: StageRecord) -> Order:
         """Return what the process of a stage that is no command is told."""

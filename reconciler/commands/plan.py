@@ -14,7 +14,7 @@ from reconciler.actions import Action, Launch, Publish, Release, Wait
 from reconciler.errors import UsageError
 from reconciler.git import BLOB_BYTES_MAX
 from reconciler.manifest import command_text
-from reconciler.model import Plan, Request, Source
+from reconciler.model import Plan, PlannedStage, Request, Source
 from reconciler.terminal import print_json, single_line
 from reconciler.world import World, open_world
 
@@ -55,7 +55,7 @@ def _of_pass(repo: str, form: str) -> int:
     """Print what a pass would do, and return the exit code."""
     from reconciler.survey import survey
 
-    found = survey(open_world(Path(repo)))
+    found = survey(open_world(Path(repo)), complete=True)
     rejections = found.seen.desired.rejections
     if form == "json":
         print_json({
@@ -183,6 +183,16 @@ def _show_stages(plan: Plan) -> None:
         needs = f" (needs {', '.join(stage.needs)})" if stage.needs else ""
         skipped = "" if stage.selected else " - not needed by the target"
         click.echo(single_line(f"  {stage.index + 1:2d}. {stage.id}{needs}: {command_text(stage)[:80]}{skipped}"))
+        for line in _notes(stage):
+            click.echo(single_line(f"      {line}"))
+
+
+def _notes(stage: PlannedStage) -> list[str]:
+    """Return what else is to be known of a stage before it is started."""
+    paths = ", ".join(each.path for each in stage.untrusted)
+    said = [f"no secrets and no network: nobody who is trusted signed {paths}"] if paths else []
+    cited = stage.cited
+    return [*said, f"not executed: it succeeded in {cited.run_id} on the same inputs"] if cited is not None else said
 
 
 def _document(action: Action) -> dict[str, Any]:

@@ -117,7 +117,7 @@ class SimulatedWorker:
             if not self._has_room(stage):
                 continue
             started = True
-            if self._passes_gate(stage):
+            if self._passes_gate(stage) and not self._is_proven(stage):
                 self._start(stage)
         if started:
             self._save(durable=False)
@@ -137,6 +137,14 @@ class SimulatedWorker:
         self.records[stage.id] = record
         return record.status == StageStatus.PENDING
 
+    def _is_proven(self, stage: PlannedStage) -> bool:
+        if stage.cited is None:
+            return False
+        self.history.watch.cited(self.run_id, stage)
+        self.history.count("stages reused")
+        self.records[stage.id] = course.cited(stage, self.records[stage.id], self.number, self.host.now().at)
+        return True
+
     def _waiting_for_backoff(self) -> bool:
         pending = any(self.records[each].status == StageStatus.PENDING for each in self.not_before)
         return pending and not self.stopping and course.failure(self.plan, self.records) is None
@@ -145,6 +153,7 @@ class SimulatedWorker:
         record = self.records[stage.id]
         path = manifest.log_name(stage.index, stage.id, self.number)
         record = replace(record, status=StageStatus.RUNNING, tries=record.tries + 1, attempt=self.number, log_path=path)
+        record = replace(record, untrusted=stage.untrusted, reuse_key=stage.reuse_key)
         self.not_before.pop(stage.id, None)
         log = self.directory.path / path
         self._open_log(log)
