@@ -381,6 +381,21 @@ class PublishSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ForgeSettings:
+    """Where the repository is at its forge, as far as CI and the remote's address do not tell; "" says nothing.
+
+    `token_env` and `proxy_env` name environment variables: settings never hold what is secret.
+    """
+
+    kind: str = "auto"
+    url: str = ""
+    api_url: str = ""
+    repository: str = ""
+    token_env: str = ""
+    proxy_env: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """`approvals.<name>`: where it holds (every rule that is given must match), and what it demands of decisions.
 
@@ -464,6 +479,7 @@ class Settings:
     checklists: tuple[str, ...] = ("tasks/**/*.md", "docs/**/*.md", ".agent/**/*.md")
     redact: Redact = Redact()
     publish: PublishSettings = PublishSettings()
+    forge: ForgeSettings = ForgeSettings()
     approvals: tuple[Policy, ...] = ()
     trust: Trust = Trust()
     guards: GuardSettings = GuardSettings()

@@ -282,6 +282,11 @@ def _configuration(path: Path) -> bytes:
     return b'[include]\npath = "%s"\n' % quoted
 
 
+def addresses(repository: Repository, name: str) -> list[str]:
+    """Return the addresses that are configured for a remote, none if there is no such remote."""
+    return _configured(repository, f"remote.{name}.url") if REMOTE_NAME.fullmatch(name) else []
+
+
 def _configured(repository: Repository, key: str) -> list[str]:
     try:
         return repository.git("config", "-z", "--get-all", key).split("\0")[:-1]
