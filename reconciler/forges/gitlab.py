@@ -27,6 +27,7 @@ from reconciler.http import Call
 
 DESCRIPTION_CHARACTERS_MAX = 255
 TITLE_CHARACTERS_MAX = 255
+LINK_CHARACTERS_MAX = 255
 QUICK_ACTION = re.compile(r"^([\s>]*)/", re.MULTILINE)
 STATES = {State.PENDING: "pending", State.SUCCESS: "success", State.FAILURE: "failed", State.ERROR: "failed"}
 
@@ -102,7 +103,7 @@ class GitLab(Access):
             "name": cut(check.context, 100),
             "description": cut(check.description, DESCRIPTION_CHARACTERS_MAX),
         }
-        body |= {"target_url": check.link} if check.link else {}
+        body |= {"target_url": check.link} if 0 < len(check.link) <= LINK_CHARACTERS_MAX else {}
         call = Call(method="POST", path=self.path(f"/statuses/{commit}"), body=body, repeatable=True)
         answer = self.http.ask(call)
         if answer.status == 400 and "cannot transition status" in answer.said().lower():
