@@ -24,6 +24,7 @@ VERBS = {
     "doctor": "say what is missing or wrong here, and what cures it",
     "plan": "show what a pass would do now, and why; write nothing",
     "reconcile": "do one pass, or pass until nothing is under way",
+    "ci": "do the right thing in CI: plan a pull request, reconcile a push",
     "status": "show runs: phase, stage, heartbeat, attempts, evidence",
     "logs": "print the output of a run's stages",
     "why": "explain a run or a request: waiting for what, rejected where",

@@ -14,7 +14,7 @@ from reconciler.aggregate import duration
 from reconciler.conditions import read_conditions
 from reconciler.loop import Loop, Pass, unproven
 from reconciler.manifest import artifact_root
-from reconciler.model import Phase, RunId, StageStatus
+from reconciler.model import Phase, RunId, StageStatus, TaskId
 from reconciler.observe import Observer
 from reconciler.phases import ENDED
 from reconciler.process import Workers
@@ -29,9 +29,12 @@ BLOCKED = 75
 class Session:
     """Passes, and lines about what changed between them: on standard error, so that output stays data."""
 
-    def __init__(self, directory: Path, *, workers: Workers | None = None, quiet: bool = False) -> None:
+    def __init__(
+        self, directory: Path, *, workers: Workers | None = None, quiet: bool = False, branch: str | None = None
+    ) -> None:
         self.world = open_world(directory, workers)
-        self.loop = Loop(self.world, Observer(self.world))
+        self.loop = Loop(self.world, Observer(self.world, branch))
+        self.published: dict[RunId, tuple[TaskId, str]] = {}
         self.quiet = quiet
         self.said: set[str] = set()
         self.live = None if quiet or not sys.stderr.isatty() else _live_display()
@@ -48,6 +51,9 @@ class Session:
             self.world.workers.close()
 
     def _watch(self, result: Pass) -> None:
+        if result.publication is not None:
+            runs, commit = result.seen.actual.runs, result.publication.commit
+            self.published |= {each: (runs[each].task_id, commit) for each in result.publication.runs if each in runs}
         if self.quiet:
             return
         for line in news(result):

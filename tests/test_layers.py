@@ -91,7 +91,7 @@ LINES: dict[str, tuple[str, ...]] = {
     ),
     "loop": ("contact", "loop"),
     "simulation": ("simulation/",),
-    "faces": ("survey", "session", "display", "terminal", "newfiles"),
+    "faces": ("survey", "session", "display", "terminal", "newfiles", "posting"),
     "verbs": ("commands/", "executors/", "outlets/"),
     "entry": ("cli", "__main__"),
 }

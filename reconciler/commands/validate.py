@@ -118,6 +118,12 @@ def problems_of(batch: Batch) -> Iterator[Problem]:
         yield replace(each, path=path, reason=reason)
 
 
+def problems_at(base: Path, revision: str) -> list[Problem]:
+    """Return everything that is wrong with the files of a commit, in the order of places."""
+    found = (problem for batch in _at_commit(base, (), revision) for problem in problems_of(batch))
+    return sorted(found, key=lambda each: (each.path, each.line, each.column))
+
+
 # ------------------------------------------------------------------------------------------------ on disk
 
 

@@ -41,6 +41,7 @@ class Event:
     before: str = ""
     number: int = 0
     branch: str = ""
+    default_branch: str = ""
     from_fork: bool = False
     note: str = ""
 
@@ -67,9 +68,9 @@ def _actions(environment: Environment, payload: Mapping[str, Any]) -> Event:
     if name == "push":
         return _push(payload)
     if name == "schedule":
-        return Event(cause=Cause.SCHEDULE)
+        return Event(cause=Cause.SCHEDULE, default_branch=_default_branch(payload))
     if name in ("workflow_dispatch", "repository_dispatch", "workflow_run", "workflow_call"):
-        return Event(cause=Cause.PERSON)
+        return Event(cause=Cause.PERSON, default_branch=_default_branch(payload))
     return Event(cause=Cause.NOTHING, note=f"nothing is done for the event '{_shown(name)}'")
 
 
@@ -107,27 +108,37 @@ def _push(payload: Mapping[str, Any]) -> Event:
         head=_oid(payload, "after"),
         before=str(before) if known else "",
         branch=_branch(ref),
+        default_branch=_default_branch(payload),
     )
+
+
+def _default_branch(payload: Mapping[str, Any]) -> str:
+    """Return the branch that the forge takes for the main one, "" if the event does not say."""
+    repository = payload.get("repository")
+    name = repository.get("default_branch") if isinstance(repository, dict) else None
+    return _branch(name) if name else ""
 
 
 # ------------------------------------------------------------------------------------------------ GitLab
 
 
 def _gitlab(environment: Environment) -> Event:
-    source = environment.get("CI_PIPELINE_SOURCE", "")
+    source, main = environment.get("CI_PIPELINE_SOURCE", ""), environment.get("CI_DEFAULT_BRANCH", "")
+    main = _branch(main) if main else ""
     if source == "merge_request_event":
         return _merge_request(environment)
     if source == "schedule":
-        return Event(cause=Cause.SCHEDULE)
+        return Event(cause=Cause.SCHEDULE, default_branch=main)
     if source == "push":
         if not environment.get("CI_COMMIT_BRANCH"):
             return Event(cause=Cause.NOTHING, note="the push is of a tag")
         before = environment.get("CI_COMMIT_BEFORE_SHA", "")
         known = OID.fullmatch(before) and before.strip("0")
         head, branch = _oid(environment, "CI_COMMIT_SHA"), _branch(environment["CI_COMMIT_BRANCH"])
-        return Event(cause=Cause.PUSH, head=head, before=before if known else "", branch=branch)
+        before = before if known else ""
+        return Event(cause=Cause.PUSH, head=head, before=before, branch=branch, default_branch=main)
     if source in ("web", "api", "trigger", "pipeline", "parent_pipeline", "chat"):
-        return Event(cause=Cause.PERSON)
+        return Event(cause=Cause.PERSON, default_branch=main)
     return Event(cause=Cause.NOTHING, note=f"nothing is done for the source '{_shown(source)}'")
 
 
