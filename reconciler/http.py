@@ -7,11 +7,9 @@ the server says when or the failure is one that passes, and never puts what auth
 from __future__ import annotations
 
 import json
-import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlencode, urljoin, urlsplit
 
@@ -209,6 +207,8 @@ class Http:
     def _after_s(self, text: str) -> float | None:
         if text.isascii() and text.isdigit() and len(text) <= 9:
             return float(text)
+        from email.utils import parsedate_to_datetime
+
         try:
             return max(0.0, parsedate_to_datetime(text).timestamp() - self.epoch_s())
         except (ValueError, TypeError, OverflowError):
@@ -289,6 +289,8 @@ class Http:
         return bytes(found)
 
     def _connected(self) -> httpx.Client:
+        import ssl
+
         import httpx
 
         if self._client is None:

@@ -781,7 +781,8 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """A run as the tip of the branch proves it: ended, or `waiting` for decisions."""
+    """A run as the tip of the branch proves it: ended, or `waiting` for decisions. `pull_request` is the branch that
+    one of what it delivered is wanted into, "" for none."""
 
     run_id: RunId
     task_id: TaskId
@@ -792,6 +793,7 @@ class Evidence:
     duration_s: float
     manifest_blob: str
     waiting: Waiting | None = None
+    pull_request: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -105,17 +105,27 @@ def refresh(world: World, seen: Observation) -> Publication | None:
     ground = ground_of(world, seen)
     if not ground.merges or not ground.pending:
         return None
+    return _commit(world, seen, ground, {}, f"evidence: brought up to {seen.branch}\n\n")
+
+
+def record(world: World, seen: Observation, files: Mapping[str, bytes], message: str) -> Publication:
+    """Commit records of what was done outside of the repository where the evidence is. Raise as `publish` does."""
+    return _commit(world, seen, ground_of(world, seen), files, message)
+
+
+def _commit(world: World, seen: Observation, ground: Ground, files: Mapping[str, bytes], message: str) -> Publication:
+    """Commit files onto a ground, which keeps all it holds; a nonce is added to the message."""
     warnings: list[str] = []
-    edits, modes = _edits(world, seen, ground.pending, warnings)
-    message = f"evidence: brought up to {seen.branch}\n\nReconciler-Nonce: {world.chance.nonce()}\n"
+    edits, modes = _edits(world, seen, ground.pending, warnings) if ground.merges else ({}, {})
+    kept = _aggregates(world, seen, ground, ()) if ground.merges else {}
     draft = Draft(
         parent=ground.parent,
         merges=ground.merges,
-        base_tree=seen.tip,
+        base_tree=seen.tip if ground.merges else None,
         copies=ground.copies,
-        files=_aggregates(world, seen, ground, ()) | edits,
+        files={**kept, **edits, **files},
         modes=modes,
-        message=message,
+        message=f"{message}Reconciler-Nonce: {world.chance.nonce()}\n",
         identity=IDENTITY,
         epoch_s=int(datetime.fromisoformat(seen.now.at).timestamp()),
     )

@@ -79,6 +79,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "claims",
         "apply",
         "deliver",
+        "pulls",
         "publish",
         "sandbox",
         "stage",
