@@ -53,9 +53,10 @@ class Kind(StrEnum):
     RUN_SUMMARY = "run-summary"
     METRICS = "metrics"
     STATE = "state"
+    PULL_REQUEST = "pull-request"
 
 
-RECORDS = frozenset({Kind.MANIFEST, Kind.RUN_SUMMARY, Kind.METRICS, Kind.STATE})
+RECORDS = frozenset({Kind.MANIFEST, Kind.RUN_SUMMARY, Kind.METRICS, Kind.STATE, Kind.PULL_REQUEST})
 RECORD_FOLDERS = (".runs", "out")
 """What the reconciler writes, and where: looked at only when somebody names it."""
 
@@ -67,6 +68,7 @@ _PLACES: tuple[tuple[re.Pattern[str], Kind], ...] = (
     (re.compile(r"tasks/index\.json"), Kind.TASK_INDEX),
     (re.compile(r"\.runs/[^/]+/cli/[^/]+/manifest\.json"), Kind.MANIFEST),
     (re.compile(r"\.runs/[^/]+/[^/]+/manifest\.json"), Kind.RUN_SUMMARY),
+    (re.compile(r"\.runs/[^/]+/cli/[^/]+/pull_request\.json"), Kind.PULL_REQUEST),
     (re.compile(r"\.runs/[^/]+/metrics\.json"), Kind.METRICS),
     (re.compile(r"out/[^/]+/state\.json"), Kind.STATE),
 )

@@ -16,7 +16,7 @@ import click
 
 from reconciler.errors import TransientError
 from reconciler.forges import markup
-from reconciler.forges.forge import BODY_CHARACTERS_MAX, Check, Forge, Place, Posted, Purpose, State
+from reconciler.forges.forge import BODY_CHARACTERS_MAX, Check, Forge, Posted, Purpose, Site, State
 from reconciler.terminal import single_line
 
 STATUSES_MAX = 50
@@ -118,12 +118,12 @@ def write_summary(environment: Mapping[str, str], text: str) -> None:
         click.echo(f"no summary was written: {error.strerror}", err=True)
 
 
-def run_page(environment: Mapping[str, str], place: Place | None) -> str:
+def run_page(environment: Mapping[str, str], site: Site | None) -> str:
     """Return the address of this CI run, "" if it has none."""
     url = environment.get("CI_JOB_URL", "")
     number = environment.get("GITHUB_RUN_ID", "")
-    if place is not None and number.isascii() and number.isdigit():
-        url = f"{place.page}/actions/runs/{number}"
+    if site is not None and number.isascii() and number.isdigit():
+        url = f"{site.page}/actions/runs/{number}"
     return url if url.startswith(("https://", "http://")) and url.isprintable() and " " not in url else ""
 
 

@@ -24,7 +24,7 @@ from reconciler.world import World
 
 if TYPE_CHECKING:
     # What speaks with a forge is loaded when something is owed to one.
-    from reconciler.forges.forge import Forge, PullRequest, Wanted
+    from reconciler.forges.forge import Forge, PullRequest, Site, Wanted
 
 Opener = Callable[[World, ForgeSettings], "Forge | str"]
 
@@ -93,7 +93,7 @@ class PullRequests:
             try:
                 wanted = self._wanted(seen, forge, task_id, run_id)
                 found = forge.pull_request(wanted)
-                receipts[run_id] = (receipt_path(task_id, run_id), receipt(forge, run_id, wanted, found))
+                receipts[run_id] = (receipt_path(task_id, run_id), receipt(forge.site, run_id, wanted, found))
             except TransientError as error:
                 reason = f"{run_id}: no pull request is opened: {error}"
         forge.close()
@@ -159,13 +159,13 @@ def wanted_of(manifest: Mapping[str, Any], evidence_url: str) -> Wanted:
     return Wanted(head=str(delivered["branch"]), base=str(delivered["pull_request"]), title=title, body=body)
 
 
-def receipt(forge: Forge, run_id: RunId, wanted: Wanted, found: PullRequest) -> Mapping[str, Any]:
+def receipt(site: Site, run_id: RunId, wanted: Wanted, found: PullRequest) -> Mapping[str, Any]:
     """Return the document that proves a pull request."""
     return {
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
-        "forge": forge.place.kind.value,
-        "repository": forge.place.repository,
+        "forge": site.kind.value,
+        "repository": site.repository,
         "number": found.number,
         "url": found.url,
         "head": wanted.head,

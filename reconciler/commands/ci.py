@@ -18,7 +18,7 @@ from reconciler.contracts import Contracts
 from reconciler.errors import ContentError, GitFailed, UsageError
 from reconciler.forges import markup
 from reconciler.forges.event import Cause, Event, event_of
-from reconciler.forges.forge import Check, Kind, Place, Purpose, State
+from reconciler.forges.forge import Check, Kind, Purpose, Site, State
 from reconciler.forges.opening import open_forge
 from reconciler.forges.where import OWN_TOKEN, SECRETS, ci_kind
 from reconciler.git import Repository, open_repository
@@ -188,7 +188,7 @@ class Tour:
             if posted is not None:
                 click.echo(single_line(f"comment {posted.how}: {posted.url}"))
         state = State.SUCCESS if found.ok else State.FAILURE
-        link = run_page(self.environment, _place(desk))
+        link = run_page(self.environment, _site(desk))
         desk.status(event.head, Check(context=PLAN_CONTEXT, state=state, description=found.title, link=link))
         self._conclude(desk, body)
         return 0 if found.ok else 1
@@ -262,14 +262,14 @@ class Tour:
         words = ", ".join(f"{number} {word}" for word, number in counts.items() if number) or "nothing new"
         if self.event.head:
             state = State.SUCCESS if code == 0 else State.PENDING if code in (3, 4, 75) else State.FAILURE
-            link = run_page(self.environment, _place(desk))
+            link = run_page(self.environment, _site(desk))
             desk.status(self.event.head, Check(context=WHOLE, state=state, description=words, link=link))
         table = runs_table(manifests) if manifests else ""
         self._conclude(desk, f"### reconciler: {words}\n\n{table}")
 
 
-def _place(desk: Desk) -> Place | None:
-    return None if isinstance(desk.forge, str) else desk.forge.place
+def _site(desk: Desk) -> Site | None:
+    return None if isinstance(desk.forge, str) else desk.forge.site
 
 
 def _settings(repository: Repository, revision: str) -> Settings:

@@ -33,7 +33,7 @@ NAMES = {Kind.GITHUB: "GitHub", Kind.GITLAB: "GitLab", Kind.GITEA: "Gitea"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class Site:
     """A repository at a forge: where people find the server, where programs do, and its path there (`owner/name`)."""
 
     kind: Kind
@@ -103,7 +103,7 @@ class Forge(Protocol):
     """A repository at a forge. Every method raises ForgeRefused or ForgeFailed, with a sentence."""
 
     @property
-    def place(self) -> Place: ...
+    def site(self) -> Site: ...
 
     def comment(self, number: int, marker: str, body: str) -> Posted:
         """Let a pull request have exactly this comment of ours with this marker, the one there is updated."""
@@ -157,15 +157,15 @@ class Token:
         return f"Token({self.name})"
 
 
-def refusal(place: Place, token: Token, purpose: Purpose, answer: Answer) -> ForgeRefused:
+def refusal(site: Site, token: Token, purpose: Purpose, answer: Answer) -> ForgeRefused:
     """Return the sentence about an answer that refuses: what is missing, or the words of the forge."""
-    forge, lacks = NAMES[place.kind], LACKS[place.kind][purpose]
-    where, said = f"{forge} ({place.repository})", answer.said().replace(token.value, "***")
+    forge, lacks = NAMES[site.kind], LACKS[site.kind][purpose]
+    where, said = f"{forge} ({site.repository})", answer.said().replace(token.value, "***")
     words, whose = f" ({said})" if said else "", f"the token in ${token.name}"
     if answer.status == 401:
         text = f"{whose} is not accepted{words}; it has ended, or belongs to another server"
     elif answer.status == 403:
-        text = f"{whose} may not {purpose.value}{words}; give it {_permission(lacks)}{_more(place, purpose)}"
+        text = f"{whose} may not {purpose.value}{words}; give it {_permission(lacks)}{_more(site, purpose)}"
     elif answer.status == 404:
         text = f"not found; the name is wrong, or {whose} may not see it: it needs {_permission(lacks)}"
     else:
@@ -177,8 +177,8 @@ def _permission(words: str) -> str:
     return words if words.startswith("scope") else f"the permission '{words}'"
 
 
-def _more(place: Place, purpose: Purpose) -> str:
-    if place.kind is Kind.GITHUB and purpose is Purpose.PULL_REQUEST:
+def _more(site: Site, purpose: Purpose) -> str:
+    if site.kind is Kind.GITHUB and purpose is Purpose.PULL_REQUEST:
         return ", and in Actions let the repository allow 'GitHub Actions to create pull requests'"
     return ""
 
@@ -205,7 +205,7 @@ class Access:
     """The shared middle of the three forges: a server, a repository there, and the token."""
 
     http: Http
-    place: Place
+    site: Site
     token: Token
 
     def close(self) -> None:
@@ -214,7 +214,7 @@ class Access:
     def accepted(self, answer: Answer, purpose: Purpose) -> Any:
         """Return the document of an answer. Raise ForgeRefused if it refuses."""
         if not answer.ok:
-            raise refusal(self.place, self.token, purpose, answer)
+            raise refusal(self.site, self.token, purpose, answer)
         return answer.json()
 
     def listed(self, pages: Iterable[Any], purpose: Purpose) -> Iterable[dict[str, Any]]:
@@ -222,7 +222,7 @@ class Access:
         try:
             yield from (each for each in pages if isinstance(each, dict))
         except NotListed as refused:
-            raise refusal(self.place, self.token, purpose, refused.answer) from None
+            raise refusal(self.site, self.token, purpose, refused.answer) from None
 
 
 def cut(text: str, characters_max: int) -> str:

@@ -41,4 +41,4 @@ class Gitea(GitHub):
         return self.listed(pages, Purpose.READ)
 
     def file_url(self, commit: str, path: str) -> str:
-        return f"{self.place.page}/src/commit/{commit}/{quote(path)}"
+        return f"{self.site.page}/src/commit/{commit}/{quote(path)}"

@@ -42,7 +42,7 @@ class GitHub(Access):
     """A repository on GitHub."""
 
     def path(self, rest: str) -> str:
-        return f"/repos/{quote(self.place.repository)}{rest}"
+        return f"/repos/{quote(self.site.repository)}{rest}"
 
     # -------------------------------------------------------------------------------------------- comments
 
@@ -119,7 +119,7 @@ class GitHub(Access):
         return _value(chosen[0]) if chosen else None
 
     def _candidates(self, wanted: Wanted) -> Iterable[dict[str, Any]]:
-        owner = self.place.repository.partition("/")[0]
+        owner = self.site.repository.partition("/")[0]
         query: dict[str, str | int] = {"head": f"{owner}:{wanted.head}", "base": wanted.base, "state": "all"}
         call = Call(method="GET", path=self.path("/pulls"), query=query)
         return self.listed(self.http.pages(call, size=PAGE, pages_max=1), Purpose.READ)
@@ -128,7 +128,7 @@ class GitHub(Access):
         """Return whether a pull request is of our branch, and not of one of that name in a fork."""
         head, base = document.get("head") or {}, document.get("base") or {}
         source = (head.get("repo") or {}).get("full_name", "")
-        ours = source.lower() == self.place.repository.lower()
+        ours = source.lower() == self.site.repository.lower()
         return bool(ours and head.get("ref") == wanted.head and base.get("ref") == wanted.base)
 
     def _opened(self, wanted: Wanted) -> PullRequest:
@@ -141,13 +141,13 @@ class GitHub(Access):
         answer = self.http.ask(Call(method="POST", path=self.path("/pulls"), body=body))
         if answer.status in (409, 422) and "already exists" in answer.said().lower():
             # Somebody was faster: look again.
-            raise ForgeUnclear(str(refusal(self.place, self.token, Purpose.PULL_REQUEST, answer)))
+            raise ForgeUnclear(str(refusal(self.site, self.token, Purpose.PULL_REQUEST, answer)))
         return _value(self.accepted(answer, Purpose.PULL_REQUEST))
 
     # -------------------------------------------------------------------------------------------- addresses
 
     def file_url(self, commit: str, path: str) -> str:
-        return f"{self.place.page}/blob/{commit}/{quote(path)}"
+        return f"{self.site.page}/blob/{commit}/{quote(path)}"
 
 
 def _value(document: Any) -> PullRequest:

@@ -42,7 +42,7 @@ class GitLab(Access):
     """A project on GitLab; its pull requests are merge requests, and its comments notes."""
 
     def path(self, rest: str) -> str:
-        return f"/projects/{quote(self.place.repository, safe='')}{rest}"
+        return f"/projects/{quote(self.site.repository, safe='')}{rest}"
 
     # -------------------------------------------------------------------------------------------- comments
 
@@ -92,7 +92,7 @@ class GitLab(Access):
         return int(document["id"])
 
     def _note_url(self, number: int, note: Mapping[str, Any]) -> str:
-        return f"{self.place.page}/-/merge_requests/{number}#note_{note.get('id', '')}"
+        return f"{self.site.page}/-/merge_requests/{number}#note_{note.get('id', '')}"
 
     # -------------------------------------------------------------------------------------------- statuses
 
@@ -134,13 +134,13 @@ class GitLab(Access):
         answer = self.http.ask(Call(method="POST", path=self.path("/merge_requests"), body=body))
         if answer.status == 409:
             # Somebody was faster: look again.
-            raise ForgeUnclear(str(refusal(self.place, self.token, Purpose.PULL_REQUEST, answer)))
+            raise ForgeUnclear(str(refusal(self.site, self.token, Purpose.PULL_REQUEST, answer)))
         return _value(self.accepted(answer, Purpose.PULL_REQUEST))
 
     # -------------------------------------------------------------------------------------------- addresses
 
     def file_url(self, commit: str, path: str) -> str:
-        return f"{self.place.page}/-/blob/{commit}/{quote(path)}"
+        return f"{self.site.page}/-/blob/{commit}/{quote(path)}"
 
 
 def inert(body: str) -> str:

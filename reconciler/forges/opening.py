@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from reconciler.errors import UsageError
 from reconciler.forges import gitea, github, gitlab
-from reconciler.forges.forge import Forge, Kind, Place, Token
-from reconciler.forges.where import place_of, token_of
+from reconciler.forges.forge import Forge, Kind, Site, Token
+from reconciler.forges.where import site_of, token_of
 from reconciler.http import Http
 from reconciler.model import ForgeSettings
 from reconciler.remote import addresses
@@ -22,11 +22,11 @@ FORGES: Mapping[Kind, type[github.GitHub] | type[gitlab.GitLab]] = {
 }
 
 
-def place(world: World, settings: ForgeSettings, environment: Mapping[str, str]) -> Place | str:
+def site(world: World, settings: ForgeSettings, environment: Mapping[str, str]) -> Site | str:
     """Return where the repository is, or the sentence that says why nobody knows."""
     name = world.remote.name if world.remote is not None else "origin"
     found = addresses(world.repository, name)
-    return place_of(settings, environment, found[0] if found else "")
+    return site_of(settings, environment, found[0] if found else "")
 
 
 def open_forge(
@@ -34,14 +34,14 @@ def open_forge(
 ) -> Forge | str:
     """Return the forge of the repository, or the sentence that says why there is none to speak with."""
     environment = os.environ if environment is None else environment
-    where = place(world, settings, environment)
+    where = site(world, settings, environment)
     if isinstance(where, str):
         return where
     token = token_of(where.kind, settings, environment)
     return token if isinstance(token, str) else speak(where, token, _proxy(settings, environment), patience_s)
 
 
-def speak(where: Place, token: Token, proxy: str = "", patience_s: float | None = None) -> Forge | str:
+def speak(where: Site, token: Token, proxy: str = "", patience_s: float | None = None) -> Forge | str:
     """Return the forge at a place, or why its address cannot be one."""
     try:
         http = Http(address=where.api_url, authority=AUTHORITIES[where.kind](token.value), proxy=proxy)
@@ -49,7 +49,7 @@ def speak(where: Place, token: Token, proxy: str = "", patience_s: float | None 
         return str(error)
     if patience_s is not None:
         http.patience_s = patience_s
-    return FORGES[where.kind](http=http, place=where, token=token)
+    return FORGES[where.kind](http=http, site=where, token=token)
 
 
 def _proxy(settings: ForgeSettings, environment: Mapping[str, str]) -> str:

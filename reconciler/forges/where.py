@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from urllib.parse import unquote, urlsplit
 
-from reconciler.forges.forge import Kind, Place, Token
+from reconciler.forges.forge import Kind, Site, Token
 from reconciler.model import ForgeSettings
 
 Environment = Mapping[str, str]
@@ -34,7 +34,7 @@ OWN_TOKEN = "RECONCILER_FORGE_TOKEN"
 SECRETS = frozenset({"GITHUB_TOKEN", "GH_TOKEN", "GITLAB_TOKEN", "GITEA_TOKEN", "FORGEJO_TOKEN"})
 
 
-def place_of(settings: ForgeSettings, environment: Environment, remote_url: str) -> Place | str:
+def site_of(settings: ForgeSettings, environment: Environment, remote_url: str) -> Site | str:
     """Return where the repository is, or the sentence that says why nobody knows."""
     if settings.kind == "none":
         return "there is no forge: 'forge: {kind: none}' in reconciler.yaml"
@@ -49,7 +49,7 @@ def place_of(settings: ForgeSettings, environment: Environment, remote_url: str)
         return f"where the repository is at its forge is not known; {cure}"
     said = found.api_url if found is not None and found.url == url and found.kind is kind else ""
     api_url = (settings.api_url or said or api_of(kind, url)).rstrip("/")
-    return Place(kind=kind, url=url, api_url=api_url, repository=repository)
+    return Site(kind=kind, url=url, api_url=api_url, repository=repository)
 
 
 def api_of(kind: Kind, url: str) -> str:
@@ -68,7 +68,7 @@ def ci_kind(environment: Environment) -> Kind | None:
     return Kind.GITLAB if environment.get("GITLAB_CI") == "true" else None
 
 
-def _by_ci(environment: Environment) -> Place | None:
+def _by_ci(environment: Environment) -> Site | None:
     kind = ci_kind(environment)
     names = ("CI_SERVER_URL", "CI_API_V4_URL", "CI_PROJECT_PATH")
     if kind is not Kind.GITLAB:
@@ -76,10 +76,10 @@ def _by_ci(environment: Environment) -> Place | None:
     url, api_url, repository = (environment.get(each, "").rstrip("/") for each in names)
     if kind is None or not url or not repository:
         return None
-    return Place(kind=kind, url=url, api_url=api_url or api_of(kind, url), repository=repository)
+    return Site(kind=kind, url=url, api_url=api_url or api_of(kind, url), repository=repository)
 
 
-def _by_remote(settings: ForgeSettings, remote_url: str) -> Place | None:
+def _by_remote(settings: ForgeSettings, remote_url: str) -> Site | None:
     """Return what the address of the remote tells; the kind only of the servers everybody knows."""
     host, port, path = _parts(remote_url)
     if not host:
@@ -88,7 +88,7 @@ def _by_remote(settings: ForgeSettings, remote_url: str) -> Place | None:
     if kind is None:
         return None
     url = settings.url or f"https://{host}{port}"
-    return Place(kind=kind, url=url.rstrip("/"), api_url="", repository=path)
+    return Site(kind=kind, url=url.rstrip("/"), api_url="", repository=path)
 
 
 def _parts(remote_url: str) -> tuple[str, str, str]:

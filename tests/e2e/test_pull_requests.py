@@ -24,7 +24,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[ForgeServer]:
 
 def asked(hub: Hub, server: ForgeServer, more: str = "") -> Clone:
     clone = hub.clone("first")
-    forge = f"{{kind: {server.kind.value}, url: '{server.url}', api_url: '{server.place.api_url}', repository: {REPOSITORY}}}"
+    forge = f"{{kind: {server.kind.value}, url: '{server.url}', api_url: '{server.site.api_url}', repository: {REPOSITORY}}}"
     clone.settings(f"{AGENT}forge: {forge}\n{more}", lease_s=60)
     clone.write("README.md", "hello\n")
     clone.pipeline("p", STAGES)

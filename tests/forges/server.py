@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from reconciler.forges.forge import Kind, Place
+from reconciler.forges.forge import Kind, Site
 from tests.forges.description import Description
 
 REPOSITORY = "acme/billing"
@@ -61,8 +61,8 @@ class ForgeServer:
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
 
     @property
-    def place(self) -> Place:
-        return Place(kind=self.kind, url=self.url, api_url=self.url + PREFIXES[self.kind], repository=REPOSITORY)
+    def site(self) -> Site:
+        return Site(kind=self.kind, url=self.url, api_url=self.url + PREFIXES[self.kind], repository=REPOSITORY)
 
     def asked(self, method: str) -> list[str]:
         return [path for each, path, _ in self.requests if each == method]

@@ -27,7 +27,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[ForgeServer]:
 
 @pytest.fixture
 def forge(server: ForgeServer) -> Iterator[Forge]:
-    found = speak(server.place, Token(name="FORGE_TOKEN", value=TOKEN))
+    found = speak(server.site, Token(name="FORGE_TOKEN", value=TOKEN))
     assert not isinstance(found, str)
     found.http.sleep = lambda _: None
     yield found

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from reconciler.forges.forge import Kind, Place, Token
-from reconciler.forges.where import place_of, token_of
+from reconciler.forges.forge import Kind, Site, Token
+from reconciler.forges.where import site_of, token_of
 from reconciler.model import ForgeSettings
 
 AUTO = ForgeSettings()
@@ -30,24 +30,24 @@ GITLAB = {
     ],
 )
 def test_servers_that_everybody_knows_are_told_by_the_remote(url: str, kind: Kind, api_url: str) -> None:
-    place = place_of(AUTO, {}, url)
-    assert isinstance(place, Place)
-    assert (place.kind, place.api_url, place.repository) == (kind, api_url, "acme/billing")
-    assert "secret" not in place.url
+    site = site_of(AUTO, {}, url)
+    assert isinstance(site, Site)
+    assert (site.kind, site.api_url, site.repository) == (kind, api_url, "acme/billing")
+    assert "secret" not in site.url
 
 
 @pytest.mark.parametrize(
     "url", ["", "/srv/git/billing.git", "../x", "file:///x/y", "https://git.example.com/a/b", "http://["]
 )
 def test_of_other_servers_somebody_must_say_what_they_are(url: str) -> None:
-    assert "say 'forge: {kind: ...}'" in str(place_of(AUTO, {}, url))
+    assert "say 'forge: {kind: ...}'" in str(site_of(AUTO, {}, url))
 
 
 def test_a_server_of_ones_own_needs_its_kind_only() -> None:
-    place = place_of(ForgeSettings(kind="gitea"), {}, "https://git.example.com:3000/acme/billing.git")
+    site = site_of(ForgeSettings(kind="gitea"), {}, "https://git.example.com:3000/acme/billing.git")
     wanted = ("https://git.example.com:3000", "https://git.example.com:3000/api/v1", "acme/billing")
-    assert isinstance(place, Place)
-    assert (place.url, place.api_url, place.repository) == wanted
+    assert isinstance(site, Site)
+    assert (site.url, site.api_url, site.repository) == wanted
 
 
 @pytest.mark.parametrize(
@@ -60,21 +60,21 @@ def test_a_server_of_ones_own_needs_its_kind_only() -> None:
     ],
 )
 def test_ci_says_where_it_is(environment: dict[str, str], kind: Kind, repository: str) -> None:
-    place = place_of(AUTO, environment, "https://github.com/x/y")
-    assert isinstance(place, Place)
-    assert (place.kind, place.repository) == (kind, repository)
+    site = site_of(AUTO, environment, "https://github.com/x/y")
+    assert isinstance(site, Site)
+    assert (site.kind, site.repository) == (kind, repository)
 
 
 def test_settings_win() -> None:
     settings = ForgeSettings(kind="gitlab", url="https://a.example/", api_url="https://b.example/api", repository="c/d")
-    wanted = Place(kind=Kind.GITLAB, url="https://a.example", api_url="https://b.example/api", repository="c/d")
-    assert place_of(settings, ACTIONS, "") == wanted
-    assert "there is no forge" in str(place_of(ForgeSettings(kind="none"), ACTIONS, ""))
+    wanted = Site(kind=Kind.GITLAB, url="https://a.example", api_url="https://b.example/api", repository="c/d")
+    assert site_of(settings, ACTIONS, "") == wanted
+    assert "there is no forge" in str(site_of(ForgeSettings(kind="none"), ACTIONS, ""))
 
 
 @pytest.mark.parametrize("path", ["acme", "acme/../x", "a b/c", "", "acme/bill?x", "-x/y"])
 def test_a_path_that_is_none_is_refused(path: str) -> None:
-    assert "not known" in str(place_of(AUTO, {**ACTIONS, "GITHUB_REPOSITORY": path or " "}, ""))
+    assert "not known" in str(site_of(AUTO, {**ACTIONS, "GITHUB_REPOSITORY": path or " "}, ""))
 
 
 def test_the_token_of_ours_comes_before_that_of_the_forge() -> None:

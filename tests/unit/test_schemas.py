@@ -26,6 +26,7 @@ FORMATS = (
     "manifest",
     "metrics",
     "pipeline",
+    "pull-request",
     "request",
     "run-summary",
     "settings",
