@@ -32,7 +32,7 @@ def authority(token: str) -> Mapping[str, str]:
     """Return the headers that authorise a request."""
     return {
         "Authorization": f"Bearer {token}",
-        "Accept": "application/vnd.github+json",
+        "Accept": "application/vnd.github+json, application/json;q=0.9",
         "X-GitHub-Api-Version": VERSION,
     }
 
