@@ -177,7 +177,9 @@ class Tour:
         """Say what merging would do; return 1 if something is wrong with it."""
         event, repository = self.event, open_repository(self.directory)
         _bring(repository, (event.base, event.head))
-        desk = self._desk(_settings(repository, event.base))
+        # Where those of the base are wrong, CI alone says where the forge is, and a proposal can put them right.
+        settings = settings_at(repository, Contracts(), event.base)
+        desk = self._desk(settings if isinstance(settings, Settings) else Settings())
         found = proposal_of(self.directory, event.base, event.head)
         for line in (*found.lines, found.title):
             click.echo(single_line(line))
@@ -273,7 +275,7 @@ def _site(desk: Desk) -> Site | None:
 
 
 def _settings(repository: Repository, revision: str) -> Settings:
-    """Return the settings of a commit. Raise ContentError if they are wrong: they say where the token goes."""
+    """Return the settings of a commit. Raise ContentError if they are wrong."""
     found = settings_at(repository, Contracts(), revision)
     if isinstance(found, Rejection):
         raise ContentError(found.problems[0].sentence())

@@ -183,6 +183,14 @@ def test_the_settings_that_say_where_the_token_goes_are_those_of_the_base(ci: Ci
     assert len(ci.server.comments) == 1
 
 
+def test_settings_that_are_wrong_can_be_put_right_by_a_proposal(ci: Ci) -> None:
+    ci.clone.write("reconciler.yaml", "branch: [main]\n")
+    ci.base = ci.clone.push("break the settings")
+    ci.pull_request(ci.propose(**{"reconciler.yaml": "branch: main\n"}))
+    assert ci.run().returncode == 0
+    assert "✅" in ci.server.comments[0]["body"]
+
+
 def test_a_commit_that_the_checkout_left_out_is_fetched(ci: Ci) -> None:
     head = ci.propose(**BAD)
     shallow = ci.hub.clone("shallow", "--depth=1")
