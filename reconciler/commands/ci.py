@@ -145,7 +145,7 @@ def proposal_of(directory: Path, base: str, head: str) -> Proposal:
     errors = sum(each.severity is Severity.ERROR for each in problems)
     title = f"{errors or 'no'} problem{'s' * (errors != 1)} in what this changes"
     table = markup.problem_rows(problems) if problems else ""
-    lines = [single_line(each.sentence()) for each in problems]
+    lines = [*(each.sentence() for each in problems), title]
     return Proposal(ok=not errors, title=title, markdown=table, lines=lines, problems=problems)
 
 
@@ -181,7 +181,7 @@ class Tour:
         settings = settings_at(repository, Contracts(), event.base)
         desk = self._desk(settings if isinstance(settings, Settings) else Settings())
         found = proposal_of(self.directory, event.base, event.head)
-        for line in (*found.lines, found.title):
+        for line in found.lines:
             click.echo(single_line(line))
         marks += markup.marks(found.problems) if ci_kind(self.environment) is not Kind.GITLAB else []
         body = comment_body(found.ok, found.title, found.markdown, event.base, event.head)
