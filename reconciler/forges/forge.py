@@ -17,6 +17,7 @@ Found = TypeVar("Found")
 
 BODY_CHARACTERS_MAX = 60_000
 """The smallest bound of the three on a comment is 65,536; what is longer was cut before, and says so."""
+CONTEXT_CHARACTERS_MAX = 200
 PAGE = 100
 PAGES_MAX = 20
 LOOKS_MAX = 3

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from reconciler.errors import ForgeFailed, ForgeUnclear
 from reconciler.forges.forge import (
+    CONTEXT_CHARACTERS_MAX,
     PAGE,
     PAGES_MAX,
     Access,
@@ -99,7 +100,7 @@ class GitHub(Access):
         """Set the status of a commit in a context."""
         body = {
             "state": check.state.value,
-            "context": cut(check.context, 100),
+            "context": cut(check.context, CONTEXT_CHARACTERS_MAX),
             "description": cut(check.description, DESCRIPTION_CHARACTERS_MAX),
         }
         body |= {"target_url": check.link} if check.link else {}

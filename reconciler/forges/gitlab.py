@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from reconciler.errors import ForgeFailed, ForgeUnclear
 from reconciler.forges.forge import (
+    CONTEXT_CHARACTERS_MAX,
     PAGE,
     PAGES_MAX,
     Access,
@@ -100,7 +101,7 @@ class GitLab(Access):
         """Set the status of a commit in a context. To set the one it has is refused there, and is no failure."""
         body = {
             "state": STATES[check.state],
-            "name": cut(check.context, 100),
+            "name": cut(check.context, CONTEXT_CHARACTERS_MAX),
             "description": cut(check.description, DESCRIPTION_CHARACTERS_MAX),
         }
         body |= {"target_url": check.link} if 0 < len(check.link) <= LINK_CHARACTERS_MAX else {}

@@ -70,7 +70,9 @@ def ci_kind(environment: Environment) -> Kind | None:
 
 def _by_ci(environment: Environment) -> Site | None:
     kind = ci_kind(environment)
-    names = ("CI_SERVER_URL", "CI_API_V4_URL", "CI_PROJECT_PATH")
+    # The CI run of a merge request from a fork can be the fork's own, and the merge request is not there.
+    project = "CI_MERGE_REQUEST_PROJECT_PATH" if environment.get("CI_MERGE_REQUEST_PROJECT_PATH") else "CI_PROJECT_PATH"
+    names = ("CI_SERVER_URL", "CI_API_V4_URL", project)
     if kind is not Kind.GITLAB:
         names = ("GITHUB_SERVER_URL", "GITHUB_API_URL", "GITHUB_REPOSITORY")
     url, api_url, repository = (environment.get(each, "").rstrip("/") for each in names)

@@ -57,6 +57,7 @@ def test_a_server_of_ones_own_needs_its_kind_only() -> None:
         ({**ACTIONS, "GITEA_ACTIONS": "true"}, Kind.GITEA, "acme/billing"),
         ({**ACTIONS, "FORGEJO_ACTIONS": "true"}, Kind.GITEA, "acme/billing"),
         (GITLAB, Kind.GITLAB, "acme/group/billing"),
+        ({**GITLAB, "CI_MERGE_REQUEST_PROJECT_PATH": "acme/target"}, Kind.GITLAB, "acme/target"),
     ],
 )
 def test_ci_says_where_it_is(environment: dict[str, str], kind: Kind, repository: str) -> None:
