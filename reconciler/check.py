@@ -56,9 +56,10 @@ class Kind(StrEnum):
     METRICS = "metrics"
     STATE = "state"
     REVIEW = "review"
+    PULL_REQUEST = "pull-request"
 
 
-RECORDS = frozenset({Kind.MANIFEST, Kind.RUN_SUMMARY, Kind.METRICS, Kind.STATE, Kind.REVIEW})
+RECORDS = frozenset({Kind.MANIFEST, Kind.RUN_SUMMARY, Kind.METRICS, Kind.STATE, Kind.REVIEW, Kind.PULL_REQUEST})
 RECORD_FOLDERS = (".runs", "out")
 """What the reconciler writes, and where: looked at only when somebody names it."""
 
@@ -71,6 +72,7 @@ _PLACES: tuple[tuple[re.Pattern[str], Kind], ...] = (
     (re.compile(r"\.runs/[^/]+/cli/[^/]+/manifest\.json"), Kind.MANIFEST),
     (re.compile(r"\.runs/[^/]+/[^/]+/manifest\.json"), Kind.RUN_SUMMARY),
     (re.compile(r"\.runs/[^/]+/cli/[^/]+/reviews/[0-9]+\.json"), Kind.REVIEW),
+    (re.compile(r"\.runs/[^/]+/cli/[^/]+/pull_request\.json"), Kind.PULL_REQUEST),
     (re.compile(r"\.runs/[^/]+/metrics\.json"), Kind.METRICS),
     (re.compile(r"out/[^/]+/state\.json"), Kind.STATE),
 )

@@ -25,6 +25,7 @@ VERBS = {
     "reconcile": "do one pass, or pass until nothing is under way",
     "watch": "stay, and do a pass whenever something has happened or is due",
     "service": "let this machine keep a watcher running",
+    "ci": "do the right thing in CI: plan a pull request, reconcile a push",
     "status": "show runs: phase, stage, heartbeat, attempts, evidence",
     "logs": "print the output of a run's stages",
     "why": "explain a run or a request: waiting for what, rejected where",

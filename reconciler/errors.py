@@ -86,6 +86,22 @@ class SpawnFailed(TransientError):
     """A worker could not be started."""
 
 
+class ForgeFailed(TransientError):
+    """A forge did not answer, not in time, or with something that is no answer."""
+
+
+class ForgeUnclear(ForgeFailed):
+    """A request to a forge ended without an answer; only the forge knows whether it was applied: look."""
+
+
+class ForgeRefused(TransientError):
+    """A forge answered and refuses; the message says why, and which permission is missing if that is it."""
+
+    def __init__(self, message: str, *, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class InvariantError(ReconcilerError):
     """Something that cannot happen has happened (70 is EX_SOFTWARE of sysexits.h)."""
 

@@ -557,6 +557,14 @@ class Repository:
                     found.setdefault(run_status.split(" ")[0], commit)
         return found
 
+    def committers(self, before: str, after: str, commits_max: int = 200) -> tuple[tuple[str, str], ...]:
+        """Return committer and nonce ("" for none) of the commits that `after` has and `before` has not, newest first.
+        Raise GitFailed where one of them is not there."""
+        form = "--format=%cn <%ce>%x00%(trailers:key=Reconciler-Nonce,valueonly,separator=%x2C)"
+        log = self.git("log", f"-{commits_max}", form, "--end-of-options", f"{before}..{after}", "--")
+        lines = (line.partition("\0") for line in log.splitlines() if line)
+        return tuple((who, nonce.strip()) for who, _, nonce in lines)
+
     def last_change(self, tip: str, path: str, signers: Path | None = None) -> LastChange | None:
         """Return the newest commit in the history of `tip` that changed a path, and whose it is; None if there is none,
         or if it cannot be told from what a shallow clone was cut off from.

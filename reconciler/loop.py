@@ -48,6 +48,7 @@ from reconciler.model import Claim, Held, Phase, Plan, Process, RunId, SharedCla
 from reconciler.observe import Observation, Observer
 from reconciler.phases import ENDED, phase
 from reconciler.publish import Publication, publish, push_branch, refresh
+from reconciler.pulls import Opener, PullRequests
 from reconciler.remote import RefUpdate
 from reconciler.world import World
 
@@ -75,7 +76,8 @@ POLL_S = 0.25
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pass:
-    """What one pass saw, decided and did. `blocked` says why evidence could not be committed."""
+    """What one pass saw, decided and did. `blocked` says why evidence could not be committed, `told` what became of
+    pull requests."""
 
     seen: Observation
     actions: tuple[Action, ...]
@@ -84,6 +86,7 @@ class Pass:
     blocked: str = ""
     tip_moved: bool = False
     online: bool = True
+    told: tuple[str, ...] = ()
 
     @property
     def phases(self) -> dict[RunId, Phase]:
@@ -122,11 +125,14 @@ class Loop:
     freezer: Freezer = field(init=False)
     brought_up: tuple[str, str] = ("", "")
     locked: int = 0
+    opener: Opener | None = None
+    pulls: PullRequests = field(init=False)
 
     def __post_init__(self) -> None:
         self.contact = Contact(self.world, self.observer)
         self.claims = Claims(self.world, self.observer)
         self.freezer = Freezer(self.observer)
+        self.pulls = PullRequests(self.world, self.opener)
 
     def run_pass(self) -> Pass:
         """Do one pass. Raise LockHeld if another reconciler does not let go of the repository."""
@@ -227,7 +233,7 @@ class Loop:
         if self.world.remote is not None and granted and self.observer.tip.commit != seen.tip:
             return replace(result, tip_moved=True)
         wanted = next((each for each in actions if isinstance(each, Publish)), None)
-        return self._publish(result, wanted) if wanted else self._bring_up(self._unblocked(result))
+        return self._publish(result, wanted) if wanted else self._open(self._bring_up(self._unblocked(result)))
 
     # -------------------------------------------------------------------------------------------- other machines
 
@@ -366,6 +372,20 @@ class Loop:
         if publication is not None:
             self._note(publication)
         return result
+
+    def _open(self, result: Pass) -> Pass:
+        """Open the pull requests that evidence says are wanted and that no receipt proves."""
+        if result.tip_moved or not result.online:
+            return result
+        try:
+            publication = self.pulls.settle(result.seen, self.observer.proofs.wanted_pull_requests())
+        except (TipMoved, PushUnclear):
+            # They are there, and their receipts are made when they are found again.
+            self.observer.online = self.world.remote is None
+            return replace(result, tip_moved=True)
+        if publication is not None:
+            self._note(publication)
+        return replace(result, told=self.pulls.told)
 
     def _unblocked(self, result: Pass) -> Pass:
         set_condition(self.world.repository.state, "publish", "", result.seen.now.at, self.world.disk)

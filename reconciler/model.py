@@ -401,6 +401,21 @@ class PublishSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ForgeSettings:
+    """Where the repository is at its forge, as far as CI and the remote's address do not tell; "" says nothing.
+
+    `token_env` and `proxy_env` name environment variables: settings never hold what is secret.
+    """
+
+    kind: str = "auto"
+    url: str = ""
+    api_url: str = ""
+    repository: str = ""
+    token_env: str = ""
+    proxy_env: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """`approvals.<name>`: where it holds (every rule that is given must match), and what it demands of decisions.
 
@@ -509,6 +524,7 @@ class Settings:
     checklists: tuple[str, ...] = ("tasks/**/*.md", "docs/**/*.md", ".agent/**/*.md")
     redact: Redact = Redact()
     publish: PublishSettings = PublishSettings()
+    forge: ForgeSettings = ForgeSettings()
     approvals: tuple[Policy, ...] = ()
     trust: Trust = Trust()
     guards: GuardSettings = GuardSettings()
@@ -890,7 +906,8 @@ class Waiting:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """A run as the tip of the branch proves it: ended, or `waiting` for decisions. `reusable` are the stages that were
-    executed in it and succeeded, by reuse key; `cited` is of how many stages it cites an earlier success instead."""
+    executed in it and succeeded, by reuse key; `cited` is of how many stages it cites an earlier success instead.
+    `pull_request` is the branch that one of what it delivered is wanted into, "" for none."""
 
     run_id: RunId
     task_id: TaskId
@@ -903,6 +920,7 @@ class Evidence:
     waiting: Waiting | None = None
     reusable: Mapping[str, StageId] = field(default_factory=dict)
     cited: int = 0
+    pull_request: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -329,10 +329,12 @@ class Workers:
     """Starts workers by forking them from a preloaded server, itself started on demand.
 
     A fork costs 2 ms where a fresh interpreter costs 40. The server ends when this process does, however that
-    happens, because its socket closes; the workers it forked have sessions of their own and go on.
+    happens, because its socket closes; the workers it forked have sessions of their own and go on. Neither they nor
+    their stages inherit the environment variables that are `withheld`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, withheld: frozenset[str] = frozenset()) -> None:
+        self._withheld = withheld
         self._server: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
         self._spawned: list[Process] = []
@@ -348,7 +350,7 @@ class Workers:
             self._server = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", SERVER, package, str(theirs.fileno())],
                 cwd="/",
-                env=worker_environment(os.environ),
+                env={name: each for name, each in worker_environment(os.environ).items() if name not in self._withheld},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),

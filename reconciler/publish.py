@@ -105,33 +105,28 @@ def refresh(world: World, seen: Observation) -> Publication | None:
     ground = ground_of(world, seen)
     if not ground.merges or not ground.pending:
         return None
-    warnings: list[str] = []
-    message = f"evidence: brought up to {seen.branch}\n\n"
-    commit, pushed = _commit_beside(world, seen, ground, {}, message, warnings)
-    return Publication(commit=commit, runs=(), warnings=warnings, pushed=pushed)
+    return _commit(world, seen, ground, {}, f"evidence: brought up to {seen.branch}\n\n")
 
 
-def add_evidence(world: World, seen: Observation, files: Mapping[str, bytes], message: str) -> tuple[RefUpdate, ...]:
-    """Commit files that go beside the evidence of runs to where that is, and return what was pushed.
+def record(world: World, seen: Observation, files: Mapping[str, bytes], message: str) -> Publication:
+    """Commit records that go beside the evidence of runs to where that is. `message` ends with a trailer.
 
-    `message` ends with a trailer. Raise TipMoved if the branch is elsewhere by now.
+    Raise as `publish` does.
     """
-    return _commit_beside(world, seen, ground_of(world, seen), files, message, [])[1]
+    return _commit(world, seen, ground_of(world, seen), files, message)
 
 
-def _commit_beside(
-    world: World, seen: Observation, ground: Ground, files: Mapping[str, bytes], message: str, warnings: list[str]
-) -> tuple[str, tuple[RefUpdate, ...]]:
-    """Commit files that prove no further run on a ground, brought up to the tip; return the commit and what was
-    pushed."""
+def _commit(world: World, seen: Observation, ground: Ground, files: Mapping[str, bytes], message: str) -> Publication:
+    """Commit files onto a ground, which keeps all it holds; a nonce is added to the message."""
+    warnings: list[str] = []
     edits, modes = _edits(world, seen, ground.pending, warnings) if ground.merges else ({}, {})
-    aggregates = _aggregates(world, seen, ground, ()) if ground.merges else {}
+    kept = _aggregates(world, seen, ground, ()) if ground.merges else {}
     draft = Draft(
         parent=ground.parent,
         merges=ground.merges,
         base_tree=seen.tip if ground.merges else None,
         copies=ground.copies,
-        files=aggregates | edits | dict(files),
+        files={**kept, **edits, **files},
         modes=modes,
         message=f"{message}Reconciler-Nonce: {world.chance.nonce()}\n",
         identity=IDENTITY,
@@ -140,8 +135,9 @@ def _commit_beside(
     commit = world.repository.make_commit(draft)
     if world.remote is None:
         world.repository.advance(ground.branch, ground.old, commit)
-        return commit, ()
-    return commit, _push(world.remote, seen, ground, commit, (), (), warnings)
+        return Publication(commit=commit, runs=(), warnings=warnings)
+    pushed = _push(world.remote, seen, ground, commit, (), (), warnings)
+    return Publication(commit=commit, runs=(), warnings=warnings, pushed=pushed)
 
 
 # ------------------------------------------------------------------------------------------------ where to
@@ -179,7 +175,7 @@ def ground_of(world: World, seen: Observation) -> Ground:
     read = (_json(data) for _, data in repository.blobs(manifests))
     pending = tuple(document for document in read if document is not None)
     mine = {f"{each['artifact_root']}/" for each in pending} | {_summary_root(each) for each in pending}
-    kept = {path: entry for path, entry in ahead.items() if _is_review(path) or any(map(path.startswith, mine))}
+    kept = {path: entry for path, entry in ahead.items() if _comes_later(path) or any(map(path.startswith, mine))}
     copies = {path: (entry.mode, entry.oid) for path, entry in kept.items()}
     merges = () if repository.is_ancestor(seen.tip, old) else (seen.tip,)
     return Ground(
@@ -200,10 +196,11 @@ def _is_manifest(path: str) -> bool:
     return len(parts) == 5 and parts[2] == "cli" and parts[4] == "manifest.json"
 
 
-def _is_review(path: str) -> bool:
-    """Return whether a path is that of a review, which may come long after the run it is about."""
+def _comes_later(path: str) -> bool:
+    """Return whether a path is that of a review or a receipt, which may come long after the run it is about."""
     parts = path.split("/")
-    return len(parts) == 6 and parts[2] == "cli" and parts[4] == "reviews"
+    beside = parts[4:] == ["pull_request.json"] or (len(parts) == 6 and parts[4] == "reviews")
+    return len(parts) > 4 and parts[2] == "cli" and beside
 
 
 def _summary_root(document: Mapping[str, Any]) -> str:

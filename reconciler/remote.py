@@ -26,6 +26,8 @@ from reconciler.git import Repository
 NETWORK_TIMEOUT_S = 60.0
 FETCH_ATTEMPTS = 3
 UPDATES_MAX = 2500
+DEPTH = 500
+"""How much history a shallow clone gets with a commit that is brought by its id."""
 """So many updates, with the longest names and SHA-256, are 1 MB of command line; Linux takes 2 MB."""
 LOOK_MAX = 1000
 ABANDONED_S = 3600.0
@@ -135,6 +137,19 @@ class Remote:
             answer = self._network("ls-remote", "--refs", "--quiet", "--end-of-options", self.name, *sorted(asked))
             found |= {ref: oid for oid, ref in _pairs(answer, "\t") if ref in asked}
         return found
+
+    def bring(self, oids: Sequence[str]) -> None:
+        """Fetch commits by their full ids; no ref leads to them then. Raise GitFailed if the remote does not give them.
+
+        A shallow clone gets so much of their history as is likely to reach what it has.
+        """
+        if not all(map(OID.fullmatch, oids)):
+            raise ValueError("commits are named by full object ids")
+        depth = (f"--depth={DEPTH}",) if (self.repository.common / "shallow").exists() else ()
+        self._network(
+            "fetch", "--quiet", "--no-tags", "--refmap=", "--no-write-fetch-head", "--no-recurse-submodules",
+            "--no-auto-maintenance", "--no-show-forced-updates", *depth, "--end-of-options", self.name, *oids,
+        )  # fmt: skip
 
     def push(self, updates: Sequence[RefUpdate], *, atomic: bool = True) -> frozenset[str]:
         """Move refs, each only from where it must be now; return those that were rejected because they are not there
@@ -280,6 +295,11 @@ def _configuration(path: Path) -> bytes:
     """Return the words that include a file of configuration, which need not exist."""
     quoted = os.fsencode(path).replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n")
     return b'[include]\npath = "%s"\n' % quoted
+
+
+def addresses(repository: Repository, name: str) -> list[str]:
+    """Return the addresses that are configured for a remote, none if there is no such remote."""
+    return _configured(repository, f"remote.{name}.url") if REMOTE_NAME.fullmatch(name) else []
 
 
 def _configured(repository: Repository, key: str) -> list[str]:

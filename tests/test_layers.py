@@ -75,6 +75,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "conditions",
         "host",
         "remote",
+        "http",
         "worktree",
         "watch",
         "events",
@@ -102,6 +103,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "claims",
         "apply",
         "deliver",
+        "pulls",
         "publish",
         "sandbox",
         "stage",
@@ -112,10 +114,11 @@ LINES: dict[str, tuple[str, ...]] = {
         "check",
         "guards/",
         "agents/",
+        "forges/",
     ),
     "loop": ("contact", "loop", "watcher"),
     "simulation": ("simulation/",),
-    "faces": ("survey", "session", "display", "terminal", "newfiles", "tidings", "watchface"),
+    "faces": ("survey", "session", "display", "terminal", "newfiles", "posting", "tidings", "watchface"),
     "verbs": ("commands/", "executors/", "outlets/"),
     "entry": ("cli", "__main__"),
 }
@@ -194,7 +197,7 @@ PURE = [each for each in MODULES if line_of(each) in ("words", "pure") or each i
 # These stand in a family of joints and only judge what they are given.
 PURE_AMONG_JOINTS = (
     "agents/claude_events", "agents/codex_events", "agents/command_events", "agents/events", "agents/prompt",
-    "agents/story", "agents/verdict",
+    "agents/story", "agents/verdict", "forges/event", "forges/markup", "forges/where",
 )  # fmt: skip
 PURE = [each for each in MODULES if line_of(each) in ("words", "pure") or each in PURE_AMONG_JOINTS]
 TEST_FILES = sorted(TESTS.rglob("*.py"))

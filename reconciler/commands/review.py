@@ -41,7 +41,7 @@ from reconciler.model import (
 from reconciler.observe import Observation
 from reconciler.order import ANSWER_BYTES_MAX, Answer, Order
 from reconciler.process import worker_environment
-from reconciler.publish import add_evidence
+from reconciler.publish import record
 from reconciler.redact import secret_values
 from reconciler.reviewing import Diff, Since, changed_since, material, reasons_of, record_of
 from reconciler.session import Session
@@ -314,9 +314,9 @@ def _add(session: Session, case: Case, document: Mapping[str, Any]) -> tuple[str
         raise ContentError(f"{path}: {problems[0].reason}")
     digest = hashlib.sha256(data).hexdigest()
     subject = f"evidence: {case.run_id} reviewed: {document['decision']}"
-    pushed = add_evidence(world, seen, {path: data}, f"{subject}\n\nReconciler-Review: {path} sha256:{digest}\n")
+    made = record(world, seen, {path: data}, f"{subject}\n\nReconciler-Review: {path} sha256:{digest}\n")
     if loop.observer.hearing is not None:
-        loop.observer.hearing.note(pushed)
+        loop.observer.hearing.note(made.pushed)
     return path, document
 
 

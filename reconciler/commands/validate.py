@@ -133,6 +133,12 @@ def _missing_roles(path: str, settings: Settings) -> Iterator[Problem]:
         yield Problem(path=path, pointer=pointer, reason=reason, cure=cure(name), rule=rule, severity=Severity.WARNING)
 
 
+def problems_at(base: Path, revision: str) -> list[Problem]:
+    """Return everything that is wrong with the files of a commit, in the order of places."""
+    found = (problem for batch in _at_commit(base, (), revision) for problem in problems_of(batch))
+    return sorted(found, key=lambda each: (each.path, each.line, each.column))
+
+
 # ------------------------------------------------------------------------------------------------ on disk
 
 

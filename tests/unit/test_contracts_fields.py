@@ -16,6 +16,7 @@ from referencing import Registry
 from reconciler import aggregate, manifest, parse
 from reconciler.agent import Agent, Budget, Demand
 from reconciler.contracts import Contracts
+from reconciler.forges.forge import Kind, PullRequest, Site, Wanted
 from reconciler.model import (
     AgentSettings,
     Approval,
@@ -27,6 +28,7 @@ from reconciler.model import (
     EvidenceSettings,
     Execution,
     ExecutionMode,
+    ForgeSettings,
     GuardSettings,
     Heartbeat,
     Host,
@@ -48,6 +50,7 @@ from reconciler.model import (
     Reuse,
     Role,
     RoleSettings,
+    RunId,
     SandboxSettings,
     Schedule,
     Settings,
@@ -69,6 +72,7 @@ from reconciler.model import (
 from reconciler.power import Power
 from reconciler.preview import Coming, Doing, Effect, Preview, Touched, Verdict
 from reconciler.preview_gates import Asked, Judged
+from reconciler.pulls import receipt
 from reconciler.resolve import Place, resolve
 from reconciler.settings import parse_settings
 
@@ -109,6 +113,7 @@ FIELDS: list[tuple[str, str, type, set[str]]] = [
     ("settings", "properties/evidence", EvidenceSettings, set()),
     ("settings", "properties/redact", Redact, set()),
     ("settings", "properties/publish", PublishSettings, set()),
+    ("settings", "properties/forge", ForgeSettings, set()),
     ("settings", "$defs/policy", Policy, {"name"}),
     ("settings", "properties/trust", Trust, set()),
     ("settings", "properties/guards", GuardSettings, set()),
@@ -416,6 +421,13 @@ def holds(name: str, document: dict[str, Any]) -> None:
     assert problems(name, document) == []
     assert list(keys_differ(name, SCHEMAS[name], document)) == []
     assert json.loads(json.dumps(document, allow_nan=False)) == document
+
+
+def test_a_receipt_keeps_its_contract() -> None:
+    wanted = Wanted(head="runs/r-0123abcd", base="main", title="t", body="b")
+    found = PullRequest(number=42, url="https://github.com/acme/billing/pull/42", open=True)
+    site = Site(kind=Kind.GITHUB, url="https://github.com", api_url="https://api.github.com", repository="acme/billing")
+    holds("pull-request", receipt(site, RunId("r-0123abcd"), wanted, found))
 
 
 @pytest.mark.parametrize("title", DOCUMENTS)

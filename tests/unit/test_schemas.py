@@ -27,6 +27,7 @@ FORMATS = (
     "metrics",
     "pipeline",
     "plan-preview",
+    "pull-request",
     "request",
     "review",
     "review-answer",
