@@ -277,7 +277,7 @@ def finish_like_the_first(host: Path) -> None:
                 copy.write_bytes(renamed(path.read_bytes(), first, wish.run_id))
         plan = (directory.path / "plan.json").read_bytes()
         world.runs.mark(task_id, wish.run_id, "plan.json", plan)
-        shared = claims.shared(wish.run_id, task_id, read_all(directory, "claims", Claim).values())
+        shared = claims.shared(wish.run_id, task_id, read_all(directory, "claims", Claim).values(), "", "")
         wanted.append(Wanted(run_id=wish.run_id, old=None, claim=shared))
     granted = claims.keep(wanted, [], {first: 1})
     assert len(granted) == RUNS - 1, f"{len(granted)} claims"
