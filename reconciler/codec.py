@@ -58,17 +58,30 @@ def _sayable(text: str) -> str:
 
 def render(value: Any) -> bytes:
     """Return `value` as indented JSON with a final newline: for files that people read, too."""
-    return f"{_indented(value, chr(10))}\n".encode()
+    try:
+        return f"{_indented(value, chr(10))}\n".encode()
+    except UnicodeEncodeError:
+        return json.dumps(dump(value), indent=2, **_EXACT).encode() + b"\n"
 
 
 def compact(value: Any) -> bytes:
     """Return `value` as JSON on one line: for records that only programs read (no indent is half the work)."""
-    return f"{_ONE_LINE[type(value)](value)}\n".encode()
+    try:
+        return f"{_ONE_LINE[type(value)](value)}\n".encode()
+    except UnicodeEncodeError:
+        return json.dumps(dump(value), **_EXACT).encode() + b"\n"
 
 
 def canonical(value: Any) -> bytes:
     """Return the one spelling of `value` that digests are taken of: sorted keys, no spaces."""
-    return _CANONICAL[type(value)](value).encode()
+    try:
+        return _CANONICAL[type(value)](value).encode()
+    except UnicodeEncodeError:
+        return json.dumps(dump(value), sort_keys=True, separators=(",", ":"), **_EXACT).encode()
+
+
+_EXACT: Mapping[str, Any] = {"ensure_ascii": False, "allow_nan": False}
+"""What cannot be said in UTF-8 is spelled the slow way: it is rare, and to look for it in every text is not free."""
 
 
 def digest(value: Any) -> str:
@@ -81,10 +94,6 @@ def digest(value: Any) -> str:
 Spell = Callable[[Any], str]
 
 
-def _spell_text(text: str) -> str:
-    return encode_basestring(text if text.isascii() else _sayable(text))
-
-
 def _spell_float(value: float) -> str:
     if not math.isfinite(value):
         raise ValueError(f"Out of range float values are not JSON compliant: {value!r}")
@@ -92,7 +101,7 @@ def _spell_float(value: float) -> str:
 
 
 LEAVES: Mapping[type, Spell] = {
-    str: _spell_text,
+    str: encode_basestring,
     int: int.__repr__,
     float: _spell_float,
     bool: lambda value: "true" if value else "false",
@@ -116,7 +125,7 @@ class Spelling(dict[type, Spell]):
         if issubclass(kind, Enum):
             return lambda value: self[type(value.value)](value.value)
         if issubclass(kind, str):
-            return _spell_text
+            return encode_basestring
         if issubclass(kind, OBJECTS):
             return self.mapping
         if issubclass(kind, tuple | list):
@@ -159,19 +168,24 @@ _CANONICAL = Spelling(comma=",", colon=":", in_order=True)
 def _indented(value: Any, line: str) -> str:
     """Return `value` on several lines; `line` is a line break with what every line of it begins with."""
     kind = type(value)
-    spell = LEAVES.get(kind)
-    if spell is not None:
-        return spell(value)
-    inner = f"{line}  "
     if issubclass(kind, tuple | list):
-        parts = [_indented(each, inner) for each in value]
-        return f"[{inner}{f',{inner}'.join(parts)}{line}]" if parts else "[]"
+        return _list(value, line)
     if is_dataclass(kind):
         value = {name: getattr(value, name) for name in _field_names(kind)}
-    elif not issubclass(kind, OBJECTS):
+    elif kind in LEAVES or not issubclass(kind, OBJECTS):
         return _ONE_LINE[kind](value)
-    parts = [f"{encode_basestring(str(key))}: {_indented(item, inner)}" for key, item in value.items()]
+    inner, parts = f"{line}  ", []
+    for key, item in value.items():
+        spell = LEAVES.get(type(item))
+        text = spell(item) if spell is not None else _indented(item, inner)
+        parts.append(f"{encode_basestring(str(key))}: {text}")
     return f"{{{inner}{f',{inner}'.join(parts)}{line}}}" if parts else "{}"
+
+
+def _list(value: Sequence[Any], line: str) -> str:
+    inner = f"{line}  "
+    parts = [_indented(each, inner) for each in value]
+    return f"[{inner}{f',{inner}'.join(parts)}{line}]" if parts else "[]"
 
 
 # ------------------------------------------------------------------------------------------------ reading

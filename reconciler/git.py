@@ -903,9 +903,15 @@ def _own(ref: str) -> str:
     return ref
 
 
+UNSAID = re.compile(rb'[\x00-\x1f"\\]')
+"""What the quoting of fast-import has to spell out."""
+
+
 def _quoted(path: str) -> bytes:
     """Return a path in the C quoting of fast-import, which every byte but NUL survives."""
     raw = os.fsencode(path)
+    if not UNSAID.search(raw):
+        return b'"%s"' % raw
     return b'"' + b"".join(b"\\%03o" % each if each < 32 or each in b'"\\' else bytes([each]) for each in raw) + b'"'
 
 

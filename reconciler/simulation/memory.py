@@ -58,14 +58,17 @@ class _Texts(codec.Spelling):
         return spell_once if codec.is_frozen(kind) else spell
 
 
-_dump, _parse, _resolve = codec.dump, codec._parsed, resolve.resolve
+_compact, _dump, _parse, _resolve = codec.compact, codec.dump, codec._parsed, resolve.resolve
 _TEXTS = _Texts(comma=", ", colon=": ")
 
 
 def _quick_compact(value: Any) -> bytes:
     """Return what `codec.compact` returns, and remember what it is if it cannot change."""
     kind = type(value)
-    data = f"{_TEXTS[kind](value)}\n".encode()
+    try:
+        data = f"{_TEXTS[kind](value)}\n".encode()
+    except UnicodeEncodeError:
+        return _compact(value)
     if codec.is_frozen(kind) and (kind, data) not in _parsed:
         _remember_parsed(kind, data, value)
     return data

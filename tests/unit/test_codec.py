@@ -121,6 +121,13 @@ def test_what_json_cannot_say_is_not_spelled(spell: Any, value: object) -> None:
         spell(value)
 
 
+@pytest.mark.parametrize("spell", [codec.render, codec.compact, codec.canonical])
+def test_what_utf8_cannot_say_is_spelled_out(spell: Any) -> None:
+    assert (
+        codec.parse(Process, spell(Process(pid=1, start_ticks=2, boot_id="a\udcff\u00e9"))).boot_id == "a\\udcff\u00e9"
+    )
+
+
 def test_equal_bytes_are_one_value_only_where_nobody_can_change_it() -> None:
     assert codec.parse(Process, PROCESS) is codec.parse(Process, bytes(bytearray(PROCESS)))
 
