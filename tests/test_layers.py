@@ -46,6 +46,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "disk",
         "git",
         "locks",
+        "lent",
         "rundir",
         "process",
         "contracts",
