@@ -109,6 +109,20 @@ LEAVES: Mapping[type, Spell] = {
 }
 
 
+class _Keys(dict[str, str]):
+    """How the keys of objects are spelled, with the colon behind them."""
+
+    def __init__(self, colon: str) -> None:
+        super().__init__()
+        self.colon = colon
+
+    def __missing__(self, key: str) -> str:
+        if len(self) >= REMEMBERED_MAX:
+            self.clear()
+        made = self[key] = f"{encode_basestring(key)}{self.colon}"
+        return made
+
+
 class Spelling(dict[type, Spell]):
     """How values of each type are spelled on one line. What is to be done with a type is found out when it is first
     met: to ask each value what it is, and make plain values of it first, takes twice as long."""
@@ -116,6 +130,7 @@ class Spelling(dict[type, Spell]):
     def __init__(self, *, comma: str, colon: str, in_order: bool = False) -> None:
         super().__init__(LEAVES)
         self.comma, self.colon, self.in_order = comma, colon, in_order
+        self.keys_spelled = _Keys(colon)
 
     def __missing__(self, kind: type) -> Spell:
         made = self[kind] = self._of(kind)
@@ -135,10 +150,13 @@ class Spelling(dict[type, Spell]):
         raise CodecError(f"{kind.__name__} has no JSON form")
 
     def mapping(self, value: Mapping[Any, Any]) -> str:
-        items = [(str(key), item) for key, item in value.items()]
         if self.in_order:
-            items.sort(key=lambda each: each[0])
-        parts = [f"{encode_basestring(key)}{self.colon}{self[type(item)](item)}" for key, item in items]
+            value = dict(sorted([(str(key), item) for key, item in value.items()], key=lambda each: each[0]))
+        # What is no text itself may be equal to a text, or to another key, and be spelled in another way.
+        parts = [
+            f"{self.keys_spelled[key if type(key) is str else str(key)]}{self[type(item)](item)}"
+            for key, item in value.items()
+        ]
         return f"{{{self.comma.join(parts)}}}"
 
     def fields(self, kind: Any) -> Spell:

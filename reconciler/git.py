@@ -1,8 +1,9 @@
 """The edge to git: the only module that runs it.
 
 Plumbing is run directly, bounded in time and output. Nothing a user wrote can become an option: revisions are full
-object ids or names below `refs/`, paths stand behind `--`, and content goes in by standard input. No hook of a repository runs,
-replace refs are ignored, and the environment is rid of the `GIT_*` variables that would point git elsewhere.
+object ids or names below `refs/`, paths stand behind `--`, and content goes in by standard input. No hook of
+a repository runs, replace refs are ignored, and the environment is rid of the `GIT_*` variables that would point git
+elsewhere.
 """
 
 from __future__ import annotations

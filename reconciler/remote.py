@@ -36,6 +36,8 @@ FETCH_ATTEMPTS = 3
 UPDATES_MAX = 2500
 """So many updates, with the longest names and SHA-256, are 1 MB of command line; Linux takes 2 MB."""
 LOOK_MAX = 1000
+KEPT_UNSYNCED = "core.fsync=objects"
+"""What we keep of a remote can be fetched again: to sync 1,000 refs takes 4 s."""
 DELETIONS_MANY = 50
 """From so many deletions in a push on, git is told of them in the way that does not grow with their square."""
 REASON_CHARACTERS_MAX = 300
@@ -218,7 +220,8 @@ class Remote:
                 here = f"{SPACES[space]}{each.ref.removeprefix(space)}"
                 lines.append(f"update {here} {each.new}\n" if each.new else f"delete {here}\n")
         if lines:
-            self.repository.git("update-ref", "--stdin", standard_input="".join(lines).encode())
+            feed = "".join(lines).encode()
+            self.repository.git("update-ref", "--stdin", standard_input=feed, config=(KEPT_UNSYNCED,))
 
     # -------------------------------------------------------------------------------------------- small parts
 
@@ -228,7 +231,7 @@ class Remote:
             *settings,
             f"remote.{self.name}.mirror=false",  # or no ref can be named in a push
             f"remote.{self.name}.followRemoteHEAD=never",
-            "core.fsync=objects",  # what we keep of a remote can be fetched again: to sync 1,000 refs takes 4 s
+            KEPT_UNSYNCED,
             "fetch.pruneTags=false",
             "advice.fetchShowForcedUpdates=false",
         )

@@ -128,6 +128,12 @@ def test_what_utf8_cannot_say_is_spelled_out(spell: Any) -> None:
     )
 
 
+def test_keys_that_are_equal_may_be_spelled_in_different_ways() -> None:
+    assert [codec.compact({key: 0}) for key in (1, True, "1", 1.0)] == [
+        b'{"1": 0}\n', b'{"True": 0}\n', b'{"1": 0}\n', b'{"1.0": 0}\n',
+    ]  # fmt: skip
+
+
 def test_equal_bytes_are_one_value_only_where_nobody_can_change_it() -> None:
     assert codec.parse(Process, PROCESS) is codec.parse(Process, bytes(bytearray(PROCESS)))
 
