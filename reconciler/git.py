@@ -1,8 +1,9 @@
 """The edge to git: the only module that runs it.
 
 Plumbing is run directly, bounded in time and output. Nothing a user wrote can become an option: revisions are full
-object ids or names below `refs/`, paths stand behind `--`, and content goes in by standard input. Hooks never run,
-replace refs are ignored, and the environment is rid of the `GIT_*` variables that would point git elsewhere.
+object ids or names below `refs/`, paths stand behind `--`, and content goes in by standard input. No hook of
+a repository runs, replace refs are ignored, and the environment is rid of the `GIT_*` variables that would point git
+elsewhere.
 """
 
 from __future__ import annotations
@@ -994,9 +995,15 @@ def _own(ref: str) -> str:
     return ref
 
 
+UNSAID = re.compile(rb'[\x00-\x1f"\\]')
+"""What the quoting of fast-import has to spell out."""
+
+
 def _quoted(path: str) -> bytes:
     """Return a path in the C quoting of fast-import, which every byte but NUL survives."""
     raw = os.fsencode(path)
+    if not UNSAID.search(raw):
+        return b'"%s"' % raw
     return b'"' + b"".join(b"\\%03o" % each if each < 32 or each in b'"\\' else bytes([each]) for each in raw) + b'"'
 
 

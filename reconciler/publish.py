@@ -366,7 +366,7 @@ def _command_files(
     root = document["artifact_root"]
     log = b""
     if command["log_path"] is not None:
-        log = bounded(directory.disk, directory.path / command["log_path"].removeprefix(f"{root}/"), bytes_max)
+        log = bounded(directory.disk, directory.place(command["log_path"].removeprefix(f"{root}/")), bytes_max)
         files[command["log_path"]] = log
         command["log_committed_bytes"] = len(log)
     answer = command["answer"]
@@ -393,14 +393,22 @@ def _artifact(directory: RunDirectory, name: str, size: int, sha256: str) -> byt
 
 def full_log(disk: Disk, path: Path) -> Path:
     """Return where the whole of a log is: beside it, once it is evidence."""
-    full = path.with_suffix(".full.log")
+    return Path(_whole(disk, str(path)))
+
+
+def _whole(disk: Disk, path: str) -> str:
+    full = _beside(path)
     return full if disk.exists(full) else path
 
 
-def bounded(disk: Disk, path: Path, bytes_max: int) -> bytes:
+def _beside(path: str) -> str:
+    return f"{path.removesuffix('.log')}.full.log"
+
+
+def bounded(disk: Disk, path: str, bytes_max: int) -> bytes:
     """Return the log at `path` whole if it is at most `bytes_max` long, else its head and tail with a line between
     them."""
-    path = full_log(disk, path)
+    path = _whole(disk, path)
     found = disk.look(path)
     if found is None:
         return b""
@@ -417,9 +425,9 @@ def _keep_full_logs(world: World, proofs: Iterable[Proof]) -> None:
     for each in proofs:
         for command in each.document["commands"]:
             if command["log_path"]:
-                path = world.checkout / command["log_path"]
+                path = f"{world.checkout}/{command['log_path']}"
                 with contextlib.suppress(FileExistsError, FileNotFoundError):
-                    world.disk.link(path, path.with_suffix(".full.log"))
+                    world.disk.link(path, _beside(path))
 
 
 # ------------------------------------------------------------------------------------------------ aggregates

@@ -68,6 +68,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "disk",
         "git",
         "locks",
+        "lent",
         "rundir",
         "process",
         "contracts",
