@@ -119,7 +119,8 @@ class Observer:
     def observe(self) -> Observation:
         """Return the world as it is now. Raise ContentError if there is no commit or the settings are broken."""
         branch, tip = self._look_at_tip()
-        marked = self.world.runs.marked()
+        marks = self.world.runs.marks()
+        marked = [(task_id, run_id) for run_id, task_id in marks.items() if task_id is not None]
         paths = self.requests.unsettled(marked, self.proofs.rows)
         self.requests.read(paths)
         wishes = [self.wishes.of(path) for path in paths if path in self.requests.parsed]
@@ -143,7 +144,7 @@ class Observer:
                 held=self._held(me, runs),
                 neighbours=self.hearing.neighbours(me) if self.hearing else {},
                 lost=self._lost(),
-                unclaimed=tuple(each for each in marked if each[1] not in runs),
+                unclaimed=tuple(each for each in marks if each not in runs),
             ),
             limits=Limits(
                 runs_max=self.tip.settings.runs_max or 2 * self.world.cpus,

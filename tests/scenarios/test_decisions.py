@@ -21,6 +21,7 @@ from reconciler.actions import (
     Abandon,
     Action,
     Cancel,
+    Forget,
     Launch,
     Publish,
     Quarantine,
@@ -262,7 +263,7 @@ def actual_of(case: dict[str, Any]) -> Actual:
             HostId(host): Neighbour(oid=f"oid-{host}", silent_s=silent, lease_s=300.0)
             for host, silent in case.get("neighbours", {}).items()
         },
-        unclaimed=tuple((TASK, RunId(run)) for run in case.get("unclaimed", ())),
+        unclaimed=tuple(RunId(run) for run in case.get("unclaimed", ())),
         lost={RunId(run): commit for run, commit in case.get("lost", {}).items()},
     )
 
@@ -301,6 +302,8 @@ def spoken(action: Action) -> str:
             return f"release {ref} {oid}: {reason}" + (" (given up)" if gives_up else "")
         case Retire(run_id=run, reason=reason):
             return f"retire {run}" + (f": {reason}" if reason else "")
+        case Forget(run_id=run, reason=reason):
+            return f"forget {run}: {reason}"
         case Publish(runs=runs):
             return f"publish {' '.join(run for _, run in runs)}"
         case Wait(subject=subject, reason=reason, settled=settled):
