@@ -212,9 +212,12 @@ class Observer:
         return self.tip.branch or "", tip
 
     def _tip_at(self, commit: str) -> Tip:
-        there = Observer(self.world, self.tip.branch, pinned=commit)
-        there._look_at_tip()
-        return there.tip
+        """Return any commit as if it were the tip: what plans are made of, and nothing else of it is read."""
+        there = Tip(self.world, self.tip.branch)
+        trees = there.trees_at(commit)
+        there.read_settings(trees)
+        there.move_to(commit, trees)
+        return there
 
     def _read_settings(self, trees: Trees) -> None:
         self.tip.read_settings(trees)
