@@ -15,6 +15,7 @@ from reconciler.actions import (
     Abandon,
     Action,
     Cancel,
+    Forget,
     Launch,
     Publish,
     Quarantine,
@@ -66,7 +67,7 @@ REFUSED = "let the reconciler push there, or set 'publish: {mode: branch}' in re
 LOCKED_MAX = 20
 """So often publishing is tried again while git finds a lock file: half a minute, in which a dead git's is removed."""
 
-SETTLING = (Cancel, Abandon, Quarantine, Restore, Retire, TakeOver, Yield, Release)
+SETTLING = (Cancel, Abandon, Quarantine, Restore, Retire, Forget, TakeOver, Yield, Release)
 """Actions after which another pass finds the world changed at once."""
 FULL_S = 60.0
 """A pass is due at least so often, whatever has happened: what wakes the loop is a hint."""

@@ -219,11 +219,11 @@ class Runs:
             self.known[task_id, run_id] = found
         return found
 
-    def marked(self) -> tuple[tuple[TaskId, RunId], ...]:
-        """Return the runs that are not finished with, in the order of their ids."""
+    def marks(self) -> dict[RunId, TaskId | None]:
+        """Return the runs that are not finished with, in the order of their ids, and the task of each: None where the
+        mark is damaged and nothing is there of its run."""
         names = sorted(name for name in self.disk.names(f"{self.state}/live") if not name.startswith("."))
-        found = ((self._marked_task(name), RunId(name)) for name in names)
-        return tuple((task, run_id) for task, run_id in found if task)
+        return {RunId(name): self._marked_task(name) for name in names}
 
     def _marked_task(self, name: str) -> TaskId | None:
         """Return the task a mark names; where the mark is damaged, or nothing is there of what it names, the task that
@@ -261,9 +261,12 @@ class Runs:
             self.disk.replace(self.state / "live" / run_id, self.state / "done" / run_id)
 
     def forget(self, run_id: str) -> None:
-        """Remove the marks of a run that this machine has no part in any more."""
-        self.disk.unlink(self.state / "live" / run_id)
-        self.disk.unlink(self.state / "done" / run_id)
+        """Remove the marks of a run that this machine has no part in, or not any more."""
+        for family in ("live", "done"):
+            try:
+                self.disk.unlink(self.state / family / run_id)
+            except IsADirectoryError:
+                self.disk.remove_tree(self.state / family / run_id)
 
     def plan_digests(self, run_id: str) -> dict[str, str]:
         """Return plan file -> SHA-256 as it was frozen; none where the mark is lost or damaged."""

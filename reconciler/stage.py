@@ -173,24 +173,57 @@ class Ongoing:
         that, or not at all if it is refused. `door` is a descriptor that it is given, and that is closed here.
         """
         self.log.open()
-        self.wall = wall
-        self.selector = selector
+        self.wall, self.selector = wall, selector
         if self.record.tries > 1:
             self.log.write(f"--- try {self.record.tries} ---\n".encode())
             self.log.recent = b""
         reading, writing = _pipe()
-        told = answering = subprocess.DEVNULL
-        argv = self.stage.argv
-        launch = sandbox.Launch()
-        doors = [door] if door is not None else []
         try:
+            pid = self._spawn(place, environment, lock, writing, order, () if door is None else (door,))
+        except sandbox.Refused as error:
+            os.close(reading)
+            self._refused(str(error))
+        except (OSError, ValueError) as error:
+            os.close(reading)
+            self._not_started(error, place)
+        else:
+            self._watch(pid, reading)
+        finally:
+            os.close(writing)
+            if self.pid is None:
+                self.inner.close()
+                self._hear_nothing()
+        self.record = replace(
+            self.record,
+            started_at=process.instant().at,
+            process=self._identity(),
+            sandbox=self.wall.record() if self.wall else None,
+        )
+
+    def _spawn(
+        self,
+        place: Path,
+        environment: Mapping[str, str],
+        lock: int,
+        writing: int,
+        order: bytes | None,
+        doors: tuple[int, ...],
+    ) -> int:
+        """Start the process, what it prints going to `writing`, and return its pid; what it alone is given is closed
+        here. Raise Refused, OSError or ValueError."""
+        argv, told, given = self.stage.argv, subprocess.DEVNULL, [lock]
+        with contextlib.ExitStack() as handed_over:
+            for each in doors:
+                handed_over.callback(os.close, each)
             if order is not None:
-                self.driven = True
-                told = _file_of(order, self.log.file.with_suffix(".order"))
-                self.answers, answering = _pipe()
+                told, answering = self._tell(order, handed_over)
                 argv = (sys.executable, "-I", "-c", DRIVER, PACKAGE, str(answering), *map(str, doors))
-            if wall is not None:
-                launch = sandbox.launch(wall, argv, environment, lock)
+                given += [answering, *doors]
+            launch = sandbox.Launch()
+            if self.wall is not None:
+                launch = sandbox.launch(self.wall, argv, environment, lock)
+            handed_over.callback(launch.close)
+            self.inner = launch.inner
             popen = subprocess.Popen(
                 launch.argv or argv,
                 cwd="/" if launch.argv else place / self.stage.cwd,
@@ -199,34 +232,20 @@ class Ongoing:
                 stdout=writing,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                pass_fds=(lock, *launch.given, *([answering] if order is not None else []), *doors),
+                pass_fds=(*given, *launch.given),
             )
-        except sandbox.Refused as error:
-            os.close(reading)
-            self._refused(str(error))
-        except (OSError, ValueError) as error:
-            os.close(reading)
-            self._not_started(error, place)
-        else:
-            # The worker reaps with wait4 to learn what a stage used; this keeps Popen from reaping as well.
-            popen.returncode = 0
-            self.inner = launch.inner
-            self._watch(popen.pid, reading)
-        finally:
-            os.close(writing)
-            launch.close()
-            if self.pid is None:
-                launch.inner.close()
-                self._hear_nothing()
-            for each in (told, answering, *doors):
-                if each != subprocess.DEVNULL:
-                    os.close(each)
-        self.record = replace(
-            self.record,
-            started_at=process.instant().at,
-            process=self._identity(),
-            sandbox=self.wall.record() if self.wall else None,
-        )
+        # The worker reaps with wait4 to learn what a stage used; this keeps Popen from reaping as well.
+        popen.returncode = 0
+        return popen.pid
+
+    def _tell(self, order: bytes, handed_over: contextlib.ExitStack) -> tuple[int, int]:
+        """Return the descriptors from which a driver's process reads its order and to which it writes its answer."""
+        self.driven = True
+        told = _file_of(order, self.log.file.with_suffix(".order"))
+        handed_over.callback(os.close, told)
+        self.answers, answering = _pipe()
+        handed_over.callback(os.close, answering)
+        return told, answering
 
     def _identity(self) -> Process | None:
         return process.identify(self.pid) if self.pid else None

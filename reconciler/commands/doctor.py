@@ -272,7 +272,8 @@ class Place:
 
     def leftovers(self) -> list[Finding]:
         runs = self.world.runs
-        gone = [run for task, run in runs.marked() if not self.world.disk.exists(runs.directory(task, run).path)]
+        marks = runs.marks().items()
+        gone = [run for run, task in marks if not task or not self.world.disk.exists(runs.directory(task, run).path)]
         return [health.leftovers(gone)]
 
     def conditions(self) -> Iterator[Finding]:
