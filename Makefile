@@ -54,6 +54,7 @@ validate: $(VENV)/installed
 bench: $(VENV)/installed ## Measure, with a reference in the same run
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/remote.py
+	$(BIN)/python benchmarks/watch.py
 
 docs: $(VENV)/installed ## Write the generated reference pages
 	$(BIN)/python docs/reference/generate.py

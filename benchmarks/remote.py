@@ -120,13 +120,16 @@ def bench_publish() -> None:
             answers = context.Queue()
             publisher = context.Process(target=publish_all, args=(host, answers))
             publisher.start()
-            found[files], parts = answers.get(timeout=300)
+            found[files], parts, (own_s, git_s) = answers.get(timeout=300)
             publisher.join()
             landed = set(git(place / "hub.git", "ls-tree", "-r", "--name-only", "main", ".runs/").splitlines())
             manifests = sum(f".runs/bench/cli/{name}/manifest.json" in landed for name in run_ids(host))
             commits = git(place / "hub.git", "rev-list", "--count", "main").strip()
             left = git(place / "hub.git", "for-each-ref", "refs/reconciler/").splitlines()
             print(f"one pass publishes {manifests} runs beside {files} files: {found[files]:.2f} s")
+            print(
+                f"  CPU: {own_s:.2f} s of our own, {git_s:.2f} s of git and the server; load {os.getloadavg()[0]:.1f}"
+            )
             print(f"  of that {', '.join(f'{name} {seconds:.2f}' for name, seconds in parts.items())}")
             print(f"  at the remote: {commits} commits, {len(trailers(place))} runs named, {len(left)} refs left")
             print(f"  reference: git alone pushes the deletion of {RUNS} refs in {deletions_s:.2f} s")
@@ -157,11 +160,13 @@ def publish_all(directory: Path, answers: Any) -> None:
         setattr(owner, name, counted(getattr(owner, name), name.strip("_"), parts))
     world = open_world(directory)
     loop = Loop(world, Observer(world))
-    began = time.perf_counter()
+    began, before = time.perf_counter(), os.times()
     result = loop.run_pass()
-    took = time.perf_counter() - began
+    took, after = time.perf_counter() - began, os.times()
+    own_s = after.user + after.system - before.user - before.system
+    git_s = after.children_user + after.children_system - before.children_user - before.children_system
     assert result.publication is not None, "nothing was published"
-    answers.put((took, parts))
+    answers.put((took, parts, (own_s, git_s)))
 
 
 def counted(function: Callable[..., Any], name: str, parts: dict[str, float]) -> Callable[..., Any]:
@@ -277,7 +282,7 @@ def finish_like_the_first(host: Path) -> None:
                 copy.write_bytes(renamed(path.read_bytes(), first, wish.run_id))
         plan = (directory.path / "plan.json").read_bytes()
         world.runs.mark(task_id, wish.run_id, "plan.json", plan)
-        shared = claims.shared(wish.run_id, task_id, read_all(directory, "claims", Claim).values())
+        shared = claims.shared(wish.run_id, task_id, read_all(directory, "claims", Claim).values(), "", "")
         wanted.append(Wanted(run_id=wish.run_id, old=None, claim=shared))
     granted = claims.keep(wanted, [], {first: 1})
     assert len(granted) == RUNS - 1, f"{len(granted)} claims"

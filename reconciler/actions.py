@@ -135,6 +135,14 @@ class Retire:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Forget:
+    """Remove the mark of a run of which nothing else is here; the mark may be damaged, and say not even its task."""
+
+    run_id: RunId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Wait:
     """Do nothing now, for a reason a person can read. `settled` is True when only a person can change it."""
 
@@ -145,5 +153,5 @@ class Wait:
 
 Action = (
     Launch | Resume | Cancel | Abandon | Quarantine | Restore | TakeOver | Reclaim | Yield | Release
-    | Publish | Retire | Wait
+    | Publish | Retire | Forget | Wait
 )  # fmt: skip

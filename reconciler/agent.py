@@ -42,7 +42,8 @@ class Demand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agent:
-    """One agent stage. Exactly one of `prompt` and `prompt_file` says something; `deliver` is "" or `branch`.
+    """One agent stage. Exactly one of `prompt` and `prompt_file` says something; `deliver` is "", `branch`
+    or `pull_request`.
 
     `command` is the program and its first arguments; for the driver `command` it is all of them.
     """

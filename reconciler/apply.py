@@ -16,6 +16,7 @@ from reconciler.actions import (
     Abandon,
     Action,
     Cancel,
+    Forget,
     Launch,
     Quarantine,
     Reclaim,
@@ -69,7 +70,7 @@ class Done:
 
 
 FENCED = (Cancel, Abandon, Resume, TakeOver, Yield)
-DOABLE = (Launch, Resume, Cancel, Abandon, Quarantine, Restore, TakeOver, Reclaim, Release, Yield, Retire)
+DOABLE = (Launch, Resume, Cancel, Abandon, Quarantine, Restore, TakeOver, Reclaim, Release, Yield, Retire, Forget)
 CLAIMING = (Launch, Resume, TakeOver, Reclaim)
 """Actions that need a claim at the remote, where there is one."""
 
@@ -123,8 +124,8 @@ def _act(world: World, action: Action, shared: SharedClaim | None) -> str:
             return _quarantine(world, action)
         case Restore():
             return _restore(world, action)
-        case Retire():
-            return retire(world, action)
+        case Retire() | Forget():
+            return retire(world, action) if isinstance(action, Retire) else forget(world, action)
         case _:
             raise InvariantError(f"{action!r} cannot be applied to a run")
 
@@ -477,6 +478,12 @@ def retire(world: World, action: Retire) -> str:
             world.disk.remove_tree(directory.home)
     world.runs.unmark(action.run_id)
     return f"{action.run_id}: {action.reason or 'its evidence is committed'}"
+
+
+def forget(world: World, action: Forget) -> str:
+    """Remove the mark of a run that was never claimed here, so that this machine does not count as one that ran it."""
+    world.runs.forget(action.run_id)
+    return f"{action.run_id}: {action.reason}"
 
 
 def _keeps_workspace(directory: RunDirectory) -> bool:

@@ -15,6 +15,8 @@ from reconciler.requests import APPROVAL_SUFFIX, Requests
 from reconciler.tip import Tip
 from reconciler.world import World
 
+REMEMBERED_MAX = 1_000
+"""So many pairs of commits are remembered, of which it is known whether one holds the other."""
 DECISIONS_MAX = 100
 """So many decisions about one run are looked at, in the order of their paths."""
 
@@ -27,6 +29,14 @@ class Approvals:
         self.changes: dict[str, tuple[str | None, LastChange | None]] = {}
         self.changers: dict[str, tuple[str | None, tuple[tuple[str, str], ...]]] = {}
         self.held_by: dict[tuple[str, str], bool] = {}
+
+    def forget(self) -> None:
+        """Let go of what was looked up at other tips."""
+        tip = self.tip.commit
+        self.changes = {path: each for path, each in self.changes.items() if each[0] == tip}
+        self.changers = {path: each for path, each in self.changers.items() if each[0] == tip}
+        if len(self.held_by) > REMEMBERED_MAX:
+            self.held_by = {}
 
     def case(self, wish: Wish, run: Run | None, elsewhere: Mapping[RunId, Evidence]) -> Case:
         """Return what policies look at of a run that waits."""
@@ -92,12 +102,12 @@ class Approvals:
         """Return whose a file at the tip is, looked up once for every tip."""
         known = self.changes.get(path)
         if known is None or known[0] != self.tip.commit:
-            signers = self._signers() if path.endswith(APPROVAL_SUFFIX) else None
+            signers = self.signers() if path.endswith(APPROVAL_SUFFIX) else None
             found = self.world.repository.last_change(self.tip.commit or "", path, signers)
             known = self.changes[path] = (self.tip.commit, found)
         return known[1]
 
-    def _signers(self) -> Path | None:
+    def signers(self) -> Path | None:
         """Write down the allowed signers of the tip where git finds them; None if signatures are not asked for."""
         path = self.tip.settings.trust.allowed_signers
         if path is None:

@@ -155,6 +155,12 @@ def _holds(policy: Policy, gate: Gate, case: Case) -> bool:
     return bool(given) and all(_any_matches(patterns, words) for patterns, words in given)
 
 
+def decide_by(gate: Gate, case: Case, policies: Sequence[Policy]) -> str | None:
+    """Return the instant by which a gate must be decided, None if there is none."""
+    policy = policy_of(gate, case, policies)
+    return _deadline(gate, policy) if policy is not None else None
+
+
 def is_governed(approval: Mapping[str, object], case: Case, stage: StageId, policies: Sequence[Policy]) -> bool:
     """Return whether a policy of the settings may hold for a gate, whatever its paths and author turn out to be."""
     gate = Gate(stage=stage, reason="", policy=str(approval.get("policy", "")), asked_at="")
@@ -180,6 +186,14 @@ def address_of(actor: str) -> str:
 def _person(decision: Decision, policy: Policy) -> str:
     """Return who decided: where signatures are demanded, who signed, because anybody can write any author."""
     return (decision.signer or "").casefold() if policy.signed else address_of(decision.actor)
+
+
+def objection(decision: Decision, gate: Gate, case: Case, policies: Sequence[Policy]) -> str:
+    """Return why a decision on a gate does not count, "" if it does."""
+    policy = policy_of(gate, case, policies)
+    if policy is None:
+        return f"there is no policy '{gate.policy}' in reconciler.yaml"
+    return _objection(decision, case, policy, _deadline(gate, policy))
 
 
 def _objection(decision: Decision, case: Case, policy: Policy, deadline: str | None) -> str:

@@ -16,7 +16,7 @@ from reconciler import __version__
 from reconciler.codec import CodecError
 from reconciler.disk import DISK, Disk
 
-FORMAT = f"2-{__version__}"
+FORMAT = f"4-{__version__}"
 RECURRING = "*"
 BYTES_MAX = 256 * 1024 * 1024
 
@@ -25,7 +25,9 @@ BYTES_MAX = 256 * 1024 * 1024
 class Cache:
     """`requests` maps a path below runs.d to [blob, run id or None, task, problems], the run id being RECURRING where
     it follows from more than the request; of an approval to [blob, None, the run it is about, problems]. `evidence`
-    maps a run id to [task, name, status, attempt, completed_at, duration_s, manifest blob, what it waits for or None].
+    maps a run id to [task, name, status, attempt, completed_at, duration_s, manifest blob, what it waits for or None,
+    its stages that can be cited by their keys or None, the number of stages that cite others, the branch a pull request
+    of it is wanted into or ""].
     `*_tree` is the git tree each speaks of.
     `arrivals` maps a path below runs.d to [number, committer time] as of the commit `arrivals_tip`, where
     runs.d is the tree `arrivals_tree`. `changed` says whether it differs from what is written down."""
@@ -52,7 +54,7 @@ def read_cache(path: Path, disk: Disk = DISK) -> Cache:
 def _checked(cache: Cache) -> Cache:
     sound = isinstance(cache.requests, dict) and isinstance(cache.evidence, dict)
     rows = all(type(row) is list and len(row) == 4 for row in cache.requests.values()) if sound else False
-    rows = rows and all(type(row) is list and len(row) == 8 for row in cache.evidence.values())
+    rows = rows and all(type(row) is list and len(row) == 11 for row in cache.evidence.values())
     return cache if rows and all(_is_arrival(row) for row in cache.arrivals.values()) else Cache()
 
 

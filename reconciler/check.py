@@ -16,6 +16,7 @@ from itertools import chain, islice
 from typing import Any
 
 from reconciler import checklist, parse, queueing, resolve
+from reconciler.demands import REGISTRY_PATH, demands
 from reconciler.errors import ContentError
 from reconciler.globs import matches
 from reconciler.model import (
@@ -28,6 +29,7 @@ from reconciler.model import (
     Settings,
     Severity,
     Source,
+    TaskDemand,
     Violation,
 )
 from reconciler.settings import parse_settings
@@ -53,9 +55,11 @@ class Kind(StrEnum):
     RUN_SUMMARY = "run-summary"
     METRICS = "metrics"
     STATE = "state"
+    REVIEW = "review"
+    PULL_REQUEST = "pull-request"
 
 
-RECORDS = frozenset({Kind.MANIFEST, Kind.RUN_SUMMARY, Kind.METRICS, Kind.STATE})
+RECORDS = frozenset({Kind.MANIFEST, Kind.RUN_SUMMARY, Kind.METRICS, Kind.STATE, Kind.REVIEW, Kind.PULL_REQUEST})
 RECORD_FOLDERS = (".runs", "out")
 """What the reconciler writes, and where: looked at only when somebody names it."""
 
@@ -67,6 +71,8 @@ _PLACES: tuple[tuple[re.Pattern[str], Kind], ...] = (
     (re.compile(r"tasks/index\.json"), Kind.TASK_INDEX),
     (re.compile(r"\.runs/[^/]+/cli/[^/]+/manifest\.json"), Kind.MANIFEST),
     (re.compile(r"\.runs/[^/]+/[^/]+/manifest\.json"), Kind.RUN_SUMMARY),
+    (re.compile(r"\.runs/[^/]+/cli/[^/]+/reviews/[0-9]+\.json"), Kind.REVIEW),
+    (re.compile(r"\.runs/[^/]+/cli/[^/]+/pull_request\.json"), Kind.PULL_REQUEST),
     (re.compile(r"\.runs/[^/]+/metrics\.json"), Kind.METRICS),
     (re.compile(r"out/[^/]+/state\.json"), Kind.STATE),
 )
@@ -191,8 +197,11 @@ def _unresolved(files: Files, requests: Sequence[Request], contract: Contract) -
         return
     pipelines = _pipelines(files, contract)
     settings = settings_of(files, contract)
+    registry = files.get(REGISTRY_PATH)
+    known = demands(registry if isinstance(registry, bytes) else None)
     for request in requests:
-        plan = resolve.resolve(request, pipelines, settings, resolve.Place(commit="", branch=""))
+        place_ = resolve.Place(commit="", branch="", task=known.get(request.task, TaskDemand()))
+        plan = resolve.resolve(request, pipelines, settings, place_)
         if isinstance(plan, Rejection):
             yield from _placed(files, request, plan.problems)
 

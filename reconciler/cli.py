@@ -6,7 +6,6 @@ sentence, no traceback), or a bug of our own (a report that can be pasted into a
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import sys
@@ -15,15 +14,18 @@ from pathlib import Path
 import click
 
 from reconciler import __version__
-from reconciler.errors import InvariantError, ReconcilerError, TransientError
+from reconciler.errors import REFUSALS, InvariantError, ReconcilerError, TransientError
 
 VERBS = {
     "init": "make a repository ready",
     "new": "write a task, request, pipeline or document to start from",
     "validate": "say everything that is wrong with the files, at once",
     "doctor": "say what is missing or wrong here, and what cures it",
-    "plan": "show what a pass would do now, and why; write nothing",
+    "plan": "show what a pass, or merging a pull request, would do; write nothing",
     "reconcile": "do one pass, or pass until nothing is under way",
+    "watch": "stay, and do a pass whenever something has happened or is due",
+    "service": "let this machine keep a watcher running",
+    "ci": "do the right thing in CI: plan a pull request, reconcile a push",
     "status": "show runs: phase, stage, heartbeat, attempts, evidence",
     "logs": "print the output of a run's stages",
     "why": "explain a run or a request: waiting for what, rejected where",
@@ -32,16 +34,11 @@ VERBS = {
     "cancel": "end a run that is under way",
     "approve": "let a run that waits at a gate go on",
     "reject": "refuse a run that waits at a gate",
+    "review": "let the reviewing agent look at a run; its decision becomes evidence",
     "guard": "run a guardrail on this checkout, here and now",
     "chaos": "try this repository's requests on a simulated world in which everything goes wrong",
     "completion": "print the completion script of a shell",
 }
-
-REFUSALS = {
-    getattr(errno, name)
-    for name in ("ENOSPC", "EDQUOT", "EIO", "EROFS", "EACCES", "EPERM", "EMFILE", "ENFILE", "ENOMEM", "EAGAIN")
-}
-"""What the system may refuse without a bug of ours: trying again later is the cure, or making room."""
 
 ISSUES = "https://github.com/gitops-reconciler/gitops-reconciler/issues"
 

@@ -40,6 +40,8 @@ class Contact:
     """Whether the last failure was a refusal: then the remote does answer, and that alone is no success."""
     rejections: int = 0
     not_before_s: float = float("-inf")
+    asked_for: bool = False
+    """Whether somebody has heard that there is something new at the remote: then what is known is old."""
     began_s: float = float("-inf")
     """When the pass began that is under way, or the last one: so long takes a try to publish."""
 
@@ -51,7 +53,7 @@ class Contact:
         name_host(self.world.disk, self.world.repository.state, self.world.machine, self.world.chance)
         self.began_s = now_s = self.world.now().monotonic_s
         asked_s = hearing.asked.monotonic_s if hearing.asked else float("-inf")
-        fresh = self.observer.online and now_s - asked_s < self.observer.settings.poll_interval_s
+        fresh = not self.asked_for and self.observer.online and now_s - asked_s < self.observer.settings.poll_interval_s
         if fresh or now_s < self.not_before_s:
             return
         try:
@@ -59,7 +61,7 @@ class Contact:
         except TransientError as error:
             self.lost(error)
             return
-        self.not_before_s = float("-inf")
+        self.not_before_s, self.asked_for = float("-inf"), False
         if not self.refused:
             self._well()
 
@@ -135,7 +137,7 @@ class Contact:
         if hearing is None:
             return float("inf")
         now_s = self.world.now().monotonic_s
-        if not self.observer.online:
+        if not self.observer.online or self.asked_for:
             return max(0.0, self.not_before_s - now_s)
         asked_s = hearing.asked.monotonic_s if hearing.asked else float("-inf")
         return max(0.0, asked_s + self.observer.settings.poll_interval_s - now_s)

@@ -9,9 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from reconciler import manifest, roles
+from reconciler import codec, manifest, roles
 from reconciler.approve import is_rejected
-from reconciler.model import ChildEnd, Gate, Outcome, Plan, PlannedStage, StageId, StageRecord, StageStatus, Status
+from reconciler.model import (
+    ChildEnd,
+    Gate,
+    Judgement,
+    Outcome,
+    Plan,
+    PlannedStage,
+    Reviewed,
+    StageId,
+    StageKind,
+    StageRecord,
+    StageStatus,
+    Status,
+)
+from reconciler.order import Answer, Verdict
 
 Records = Mapping[StageId, StageRecord]
 
@@ -110,6 +124,26 @@ def at_nested(
     return replace(record, status=status, tries=1, completed_at=now_at, summary=told[:500])
 
 
+def cited(stage: PlannedStage, record: StageRecord, number: int, now_at: str) -> StageRecord:
+    """Return the record of a stage for which an earlier success stands: succeeded, and never executed."""
+    assert stage.cited is not None
+    summary = f"reused: it succeeded in {stage.cited.run_id} on the same inputs"
+    answer = Answer(verdict=Verdict.PASSED, summary=summary) if stage.kind == StageKind.GUARD else None
+    return replace(
+        record,
+        status=StageStatus.SUCCEEDED,
+        attempt=number,
+        started_at=now_at,
+        completed_at=now_at,
+        duration_s=0.0,
+        summary=summary,
+        answer=codec.dump(answer) if answer is not None else None,
+        untrusted=stage.untrusted,
+        reuse_key=stage.reuse_key,
+        cited=stage.cited,
+    )
+
+
 def untouched_skipped(plan: Plan, records: Records) -> dict[StageId, StageRecord]:
     """Return the records of an attempt that has come to its end by itself: what a failure kept from starting is
     skipped; what waits, and what waits for that, stays as it is. What closes the run may wait after a failure, too."""
@@ -132,16 +166,44 @@ def _closes_later(plan: Plan, records: Records) -> bool:
     return any(each.status == StageStatus.WAITING for each in closing)
 
 
-def verdict(plan: Plan, records: Records) -> tuple[Outcome, str]:
+def judge_to_ask(plan: Plan, records: Records, told: Sequence[StageRecord]) -> PlannedStage | None:
+    """Return the tester or reviewer that is to be asked before an attempt may end whose stages are over, None if none
+    is. Where something waits, there is nothing to judge yet; what failed, no reviewer is asked about."""
+    settled = untouched_skipped(plan, records)
+    if not plan.roles.judges or _waiting(settled):
+        return None
+    found = roles.judge_to_ask(plan, settled, told)
+    return None if found is not None and found.id == roles.REVIEWER and failure(plan, settled) else found
+
+
+def judgement(plan: Plan, records: Records, told: Sequence[StageRecord] = ()) -> Judgement | None:
+    """Return what the tester and the reviewer say of an attempt that came to its end by itself, None if it waits. What
+    failed is rejected, whoever the reviewer is."""
+    if _waiting(records):
+        return None
+    found = roles.judge(plan, records, told)
+    if failed := failure(plan, records):
+        return replace(found, reviewed=Reviewed(decision="reject", reason=roles.line(_failed(failed))))
+    return found
+
+
+def _waiting(records: Records) -> list[StageRecord]:
+    return [each for each in records.values() if each.status == StageStatus.WAITING]
+
+
+def _failed(record: StageRecord) -> str:
+    return f"stage '{record.id}' failed: {record.summary or _reason(record)}"
+
+
+def verdict(plan: Plan, records: Records, judged: Judgement | None) -> tuple[Outcome, str]:
     """Return how an attempt ended that came to its end by itself, and a sentence about why."""
     failed = failure(plan, records)
-    told = [f"stage '{failed.id}' failed: {failed.summary or _reason(failed)}"] if failed is not None else []
-    waiting = [each for each in records.values() if each.status == StageStatus.WAITING]
-    if waiting:
+    told = [_failed(failed)] if failed is not None else []
+    if waiting := _waiting(records):
         return Outcome.WAITING, "; ".join([*told, *(f"stage '{each.id}' {each.summary}" for each in waiting)])
     if told:
         return Outcome.FAILED, told[0]
-    if reason := roles.objection(plan, records):
+    if judged is not None and (reason := roles.objection(judged)):
         return Outcome.FAILED, reason
     allowed = [each.id for each in records.values() if each.status == StageStatus.FAILED]
     return Outcome.SUCCEEDED, f"failed, as allowed: {', '.join(allowed)}" if allowed else ""

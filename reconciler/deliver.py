@@ -1,5 +1,7 @@
 """What a run hands over beside its evidence: the change of its coding agents, as a branch of its own.
 
+Whether a pull request of the branch is wanted is said with it, in the evidence; `pulls` opens it.
+
 The branch `runs/<run-id>` is made once, from what is in the workspace when the run has succeeded, and never moved: a
 commit that follows from the run alone, so that to deliver again after a crash is to find it there.
 """
@@ -15,7 +17,7 @@ from reconciler.remote import HEADS, RefUpdate, Remote
 from reconciler.rundir import RunDirectory
 from reconciler.world import World
 
-Delivered = Mapping[str, str]
+Delivered = Mapping[str, str | None]
 
 
 def wants_delivery(plan: Plan) -> bool:
@@ -23,16 +25,22 @@ def wants_delivery(plan: Plan) -> bool:
     return any(each.selected and each.agent is not None and each.agent.get("deliver") for each in plan.stages)
 
 
+def wants_pull_request(plan: Plan) -> bool:
+    """Return whether the branch of a run shall become a pull request."""
+    stages = (each for each in plan.stages if each.selected and each.agent is not None)
+    return any(each.agent.get("deliver") == "pull_request" for each in stages if each.agent is not None)
+
+
 def deliver(
     world: World, plan: Plan, directory: RunDirectory, completed_at: str, identity: str
 ) -> tuple[Delivered | None, str]:
     """Make the branch of a run that has succeeded; return branch and commit, or None and why there is none."""
-    branch = f"runs/{plan.run_id}"
+    branch, into = f"runs/{plan.run_id}", plan.branch if wants_pull_request(plan) else None
     if plan.workspace != Workspace.WORKTREE:
         return None, f"{plan.run_id}: only a worktree can be delivered, its workspace is '{plan.workspace.value}'"
     there = _there(world, branch)
     if there is not None:
-        return {"branch": branch, "commit": there}, ""
+        return {"branch": branch, "commit": there, "pull_request": into}, ""
     if not world.disk.exists(directory.path / "workspace.json"):
         return None, f"{plan.run_id}: nothing is delivered, because its workspace is gone"
     commit = world.repository.snapshot(
@@ -48,7 +56,7 @@ def deliver(
         world.repository.create_branch(branch, commit)
     elif refused := _push(world.remote, branch, commit):
         return None, f"{plan.run_id}: {branch} is not delivered: {refused}"
-    return {"branch": branch, "commit": commit}, ""
+    return {"branch": branch, "commit": commit, "pull_request": into}, ""
 
 
 def _there(world: World, branch: str) -> str | None:

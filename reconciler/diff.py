@@ -14,6 +14,7 @@ from reconciler.actions import (
     Abandon,
     Action,
     Cancel,
+    Forget,
     Launch,
     Publish,
     Quarantine,
@@ -65,9 +66,9 @@ def _unclaimed(actual: Actual, decided: Sequence[Action]) -> Iterable[Action]:
     """Decide about marks of runs that were never claimed, because who made the mark did not live to: unless something
     is done with such a run now, its mark goes."""
     busy = {_run_of(each) for each in decided}
-    for task_id, run_id in actual.unclaimed:
+    for run_id in actual.unclaimed:
         if run_id not in busy:
-            yield Retire(run_id=run_id, task_id=task_id, reason="nothing of it was ever claimed here")
+            yield Forget(run_id=run_id, reason="nothing of it was ever claimed here")
 
 
 def _under_way(actual: Actual, repairs: Sequence[Action], now: Instant) -> int:
@@ -174,11 +175,12 @@ def _publish(
 
 
 def _busy(repairs: Sequence[Action], launches: Iterable[Action], under_way: int) -> bool:
-    return under_way > 0 or any(not isinstance(each, Retire | Release | Wait) for each in (*repairs, *launches))
+    tidying = (Retire, Forget, Release, Wait)
+    return under_way > 0 or any(not isinstance(each, tidying) for each in (*repairs, *launches))
 
 
 def _ordered(actions: Iterable[Action]) -> list[Action]:
-    order = (Quarantine, Restore, Yield, Retire, Release, Reclaim, Cancel, Abandon, TakeOver, Resume, Wait)
+    order = (Quarantine, Restore, Yield, Retire, Forget, Release, Reclaim, Cancel, Abandon, TakeOver, Resume, Wait)
     return sorted(actions, key=lambda each: (order.index(type(each)), _subject(each)))
 
 

@@ -59,7 +59,7 @@ class Disk:
             if sync:
                 os.fsync(descriptor)
 
-    def read(self, path: Path, bytes_max: int, at: int = 0) -> bytes:
+    def read(self, path: Path | str, bytes_max: int, at: int = 0) -> bytes:
         """Return `bytes_max` bytes of a regular file from `at`, fewer at its end; never waits for a pipe, never
         follows a link."""
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -77,7 +77,7 @@ class Disk:
     def replace(self, old: Path, new: Path) -> None:
         os.replace(old, new)
 
-    def link(self, old: Path, new: Path) -> None:
+    def link(self, old: Path | str, new: Path | str) -> None:
         """Give a file a second name. Raise FileExistsError if that is taken."""
         os.link(old, new)
 
@@ -116,7 +116,7 @@ class Disk:
             self._durable.clear()
         self._durable.add(directory)
 
-    def names(self, directory: Path) -> list[str]:
+    def names(self, directory: Path | str) -> list[str]:
         """Return the names in a directory in no order, none if there is no such directory."""
         try:
             return os.listdir(directory)
@@ -158,7 +158,7 @@ class Disk:
         """Give a lock back."""
         os.close(handle)
 
-    def lock_is_held(self, path: Path) -> bool:
+    def lock_is_held(self, path: Path | str) -> bool:
         """Return whether anybody holds the flock of a file, as the kernel says."""
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -223,7 +223,7 @@ class Disk:
             names = (path.with_name(f"{path.name}.directory-{number}") for number in itertools.count(1))
             self.replace(path, next(each for each in names if not self.exists(each)))
 
-    def read_bounded(self, path: Path, bytes_max: int = RECORD_BYTES_MAX) -> bytes | None:
+    def read_bounded(self, path: Path | str, bytes_max: int = RECORD_BYTES_MAX) -> bytes | None:
         """Return the bytes of a regular file, None if there is none. Raise CodecError if it is larger or no file."""
         try:
             data = self.read(path, bytes_max + 1)

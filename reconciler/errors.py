@@ -7,6 +7,14 @@ A problem of *our own* is an `InvariantError`: stop, keep everything, ask for a 
 Messages read `<where>[ at <pointer>]: <what is wrong>[; <what would be right>]`.
 """
 
+import errno
+
+REFUSALS = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EIO", "EROFS", "EACCES", "EPERM", "EMFILE", "ENFILE", "ENOMEM", "EAGAIN")
+}
+"""What the system may refuse without a bug of ours: trying again later is the cure, or making room."""
+
 
 class ReconcilerError(Exception):
     """Any error this package raises on purpose."""
@@ -76,6 +84,22 @@ class LockHeld(TransientError):
 
 class SpawnFailed(TransientError):
     """A worker could not be started."""
+
+
+class ForgeFailed(TransientError):
+    """A forge did not answer, not in time, or with something that is no answer."""
+
+
+class ForgeUnclear(ForgeFailed):
+    """A request to a forge ended without an answer; only the forge knows whether it was applied: look."""
+
+
+class ForgeRefused(TransientError):
+    """A forge answered and refuses; the message says why, and which permission is missing if that is it."""
+
+    def __init__(self, message: str, *, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class InvariantError(ReconcilerError):

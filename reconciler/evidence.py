@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from reconciler import codec
+from reconciler import codec, reuse
 from reconciler.cache import Cache
-from reconciler.model import Evidence, Gate, RunId, StageId, Status, Waiting
+from reconciler.model import Evidence, Gate, RunId, StageId, Status, TaskId, Waiting
 from reconciler.world import World
 
 
@@ -35,6 +35,15 @@ class Proofs:
         """Return whether what is proven of a run is that it waits."""
         row = self.rows.get(run_id)
         return row is not None and row[7] is not None
+
+    def reusable(self) -> Iterator[Evidence]:
+        """Yield the runs whose stages can be cited."""
+        proven = Proven(self.rows)
+        return (proven[RunId(run_id)] for run_id, row in self.rows.items() if row[8])
+
+    def wanted_pull_requests(self) -> tuple[tuple[RunId, TaskId], ...]:
+        """Return the runs, and their tasks, that a pull request was wanted of, whether it is there or not."""
+        return tuple((RunId(run_id), TaskId(row[0])) for run_id, row in self.rows.items() if row[10])
 
     def read_tree(self, tree: str | None) -> Mapping[str, object]:
         """Bring the rows to a tree, reading the manifests that differ, and return the rows that are gone with it."""
@@ -82,7 +91,7 @@ class Proven(Mapping[RunId, Evidence]):
         self._rows = rows
 
     def __getitem__(self, run_id: RunId) -> Evidence:
-        task, name, status, attempt, completed_at, duration_s, blob, waiting = self._rows[run_id]
+        task, name, status, attempt, completed_at, duration_s, blob, waiting, reusable, cited, into = self._rows[run_id]
         return Evidence(
             run_id=run_id,
             task_id=task,
@@ -93,6 +102,9 @@ class Proven(Mapping[RunId, Evidence]):
             duration_s=duration_s,
             manifest_blob=blob,
             waiting=codec.load(Waiting, waiting) if waiting is not None else None,
+            reusable=reusable or {},
+            cited=cited,
+            pull_request=into,
         )
 
     def __iter__(self) -> Iterator[RunId]:
@@ -114,9 +126,17 @@ def evidence_row(run_id: str, oid: str, data: bytes | None) -> list[Any] | None:
         completed_at = str(document["completed_at"])
         waiting = None if status.ended else _waiting(document)
         row = [str(document["task_id"]), str(document["name"]), status.value, attempt, completed_at, duration_s, oid]
-        return [*row, waiting]
+        reusable = (reuse.reusable(document) if status.ended else None) or None
+        return [*row, waiting, reusable, reuse.cited(document), _pull_request(run_id, document)]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def _pull_request(run_id: str, document: Mapping[str, Any]) -> str:
+    """Return the branch that a pull request of what a run delivered is wanted into, "" if none is."""
+    delivered = document.get("delivered") or {}
+    into = delivered.get("pull_request") if delivered.get("branch") == f"runs/{run_id}" else None
+    return into if isinstance(into, str) else ""
 
 
 def _waiting(document: Mapping[str, Any]) -> Any:

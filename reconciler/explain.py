@@ -154,8 +154,13 @@ def _proved(evidence: Evidence, commits: Mapping[str, str], waits: Mapping[str, 
         duration_s=evidence.duration_s,
         completed_at=evidence.completed_at,
         evidence=commits.get(evidence.run_id, "committed"),
-        reason=waits.get(evidence.run_id, ""),
+        reason=waits.get(evidence.run_id, "") or _cited(evidence.cited),
     )
+
+
+def _cited(count: int) -> str:
+    """Return in words of how many stages an earlier success stands for their own, "" for none."""
+    return "" if not count else f"{count} {'stage was' if count == 1 else 'stages were'} not executed: reused"
 
 
 # ------------------------------------------------------------------------------------------------ why
@@ -169,8 +174,10 @@ def reasons(
     now: Instant,
     resumes: Sequence[Mapping[str, object]] = (),
     blocked: str = "",
+    of_stages: Sequence[str] = (),
 ) -> list[str]:
-    """Return, oldest cause first, why a run is where it is and what happens to it next."""
+    """Return, oldest cause first, why a run is where it is and what happens to it next. `of_stages` is what is to be
+    known of single stages."""
     wish = next((each for each in desired.wishes if each.run_id == run_id), None)
     run, evidence = actual.runs.get(run_id), actual.evidence.get(run_id)
     said = [_asked(run_id, wish, desired)]
@@ -186,6 +193,7 @@ def reasons(
         said.append(f"it {was}{evidence.status} in attempt {evidence.attempt}, ended {evidence.completed_at}")
     else:
         said.append("nothing of it was ever claimed here")
+    said += of_stages
     said += _next(run_id, run, evidence, actions, blocked)
     return [each for each in said if each]
 

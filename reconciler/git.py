@@ -1,8 +1,9 @@
 """The edge to git: the only module that runs it.
 
 Plumbing is run directly, bounded in time and output. Nothing a user wrote can become an option: revisions are full
-object ids or names below `refs/`, paths stand behind `--`, and content goes in by standard input. Hooks never run,
-replace refs are ignored, and the environment is rid of the `GIT_*` variables that would point git elsewhere.
+object ids or names below `refs/`, paths stand behind `--`, and content goes in by standard input. No hook of
+a repository runs, replace refs are ignored, and the environment is rid of the `GIT_*` variables that would point git
+elsewhere.
 """
 
 from __future__ import annotations
@@ -92,6 +93,14 @@ class Change:
     whole: bool
     stats: tuple[tuple[str, int | None, int | None], ...]
     nested: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Merged:
+    """The tree that a merge gives, and the paths in conflict; with conflicts the tree is of no use."""
+
+    tree: str
+    conflicts: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,8 +276,8 @@ class Objects:
     that were written meanwhile; if it dies, the question at hand fails and the next one starts another.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, variables: Mapping[str, str] | None = None) -> None:
+        self._directory, self._variables = directory, variables
         self._process: subprocess.Popen[bytes] | None = None
         self._buffer = bytearray()
 
@@ -300,7 +309,13 @@ class Objects:
             raise GitFailed("git cat-file: a name holds a line break")
         if self._process is None or self._process.poll() is not None:
             self.close()
-            self._process = _popen(["cat-file", "--batch-command"], self._directory, subprocess.PIPE, quiet=True)
+            self._process = _popen(
+                ["cat-file", "--batch-command"],
+                self._directory,
+                subprocess.PIPE,
+                quiet=True,
+                variables=self._variables,
+            )
         assert self._process.stdin is not None
         try:
             self._process.stdin.write("".join(f"{verb} {name}\n" for name in names).encode(errors="surrogateescape"))
@@ -543,6 +558,14 @@ class Repository:
                     found.setdefault(run_status.split(" ")[0], commit)
         return found
 
+    def committers(self, before: str, after: str, commits_max: int = 200) -> tuple[tuple[str, str], ...]:
+        """Return committer and nonce ("" for none) of the commits that `after` has and `before` has not, newest first.
+        Raise GitFailed where one of them is not there."""
+        form = "--format=%cn <%ce>%x00%(trailers:key=Reconciler-Nonce,valueonly,separator=%x2C)"
+        log = self.git("log", f"-{commits_max}", form, "--end-of-options", f"{before}..{after}", "--")
+        lines = (line.partition("\0") for line in log.splitlines() if line)
+        return tuple((who, nonce.strip()) for who, _, nonce in lines)
+
     def last_change(self, tip: str, path: str, signers: Path | None = None) -> LastChange | None:
         """Return the newest commit in the history of `tip` that changed a path, and whose it is; None if there is none,
         or if it cannot be told from what a shallow clone was cut off from.
@@ -566,6 +589,19 @@ class Repository:
         asked = ("log", *words, "--end-of-options", tip, "--", f":(literal){path}")
         lines = _text(self.git(*asked, config=PLAIN_LOG)).split("\0")
         return tuple((commit, author) for commit, _, author in (each.partition(" ") for each in lines if each))
+
+    def authors(self, old: str, new: str, folder: str, commits_max: int) -> dict[str, list[tuple[str, str]]]:
+        """Return by path below a folder the commits between two commits that touched it, and their authors as
+        `Name <address>`: newest first, of the newest `commits_max`."""
+        words = ("--full-history", "--no-show-signature", "--no-renames", "--diff-merges=first-parent", "--name-only")
+        limits = ("-z", f"--max-count={commits_max}", "--format=%x01%H%x00%an <%ae>%x00")
+        asked = ("log", *words, *limits, "--end-of-options", new, f"^{old}", "--", f":(top,literal){folder}")
+        found: dict[str, list[tuple[str, str]]] = {}
+        for each in self.git(*asked, config=PLAIN_LOG).split("\x01")[1:]:
+            commit, author, *paths = each.split("\0")
+            for path in filter(None, (path.strip("\n") for path in paths)):
+                found.setdefault(path, []).append((commit, _text(author)))
+        return found
 
     def _cut_off(self) -> frozenset[str]:
         """Return the commits at which the history of a shallow clone ends."""
@@ -617,6 +653,39 @@ class Repository:
             if error.exit_status == 1:
                 return None
             raise
+
+    @property
+    def shallow(self) -> bool:
+        """Whether some of the history is not here."""
+        return bool(self._cut_off())
+
+    def merged(self, base: str, head: str, place: Path) -> Merged:
+        """Return what merging one commit into another gives. Nothing of the repository is touched: what is made lies
+        below `place`, an empty directory, and `with_objects` reads it there.
+
+        Attributes of the tree are not obeyed, so nobody's merge driver runs: a file that needs one is in conflict.
+        """
+        words = ("merge-tree", "--write-tree", "--no-messages", "--name-only", "-z", base, head)
+        variables = {**self._beside(place), "GIT_INDEX_FILE": str(place / "index")}
+        config = ("core.attributesFile=/dev/null",)
+        try:
+            said = run(words, directory=place, config=config, variables=variables, git_directory=self.common)
+            answer = os.fsdecode(said)
+        except GitFailed as error:
+            if error.exit_status != 1:  # git merge-tree: conflicts
+                raise
+            answer = error.stdout
+        tree, *paths = answer.split("\0")
+        return Merged(tree=tree, conflicts=tuple(dict.fromkeys(each for each in paths if each)))
+
+    def with_objects(self, place: Path) -> Repository:
+        """Return this repository as it would be with the objects below a directory."""
+        return replace(self, objects=Objects(self.common, self._beside(place)))
+
+    def _beside(self, place: Path) -> dict[str, str]:
+        """Return what lets git write objects below a directory and read them together with ours."""
+        own = str(self.common / "objects").replace("\\", "\\\\").replace('"', '\\"')
+        return {"GIT_OBJECT_DIRECTORY": str(place), "GIT_ALTERNATE_OBJECT_DIRECTORIES": f'"{own}"'}
 
     def is_ancestor(self, old: str, new: str) -> bool:
         """Return whether `old` is `new` or in its history, as far as that is here: what a shallow clone cut off is
@@ -671,7 +740,7 @@ class Repository:
         change. The repository and its configuration are this one's, whatever `.git` in the workspace says by now.
         """
         where = (f"--git-dir={self.common}", f"--work-tree={workspace}", "--literal-pathspecs")
-        variables = {"GIT_INDEX_FILE": str(index)}
+        variables = {"GIT_INDEX_FILE": str(index), **self._own_objects(index)}
 
         def ask(*arguments: str, feed: bytes = b"") -> bytes:
             return run((*where, *arguments), directory=workspace, standard_input=feed, variables=variables)
@@ -691,6 +760,29 @@ class Repository:
             stats=tuple(_stat(each) for each in stats.split(b"\0") if each),
             nested=tuple(os.fsdecode(each) for each in new if each.endswith(b"/")),
         )
+
+    def difference(self, base: str, commit: str, bytes_max: int) -> Change:
+        """Return how a commit differs from another commit or tree, all by object ids; the patch is cut after so many
+        bytes."""
+        diff = ("diff", "--no-ext-diff", "--no-textconv", "--no-renames")
+        ends = ("--end-of-options", base, commit, "--")
+        stats = run((*diff, "--numstat", "-z", *ends), directory=self.directory)
+        patch = read_start((*diff, *ends), self.directory, {}, bytes_max + 1)
+        return Change(
+            patch=patch[:bytes_max],
+            whole=len(patch) <= bytes_max,
+            stats=tuple(_stat(each) for each in stats.split(b"\0") if each),
+        )
+
+    def _own_objects(self, index: Path) -> dict[str, str]:
+        """Return the variables by which git writes objects beside an index where it must not into the repository: in a
+        sandbox that is only to be read."""
+        objects = self.common / "objects"
+        if os.access(objects, os.W_OK):
+            return {}
+        place = index.with_name("objects")
+        place.mkdir(exist_ok=True)
+        return {"GIT_OBJECT_DIRECTORY": str(place), "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(objects)}
 
     # -------------------------------------------------------------------------------------------- writing
 
@@ -903,9 +995,15 @@ def _own(ref: str) -> str:
     return ref
 
 
+UNSAID = re.compile(rb'[\x00-\x1f"\\]')
+"""What the quoting of fast-import has to spell out."""
+
+
 def _quoted(path: str) -> bytes:
     """Return a path in the C quoting of fast-import, which every byte but NUL survives."""
     raw = os.fsencode(path)
+    if not UNSAID.search(raw):
+        return b'"%s"' % raw
     return b'"' + b"".join(b"\\%03o" % each if each < 32 or each in b'"\\' else bytes([each]) for each in raw) + b'"'
 
 

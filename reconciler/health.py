@@ -107,6 +107,14 @@ def agents(used: Mapping[str, str], versions: Mapping[str, str | None]) -> Itera
             yield fine(name, _short(said))
 
 
+def roles(missing: Mapping[tuple[str, str], str], named: bool) -> Iterator[Finding]:
+    """Yield a finding for each role that settings name and no package takes; `missing` is (role, name) -> cure."""
+    for (role, name), cure in missing.items():
+        yield error("roles", f"{role} '{name}' is not installed", cure)
+    if named and not missing:
+        yield fine("roles", "every role that reconciler.yaml names is installed")
+
+
 # ------------------------------------------------------------------------------------------------ the machine
 
 

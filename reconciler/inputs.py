@@ -33,10 +33,10 @@ def path_fault(path: str) -> tuple[str, str] | None:
 
 def may_hold_checklists(path: str, checklists: Sequence[str]) -> bool:
     """Return whether a path is, or may hold, something that the publisher edits."""
-    return any(_meets(path, start) for start in (*(_start(each) for each in checklists), REGISTRY))
+    return any(_meets(path, start) for start in (*(start_of(each) for each in checklists), REGISTRY))
 
 
-def _start(pattern: str) -> str:
+def start_of(pattern: str) -> str:
     """Return the folders of a pattern before its first sign that stands for others."""
     literal = re.split(r"[*?]", pattern)[0]
     return literal if literal == pattern else literal.rpartition("/")[0]
@@ -44,6 +44,11 @@ def _start(pattern: str) -> str:
 
 def _meets(path: str, start: str) -> bool:
     return not start or path == start or path.startswith(f"{start}/") or start.startswith(f"{path}/")
+
+
+def is_record(path: str) -> bool:
+    """Return whether a file is written by the reconciler as a whole."""
+    return path.split("/", maxsplit=1)[0] in RECORDS or path == REGISTRY
 
 
 def is_edited(path: str, checklists: Sequence[str]) -> bool:

@@ -10,10 +10,12 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from reconciler import due
 from reconciler.actions import (
     Abandon,
     Action,
     Cancel,
+    Forget,
     Launch,
     Publish,
     Quarantine,
@@ -30,6 +32,7 @@ from reconciler.claims import Claims, Wanted
 from reconciler.conditions import set_condition
 from reconciler.contact import Contact
 from reconciler.diff import diff
+from reconciler.due import Due
 from reconciler.errors import (
     GitFailed,
     InvariantError,
@@ -40,11 +43,13 @@ from reconciler.errors import (
     TipMoved,
     TransientError,
 )
+from reconciler.freeze import Freezer
 from reconciler.git import Draft
 from reconciler.model import Claim, Held, Phase, Plan, Process, RunId, SharedClaim
 from reconciler.observe import Observation, Observer
 from reconciler.phases import ENDED, phase
 from reconciler.publish import Publication, publish, push_branch, refresh
+from reconciler.pulls import Opener, PullRequests
 from reconciler.remote import RefUpdate
 from reconciler.world import World
 
@@ -62,15 +67,18 @@ REFUSED = "let the reconciler push there, or set 'publish: {mode: branch}' in re
 LOCKED_MAX = 20
 """So often publishing is tried again while git finds a lock file: half a minute, in which a dead git's is removed."""
 
-SETTLING = (Cancel, Abandon, Quarantine, Restore, Retire, TakeOver, Yield, Release)
+SETTLING = (Cancel, Abandon, Quarantine, Restore, Retire, Forget, TakeOver, Yield, Release)
 """Actions after which another pass finds the world changed at once."""
+FULL_S = 60.0
+"""A pass is due at least so often, whatever has happened: what wakes the loop is a hint."""
 POLL_S = 0.25
 """How often the loop looks whether the tip has moved while it waits for workers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pass:
-    """What one pass saw, decided and did. `blocked` says why evidence could not be committed."""
+    """What one pass saw, decided and did. `blocked` says why evidence could not be committed, `told` what became of
+    pull requests."""
 
     seen: Observation
     actions: tuple[Action, ...]
@@ -79,6 +87,7 @@ class Pass:
     blocked: str = ""
     tip_moved: bool = False
     online: bool = True
+    told: tuple[str, ...] = ()
 
     @property
     def phases(self) -> dict[RunId, Phase]:
@@ -87,6 +96,12 @@ class Pass:
     @property
     def acted(self) -> bool:
         return self.tip_moved or any(not isinstance(each, Wait | Publish) for each in self.actions)
+
+    @property
+    def leads_on(self) -> bool:
+        """Return whether the pass changed something itself, so that another one is due at once."""
+        settling = any(isinstance(each, SETTLING) for each in self.actions)
+        return self.publication is not None or self.tip_moved or settling
 
     @property
     def idle(self) -> bool:
@@ -108,12 +123,17 @@ class Loop:
     concerned: set[RunId] = field(default_factory=set)
     contact: Contact = field(init=False)
     claims: Claims = field(init=False)
+    freezer: Freezer = field(init=False)
     brought_up: tuple[str, str] = ("", "")
     locked: int = 0
+    opener: Opener | None = None
+    pulls: PullRequests = field(init=False)
 
     def __post_init__(self) -> None:
         self.contact = Contact(self.world, self.observer)
         self.claims = Claims(self.world, self.observer)
+        self.freezer = Freezer(self.observer)
+        self.pulls = PullRequests(self.world, self.opener)
 
     def run_pass(self) -> Pass:
         """Do one pass. Raise LockHeld if another reconciler does not let go of the repository."""
@@ -122,7 +142,7 @@ class Loop:
             seen = self.observer.observe()
             due = self.world.now().monotonic_s - self.published_s >= GATHER_S
             seen = replace(seen, limits=replace(seen.limits, publish_due=due))
-            actions = diff(seen.desired, seen.actual, seen.now, seen.limits)
+            actions = self.freezer.complete_all(diff(seen.desired, seen.actual, seen.now, seen.limits))
             self._note_concerned(seen)
             result = self._act(seen, actions)
             if self.claims.refused is not None:
@@ -164,14 +184,36 @@ class Loop:
         the pass changed something itself, because what that leads to is there already."""
         if result.tip_moved:
             self.contact.spread(float("inf") if deadline_s is None else deadline_s)
-        if result.publication or result.tip_moved or any(isinstance(each, SETTLING) for each in result.actions):
+        if result.leads_on:
             return
-        patience_s = min(POLL_S, self.contact.patience_s(), self.claims.next_announcement_s())
+        patience_s = min(POLL_S, self.due(result).in_s)
         if deadline_s is not None:
             patience_s = min(patience_s, deadline_s - self.world.now().monotonic_s)
-        self.world.processes.wait_any(self._workers(result), max(0.0, patience_s))
+        self.world.processes.wait_any(self.workers(result), max(0.0, patience_s))
 
-    def _workers(self, result: Pass) -> set[Process]:
+    def due(self, result: Pass) -> Due:
+        """Return when another pass is due although nothing has happened: what time alone brings, at most FULL_S."""
+        now = self.world.now()
+        passed_s = now.monotonic_s - result.seen.now.monotonic_s
+        seen = result.seen
+        found = (replace(each, in_s=each.in_s - passed_s) for each in due.due(seen.desired, seen.actual, seen.now))
+        first = due.earliest(found)
+        remote = Due(in_s=self.contact.patience_s(), what="the remote is asked")
+        # While the remote does not answer, its next try is what is due, however late the lease is.
+        renewal_s = self.claims.next_announcement_s() if self.observer.online else FULL_S
+        lease = Due(in_s=renewal_s, what="the lease is renewed")
+        gathered_s = max(0.0, self.published_s + GATHER_S - now.monotonic_s) if self._gathers(result) else FULL_S
+        gathered = Due(in_s=gathered_s, what="evidence is committed")
+        full = Due(in_s=FULL_S, what="everything is looked at again")
+        return min((full, remote, lease, gathered, *filter(None, [first])), key=lambda each: each.in_s)
+
+    def _gathers(self, result: Pass) -> bool:
+        """Return whether evidence waits for more of it, to share a commit."""
+        decided = any(isinstance(each, Publish) for each in result.actions)
+        return not decided and not result.seen.limits.publish_due and bool(unproven(result.seen))
+
+    def workers(self, result: Pass) -> set[Process]:
+        """Return the workers whose end another pass is due after."""
         runs = result.seen.actual.runs.values()
         known = {run.attempt.worker for run in runs if run.attempt and not run.attempt.outcome and run.worker_alive}
         return known | set(self.world.workers.alive())
@@ -192,7 +234,7 @@ class Loop:
         if self.world.remote is not None and granted and self.observer.tip.commit != seen.tip:
             return replace(result, tip_moved=True)
         wanted = next((each for each in actions if isinstance(each, Publish)), None)
-        return self._publish(result, wanted) if wanted else self._bring_up(self._unblocked(result))
+        return self._publish(result, wanted) if wanted else self._open(self._bring_up(self._unblocked(result)))
 
     # -------------------------------------------------------------------------------------------- other machines
 
@@ -331,6 +373,20 @@ class Loop:
         if publication is not None:
             self._note(publication)
         return result
+
+    def _open(self, result: Pass) -> Pass:
+        """Open the pull requests that evidence says are wanted and that no receipt proves."""
+        if result.tip_moved or not result.online:
+            return result
+        try:
+            publication = self.pulls.settle(result.seen, self.observer.proofs.wanted_pull_requests())
+        except (TipMoved, PushUnclear):
+            # They are there, and their receipts are made when they are found again.
+            self.observer.online = self.world.remote is None
+            return replace(result, tip_moved=True)
+        if publication is not None:
+            self._note(publication)
+        return replace(result, told=self.pulls.told)
 
     def _unblocked(self, result: Pass) -> Pass:
         set_condition(self.world.repository.state, "publish", "", result.seen.now.at, self.world.disk)

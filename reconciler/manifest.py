@@ -13,17 +13,20 @@ from dataclasses import dataclass, replace
 
 from reconciler.model import (
     Attempt,
+    Cited,
     Claim,
     End,
     Outcome,
     Plan,
     PlannedStage,
     Refusal,
+    Reviewed,
     StageId,
     StageKind,
     StageRecord,
     StageStatus,
     Status,
+    Tested,
 )
 from reconciler.order import Verdict
 
@@ -229,17 +232,11 @@ def _verdict(record: StageRecord | None) -> Verdict | None:
     return Verdict.FAILED if record.status == StageStatus.FAILED and verdict == Verdict.PASSED else verdict
 
 
-NOT_REVIEWED: Mapping[str, object] = {"decision": "none", "reason": "it did not come to a review"}
-
-
-def run_summary(
-    document: Mapping[str, object],
-    manifest_sha256: str,
-    test_status: str = "none",
-    review: Mapping[str, object] = NOT_REVIEWED,
-) -> dict[str, object]:
+def run_summary(document: Mapping[str, object], manifest_sha256: str, records: Records) -> dict[str, object]:
     """Return the run summary that stands beside a manifest: what was planned, built, tested and reviewed."""
     commands: list[dict[str, object]] = document["commands"]  # type: ignore[assignment]
+    plan = records.plan
+    tested, reviewed = judgement_of(records)
     selected = [each for each in commands if each["selected"]]
     tests = [each for each in selected if each["role"] == "test"]
     attempts: list[object] = document["attempts"]  # type: ignore[assignment]
@@ -257,11 +254,31 @@ def run_summary(
             "digest": document["plan_digest"],
             "target": document["plan_target_id"],
             "stages": [each["id"] for each in selected],
+            "by": plan.roles.planner,
+            "items": [{"id": each.id, "mode": each.mode.value, "selected": each.selected} for each in plan.stages],
         },
-        "build": {"status": document["status"], "stages": _stage_states(selected)},
-        "test": {"status": test_status, "stages": _stage_states(tests)},
-        "review": dict(review),
+        "build": {"status": document["status"], "by": plan.roles.builder, "stages": _stage_states(selected)},
+        "test": {
+            "status": tested.status,
+            "by": tested.by,
+            "reasons": list(tested.reasons),
+            "stages": _stage_states(tests),
+        },
+        "review": {"decision": reviewed.decision, "reason": reviewed.reason, "by": reviewed.by},
     }
+
+
+def judgement_of(records: Records) -> tuple[Tested, Reviewed]:
+    """Return what the tester and the reviewer of a run said, as the worker of its newest attempt recorded it. A run
+    that ended otherwise did not come to them; one that failed so is rejected for that."""
+    attempt = records.attempts.get(records.number)
+    status, detail = status_of(records)
+    judged = attempt.judgement if attempt is not None else None
+    if judged is not None and status in (Status.SUCCEEDED, Status.FAILED):
+        return judged.tested, judged.reviewed
+    if status == Status.FAILED:
+        return Tested(status="none"), Reviewed(decision="reject", reason=_bounded(detail))
+    return Tested(status="none"), Reviewed(decision="none", reason="it did not come to a review")
 
 
 def error_document(command: Mapping[str, object], tail: str) -> dict[str, object]:
@@ -318,7 +335,29 @@ def _command(records: Records, stage: PlannedStage, record: StageRecord | None) 
         "memory_peak_bytes": record.memory_peak_bytes,
         "answer": _answer(root, record),
         "sandbox": record.sandbox,
+        "trust": _trust(stage, record),
+        "reuse_key": record.reuse_key or None,
+        "reused": _reused(record.cited),
     }
+
+
+def _trust(stage: PlannedStage, record: StageRecord) -> dict[str, object] | None:
+    """Return what text kept a stage from being trusted, and what was enforced because of it; None if nothing did."""
+    texts = record.untrusted if record.started_at is not None else stage.untrusted
+    if not texts:
+        return None
+    walls = record.sandbox or {"enforced": [], "unenforced": []}
+    named = {"enforced": walls["enforced"], "not_enforced": walls["unenforced"]}
+    text = [{"path": each.path, "blob": each.blob or None, "commit": each.commit or None} for each in texts]
+    return {"trusted": False, "text": text, **named}
+
+
+def _reused(cited: Cited | None) -> dict[str, object] | None:
+    """Return the earlier success that stands for that of a stage, None if it was executed itself."""
+    if cited is None:
+        return None
+    proof = {"path": cited.manifest_path, "sha256": cited.manifest_sha256}
+    return {"run_id": cited.run_id, "stage": cited.stage, "manifest": proof}
 
 
 def _answer(root: str, record: StageRecord) -> dict[str, object] | None:

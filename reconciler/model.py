@@ -171,6 +171,14 @@ class Execution:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TaskDemand:
+    """What the registry of tasks says about where the runs of a task are executed."""
+
+    requires_cloud: bool = False
+    execution: Execution = Execution()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Concurrency:
     group: str
     on_conflict: str = "queue"
@@ -205,8 +213,9 @@ class Suspend:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A file's wish: one run of one pipeline. Durations are whole or fractional seconds. `parent` is the run whose
-    stage wishes it, None for what a file says itself."""
+    """A file's wish: one run of one pipeline. Durations are whole or fractional seconds. `plan` is the digest of the
+    plan that was reviewed (`reviewed.digest`), None if it names none. `parent` is the run whose stage wishes it, None
+    for what a file says itself."""
 
     name: Name
     source: Source
@@ -229,6 +238,7 @@ class Request:
     proves: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     rerun: int = 0
+    plan: str | None = None
     parent: RunId | None = None
 
     @property
@@ -289,6 +299,15 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reuse:
+    """What the success of a stage depends on beside its definition: paths (or patterns of them) at the run's commit,
+    and variables of the environment, by name."""
+
+    paths: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
     """One step of a pipeline as its file says it. Exactly one of command, agent, guard, pipeline is set.
 
@@ -318,6 +337,7 @@ class Stage:
     finally_: bool = False
     parameters: Mapping[str, Scalar] = field(default_factory=dict)
     matrix: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
+    reuse: Reuse | None = None
 
     @property
     def kind(self) -> StageKind:
@@ -381,6 +401,21 @@ class PublishSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ForgeSettings:
+    """Where the repository is at its forge, as far as CI and the remote's address do not tell; "" says nothing.
+
+    `token_env` and `proxy_env` name environment variables: settings never hold what is secret.
+    """
+
+    kind: str = "auto"
+    url: str = ""
+    api_url: str = ""
+    repository: str = ""
+    token_env: str = ""
+    proxy_env: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """`approvals.<name>`: where it holds (every rule that is given must match), and what it demands of decisions.
 
@@ -402,9 +437,16 @@ class Policy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trust:
-    """Whom a signature is believed: the path of an allowed-signers file (ssh-keygen(1)) in the repository."""
+    """Which text is believed: what matches `paths`, and what was last changed by a commit that is signed by one of
+    `allowed_signers`, the path of such a file (ssh-keygen(1)) in the repository. Where neither is said, all text is."""
 
     allowed_signers: str | None = None
+    paths: tuple[str, ...] | None = None
+
+    @property
+    def judges(self) -> bool:
+        """Whether there is text that is not believed."""
+        return self.paths is not None or self.allowed_signers is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -443,6 +485,24 @@ class AgentSettings:
     config: Mapping[str, object] = field(default_factory=dict)
 
 
+BUILT_IN = "built-in"
+"""How settings and records name the role that is ours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleSettings:
+    """Who takes the roles of a run, each the name of an entry point of the group `reconciler.roles`. `agent` is the
+    coding agent that is the reviewer, where the settings name one instead. `timeout_s` bounds what a planner, a tester
+    and a reviewer may take."""
+
+    planner: str = BUILT_IN
+    builder: str = BUILT_IN
+    tester: str = BUILT_IN
+    reviewer: str = BUILT_IN
+    agent: Mapping[str, object] | None = None
+    timeout_s: float = 300.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """`reconciler.yaml`. `branch` None means the branch HEAD names; `runs_max` None twice the cores; `remote` None
@@ -464,12 +524,15 @@ class Settings:
     checklists: tuple[str, ...] = ("tasks/**/*.md", "docs/**/*.md", ".agent/**/*.md")
     redact: Redact = Redact()
     publish: PublishSettings = PublishSettings()
+    forge: ForgeSettings = ForgeSettings()
     approvals: tuple[Policy, ...] = ()
     trust: Trust = Trust()
     guards: GuardSettings = GuardSettings()
     sandbox: SandboxSettings = SandboxSettings()
     agents: Mapping[str, AgentSettings] = field(default_factory=dict)
     ageing_s: float = 3600.0
+    require_plan: bool = False
+    roles: RoleSettings = RoleSettings()
 
 
 # ---------------------------------------------------------------------------------------------- plans
@@ -495,10 +558,33 @@ class ChildEnd:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """Text that a stage is given and that nobody vouches for: its path, its blob at the run's commit, and the commit
+    that changed it last, "" for what nobody has looked up or a shallow clone does not know."""
+
+    path: str
+    blob: str = ""
+    commit: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cited:
+    """The success of a stage of an earlier run, as committed evidence holds it."""
+
+    run_id: RunId
+    stage: StageId
+    manifest_path: str
+    manifest_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedStage:
     """A stage with every default filled in. `digest` is the SHA-256 of what it executes and of what it needs.
 
-    `selected` is False for a stage the run's target does not need; it is never run.
+    `selected` is False for a stage the run's target does not need or the planner left out; it is never run. `mode` is
+    where it wants to be executed: `cloud` makes the whole run one for an executor. `untrusted` is the text it is given
+    and that is not believed: all of it, until somebody has looked whose it is. `reuse_key` is the SHA-256 of all that
+    its success depends on ("" where that is not said), `cited` an earlier success with this key, which stands for its.
     """
 
     index: int
@@ -526,6 +612,11 @@ class PlannedStage:
     sandbox: Mapping[str, object] | None = None
     finally_: bool = False
     children: tuple[Child, ...] = ()
+    mode: ExecutionMode = ExecutionMode.MCP
+    untrusted: tuple[Text, ...] = ()
+    reuse: Reuse | None = None
+    reuse_key: str = ""
+    cited: Cited | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -534,6 +625,19 @@ class Instructions:
 
     hash: str | None = None
     sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRoles:
+    """Who takes the roles of one run. `answer` is what a planner said that is not ours, as it said it; `judges` are the
+    tester and the reviewer where they are processes of their own, each as the stage it is executed as."""
+
+    planner: str = BUILT_IN
+    builder: str = BUILT_IN
+    tester: str = BUILT_IN
+    reviewer: str = BUILT_IN
+    answer: Mapping[str, object] | None = None
+    judges: tuple[PlannedStage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -579,6 +683,7 @@ class Plan:
     sandbox_missing: str = "refuse"
     group: str = ""
     fired_at: str = ""
+    roles: PlannedRoles = PlannedRoles()
 
 
 # ---------------------------------------------------------------------------------------------- runs
@@ -644,6 +749,7 @@ class StageRecord:
     `log_bytes` and `log_sha256` are of the whole redacted output, even where the file keeps less of it;
     `memory_peak_bytes` is the largest resident set of any one of its processes. `answer` is what a stage that is no
     command said of itself (`order.Answer`), None before; `sandbox` is what was enforced of the sandbox it asked for.
+    `untrusted`, `reuse_key` and `cited` are what the plan said of the stage when it was started.
     """
 
     id: StageId
@@ -672,11 +778,44 @@ class StageRecord:
     waits_for: tuple[RunId, ...] = ()
     children: tuple[ChildEnd, ...] = ()
     sandbox: Mapping[str, object] | None = None
+    untrusted: tuple[Text, ...] = ()
+    reuse_key: str = ""
+    cited: Cited | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tested:
+    """The tester's verdict: `passed`, `failed`, or `none` where nothing was to be tested. `reasons` say what failed,
+    `by` who says it."""
+
+    status: str
+    reasons: tuple[str, ...] = ()
+    by: str = BUILT_IN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reviewed:
+    """The reviewer's decision: `approve`, `reject` or `escalate`, why in one line, and who says it."""
+
+    decision: str
+    reason: str
+    by: str = BUILT_IN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """What the tester and the reviewer said of an attempt that came to its end by itself. `records` are those of the
+    processes that said it, where they are not ours."""
+
+    tested: Tested
+    reviewed: Reviewed
+    records: tuple[StageRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """`attempts/<n>.json`: one execution of a run, written only by its worker."""
+    """`attempts/<n>.json`: one execution of a run, written only by its worker. `judgement` is there once it has come to
+    its end by itself and waits for nothing."""
 
     number: int
     worker: Process
@@ -687,6 +826,7 @@ class Attempt:
     ended_at: str | None = None
     outcome: Outcome | None = None
     detail: str = ""
+    judgement: Judgement | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -765,7 +905,9 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """A run as the tip of the branch proves it: ended, or `waiting` for decisions."""
+    """A run as the tip of the branch proves it: ended, or `waiting` for decisions. `reusable` are the stages that were
+    executed in it and succeeded, by reuse key; `cited` is of how many stages it cites an earlier success instead.
+    `pull_request` is the branch that one of what it delivered is wanted into, "" for none."""
 
     run_id: RunId
     task_id: TaskId
@@ -776,6 +918,9 @@ class Evidence:
     duration_s: float
     manifest_blob: str
     waiting: Waiting | None = None
+    reusable: Mapping[str, StageId] = field(default_factory=dict)
+    cited: int = 0
+    pull_request: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

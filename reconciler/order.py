@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from reconciler.model import Plan, PlannedStage, StageId
+from reconciler.model import Plan, PlannedStage, StageId, StageRecord, Tested
 
 ORDER_BYTES_MAX = 16 * 1024 * 1024
 ANSWER_BYTES_MAX = 512 * 1024
@@ -19,6 +19,8 @@ ARTIFACTS = "artifacts"
 """Where below the run directory a stage leaves files that become evidence."""
 ARTIFACT_BYTES_MAX = 1024 * 1024
 ARTIFACTS_MAX = 20
+DOORED = frozenset({"codex", "claude"})
+"""The drivers that know how their agent reaches its model, so that there can be a door to it and to nothing else."""
 
 
 class Verdict(StrEnum):
@@ -31,12 +33,14 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """One stage of one attempt, with everything its process needs.
+    """One stage of one attempt, or the judging of all of them, with everything its process needs.
 
     Directories are absolute; `checkout` is the repository's own, whatever the workspace. `try_number` counts from 1
     within the attempt. `earlier` is what this stage answered the last time it was tried in this run, in this attempt
     or an earlier one (`{}` if it never did): what was spent, and the session that may be continued. `results` are the
-    states and answers of the stages that ended before it.
+    states and answers of the stages that ended before it. `role` is the role that is asked, "" where a stage does what
+    it says itself; a tester and a reviewer are told the `records` of all stages, a reviewer also the tester's verdict;
+    `told` is what a reviewing agent is told of the run, "" where it is this one.
     """
 
     plan: Plan
@@ -49,16 +53,25 @@ class Order:
     checkout: str
     earlier: Mapping[str, object] = field(default_factory=dict)
     results: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    role: str = ""
+    records: tuple[StageRecord, ...] = ()
+    tested: Tested | None = None
+    told: str = ""
 
     @property
     def planned(self) -> PlannedStage:
-        return next(each for each in self.plan.stages if each.id == self.stage)
+        return next(each for each in (*self.plan.stages, *self.plan.roles.judges) if each.id == self.stage)
 
     @property
     def artifacts(self) -> str:
         """The directory below the run directory that holds this stage's files, as a relative path."""
         suffix = f".{self.number}" if self.number > 1 else ""
         return f"{ARTIFACTS}/{self.planned.index + 1:02d}-{self.stage}{suffix}"
+
+    @property
+    def own(self) -> str:
+        """The directory below the run directory that an agent keeps between its tries, as a relative path."""
+        return f"agents/{self.planned.index + 1:02d}-{self.stage}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from reconciler import inputs, schedule
+from reconciler import inputs, reuse, schedule
 from reconciler.model import (
     Approval,
     ApprovalPolicy,
@@ -31,6 +31,7 @@ from reconciler.model import (
     Problem,
     Rejection,
     Request,
+    Reuse,
     Role,
     Schedule,
     Source,
@@ -107,6 +108,7 @@ def parse_pipeline(data: bytes, source: Source, contract: Contract) -> Pipeline 
         _conditions,
         _nesting,
         _protected,
+        _reuse,
         _agent_commands,
         partial(_instant_timeouts, "stages.[].timeout"),
         partial(_instant_timeouts, "stages.[].agent.stall_after"),
@@ -485,6 +487,29 @@ def _protected(document: Document) -> Iterator[Violation]:
             yield Violation(path=pointer, reason=reason, cure="name what the stage makes", rule="protected-path")
 
 
+def _reuse(document: Document) -> Iterator[Violation]:
+    """Return a violation where the success of a stage could not be told from what it says it depends on."""
+    from reconciler.redact import is_secret_name
+
+    for pointer, stage in at(document.value, "stages.[]"):
+        if not isinstance(stage, dict) or not isinstance(said := stage.get("reuse"), dict):
+            continue
+        where = (*pointer, "reuse")
+        if fault := reuse.stage_fault(stage):
+            yield Violation(path=where, reason=fault[0], cure=fault[1], rule="reuse")
+        for way, path in at(said, "paths.[]"):
+            if isinstance(path, str) and (fault := reuse.path_fault(path)):
+                yield Violation(path=(*where, *way), reason=fault[0], cure=fault[1], rule="reuse")
+        for way, name in at(said, "env.[]"):
+            if isinstance(name, str) and is_secret_name(name):
+                reason = f"{shown(name)} looks like a secret, and what is committed would let others guess its value"
+                yield Violation(path=(*where, *way), reason=reason, cure="name what is no secret", rule="reuse")
+    if document.value.get("workspace") == Workspace.CHECKOUT:
+        for pointer, _ in at(document.value, "stages.[].reuse"):
+            reason = "the files of a checkout are not those of the run's commit"
+            yield Violation(path=pointer, reason=reason, cure="say 'workspace: worktree' or remove it", rule="reuse")
+
+
 def _agent_commands(document: Document) -> Iterator[Violation]:
     """Return a violation where an agent's command and `use: command` do not come together."""
     for pointer, agent in at(document.value, "stages.[].agent"):
@@ -594,7 +619,8 @@ def _guard(value: str | Mapping[str, object]) -> Mapping[str, object]:
     return {"use": value} if isinstance(value, str) else value
 
 
-def _agent(value: Mapping[str, Any]) -> Mapping[str, object]:
+def agent_of(value: Mapping[str, Any]) -> Mapping[str, object]:
+    """Return what a file says of a coding agent, durations as seconds."""
     return fields_of(value, {"stall_after": ("stall_after_s", parse_duration)})
 
 
@@ -623,7 +649,7 @@ _REQUEST: Conversions = {
 }
 _STAGE: Conversions = {
     "command": ("command", _command),
-    "agent": ("agent", _agent),
+    "agent": ("agent", agent_of),
     "guard": ("guard", _guard),
     "needs": ("needs", tuple),
     "timeout": ("timeout_s", parse_duration),
@@ -631,6 +657,7 @@ _STAGE: Conversions = {
     "backoff": ("backoff_s", parse_duration),
     "role": ("role", Role),
     "finally": ("finally_", bool),
+    "reuse": ("reuse", lambda value: Reuse(**{key: tuple(each) for key, each in value.items()})),
     "matrix": ("matrix", lambda value: {key: tuple(each) for key, each in value.items()}),
 }
 _PIPELINE: Conversions = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import random
 import re
@@ -227,19 +228,23 @@ def _until(done: Callable[[], bool], patience_s: float) -> None:
         time.sleep(0.01)
 
 
-def wait_any(processes: Iterable[Process], timeout_s: float) -> None:
-    """Return when one of `processes` has ended, or after `timeout_s` seconds."""
+def wait_any(processes: Iterable[Process], timeout_s: float, wakes: Sequence[int] = ()) -> bool:
+    """Return when one of `processes` has ended, one of the descriptors `wakes` can be read, or after `timeout_s`
+    seconds: True if a process may have ended."""
     poll, descriptors = select.poll(), []
+    for each in wakes:
+        poll.register(each, select.POLLIN)
     try:
         for process in processes:
             if (descriptor := _pidfd(process)) is None:
-                return
+                return True
             if descriptor == NO_PIDFD:
                 timeout_s = min(timeout_s, 0.05)
             else:
                 descriptors.append(descriptor)
                 poll.register(descriptor, select.POLLIN)
-        poll.poll(timeout_s * 1000)
+        ready = [descriptor for descriptor, _ in poll.poll(math.ceil(timeout_s * 1000))]
+        return not set(ready) <= set(wakes)
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
@@ -324,10 +329,12 @@ class Workers:
     """Starts workers by forking them from a preloaded server, itself started on demand.
 
     A fork costs 2 ms where a fresh interpreter costs 40. The server ends when this process does, however that
-    happens, because its socket closes; the workers it forked have sessions of their own and go on.
+    happens, because its socket closes; the workers it forked have sessions of their own and go on. Neither they nor
+    their stages inherit the environment variables that are `withheld`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, withheld: frozenset[str] = frozenset()) -> None:
+        self._withheld = withheld
         self._server: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
         self._spawned: list[Process] = []
@@ -343,7 +350,7 @@ class Workers:
             self._server = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", SERVER, package, str(theirs.fileno())],
                 cwd="/",
-                env=worker_environment(os.environ),
+                env={name: each for name, each in worker_environment(os.environ).items() if name not in self._withheld},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),

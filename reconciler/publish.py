@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from reconciler import aggregate, codec, manifest, roles, rundir
+from reconciler import aggregate, codec, manifest, rundir
 from reconciler.deliver import deliver, wants_delivery
 from reconciler.disk import Disk
 from reconciler.errors import ContentError, NoAtomicPush, PublishBlocked, PushUnclear, TipMoved, TransientError
@@ -105,26 +105,38 @@ def refresh(world: World, seen: Observation) -> Publication | None:
     ground = ground_of(world, seen)
     if not ground.merges or not ground.pending:
         return None
+    return _commit(world, seen, ground, {}, f"evidence: brought up to {seen.branch}\n\n")
+
+
+def record(world: World, seen: Observation, files: Mapping[str, bytes], message: str) -> Publication:
+    """Commit records that go beside the evidence of runs to where that is. `message` ends with a trailer.
+
+    Raise as `publish` does.
+    """
+    return _commit(world, seen, ground_of(world, seen), files, message)
+
+
+def _commit(world: World, seen: Observation, ground: Ground, files: Mapping[str, bytes], message: str) -> Publication:
+    """Commit files onto a ground, which keeps all it holds; a nonce is added to the message."""
     warnings: list[str] = []
-    edits, modes = _edits(world, seen, ground.pending, warnings)
-    message = f"evidence: brought up to {seen.branch}\n\nReconciler-Nonce: {world.chance.nonce()}\n"
+    edits, modes = _edits(world, seen, ground.pending, warnings) if ground.merges else ({}, {})
+    kept = _aggregates(world, seen, ground, ()) if ground.merges else {}
     draft = Draft(
         parent=ground.parent,
         merges=ground.merges,
-        base_tree=seen.tip,
+        base_tree=seen.tip if ground.merges else None,
         copies=ground.copies,
-        files=_aggregates(world, seen, ground, ()) | edits,
+        files={**kept, **edits, **files},
         modes=modes,
-        message=message,
+        message=f"{message}Reconciler-Nonce: {world.chance.nonce()}\n",
         identity=IDENTITY,
         epoch_s=int(datetime.fromisoformat(seen.now.at).timestamp()),
     )
     commit = world.repository.make_commit(draft)
-    pushed: tuple[RefUpdate, ...] = ()
     if world.remote is None:
         world.repository.advance(ground.branch, ground.old, commit)
-    else:
-        pushed = _push(world.remote, seen, ground, commit, (), (), warnings)
+        return Publication(commit=commit, runs=(), warnings=warnings)
+    pushed = _push(world.remote, seen, ground, commit, (), (), warnings)
     return Publication(commit=commit, runs=(), warnings=warnings, pushed=pushed)
 
 
@@ -163,7 +175,8 @@ def ground_of(world: World, seen: Observation) -> Ground:
     read = (_json(data) for _, data in repository.blobs(manifests))
     pending = tuple(document for document in read if document is not None)
     mine = {f"{each['artifact_root']}/" for each in pending} | {_summary_root(each) for each in pending}
-    copies = {path: (entry.mode, entry.oid) for path, entry in ahead.items() if any(map(path.startswith, mine))}
+    kept = {path: entry for path, entry in ahead.items() if _comes_later(path) or any(map(path.startswith, mine))}
+    copies = {path: (entry.mode, entry.oid) for path, entry in kept.items()}
     merges = () if repository.is_ancestor(seen.tip, old) else (seen.tip,)
     return Ground(
         branch=settings.branch, old=old, parent=old, merges=merges, copies=copies if merges else {}, pending=pending
@@ -181,6 +194,13 @@ def _without(
 def _is_manifest(path: str) -> bool:
     parts = path.split("/")
     return len(parts) == 5 and parts[2] == "cli" and parts[4] == "manifest.json"
+
+
+def _comes_later(path: str) -> bool:
+    """Return whether a path is that of a review or a receipt, which may come long after the run it is about."""
+    parts = path.split("/")
+    beside = parts[4:] == ["pull_request.json"] or (len(parts) == 6 and parts[4] == "reviews")
+    return len(parts) > 4 and parts[2] == "cli" and beside
 
 
 def _summary_root(document: Mapping[str, Any]) -> str:
@@ -328,24 +348,10 @@ def proof(world: World, task_id: str, run_id: str, warnings: list[str]) -> Proof
         )
         warnings += [warning] if warning else []
     data = codec.render(document)
-    tested, reviewed = _roles(records)
-    summary = manifest.run_summary(document, hashlib.sha256(data).hexdigest(), tested, reviewed)
+    summary = manifest.run_summary(document, hashlib.sha256(data).hexdigest(), records)
     files[manifest.manifest_path(task_id, run_id)] = data
     files[manifest.summary_path(task_id, run_id)] = codec.render(summary)
     return Proof(document=document, data=data, files=files)
-
-
-def _roles(records: manifest.Records) -> tuple[str, Mapping[str, object]]:
-    """Return the tester's verdict about a run and, if it came to its end by itself, the reviewer's decision."""
-    known = manifest.fold(records.plan, records.counting)
-    tested = roles.test(records.plan, known)
-    status, detail = manifest.status_of(records)
-    if status == Status.FAILED:
-        return tested.status, {"decision": "reject", "reason": detail[: roles.REASON_CHARACTERS_MAX]}
-    if status != Status.SUCCEEDED:
-        return tested.status, manifest.NOT_REVIEWED
-    found = roles.review(records.plan, known, tested)
-    return tested.status, {"decision": found.decision, "reason": found.reason}
 
 
 def _last_beat(directory: RunDirectory) -> str | None:
@@ -360,7 +366,7 @@ def _command_files(
     root = document["artifact_root"]
     log = b""
     if command["log_path"] is not None:
-        log = bounded(directory.disk, directory.path / command["log_path"].removeprefix(f"{root}/"), bytes_max)
+        log = bounded(directory.disk, directory.place(command["log_path"].removeprefix(f"{root}/")), bytes_max)
         files[command["log_path"]] = log
         command["log_committed_bytes"] = len(log)
     answer = command["answer"]
@@ -387,14 +393,22 @@ def _artifact(directory: RunDirectory, name: str, size: int, sha256: str) -> byt
 
 def full_log(disk: Disk, path: Path) -> Path:
     """Return where the whole of a log is: beside it, once it is evidence."""
-    full = path.with_suffix(".full.log")
+    return Path(_whole(disk, str(path)))
+
+
+def _whole(disk: Disk, path: str) -> str:
+    full = _beside(path)
     return full if disk.exists(full) else path
 
 
-def bounded(disk: Disk, path: Path, bytes_max: int) -> bytes:
+def _beside(path: str) -> str:
+    return f"{path.removesuffix('.log')}.full.log"
+
+
+def bounded(disk: Disk, path: str, bytes_max: int) -> bytes:
     """Return the log at `path` whole if it is at most `bytes_max` long, else its head and tail with a line between
     them."""
-    path = full_log(disk, path)
+    path = _whole(disk, path)
     found = disk.look(path)
     if found is None:
         return b""
@@ -411,9 +425,9 @@ def _keep_full_logs(world: World, proofs: Iterable[Proof]) -> None:
     for each in proofs:
         for command in each.document["commands"]:
             if command["log_path"]:
-                path = world.checkout / command["log_path"]
+                path = f"{world.checkout}/{command['log_path']}"
                 with contextlib.suppress(FileExistsError, FileNotFoundError):
-                    world.disk.link(path, path.with_suffix(".full.log"))
+                    world.disk.link(path, _beside(path))
 
 
 # ------------------------------------------------------------------------------------------------ aggregates

@@ -105,11 +105,12 @@ class Recurring:
         if missing:
             return _missing(request, missing, repository, tip)
         found = [
-            (path, self._id(path, oid or "", checklists)) for path, oid in zip(request.on_change, oids, strict=True)
+            (path, self.input_id(path, oid or "", checklists))
+            for path, oid in zip(request.on_change, oids, strict=True)
         ]
         return Occasion(inputs=tuple(sorted(found)))
 
-    def _id(self, path: str, oid: str, checklists: tuple[str, ...]) -> str:
+    def input_id(self, path: str, oid: str, checklists: tuple[str, ...]) -> str:
         """Return an id for what lies at a path: that of the object, unless evidence is written into it."""
         if not inputs.may_hold_checklists(path, checklists):
             return oid

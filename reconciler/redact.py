@@ -527,7 +527,7 @@ def secret_values(environment: Mapping[str, str]) -> tuple[bytes, ...]:
 
     That is the values of variables whose names look secret, and the passwords in URLs, whatever their name is.
     """
-    candidates = [value.strip() for name, value in environment.items() if _looks_secret(name)]
+    candidates = [value.strip() for name, value in environment.items() if is_secret_name(name)]
     for value in environment.values():
         candidates += re.findall(r"://[^\s/:@]*:([^\s/]+)@", value)
     secrets = {value.encode("utf-8", "surrogateescape") for value in candidates if not _is_plain(value)}
@@ -537,10 +537,11 @@ def secret_values(environment: Mapping[str, str]) -> tuple[bytes, ...]:
 
 def secret_names(environment: Mapping[str, str]) -> tuple[str, ...]:
     """Return the names of variables that hold what looks like a secret, in their order."""
-    return tuple(name for name, value in environment.items() if _looks_secret(name) and not _is_plain(value.strip()))
+    return tuple(name for name, value in environment.items() if is_secret_name(name) and not _is_plain(value.strip()))
 
 
-def _looks_secret(name: str) -> bool:
+def is_secret_name(name: str) -> bool:
+    """Return whether a variable of this name is taken for one that holds a secret."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9]+", "_", name).upper()
     return bool(re.search(_SECRET_NAME, words)) and not re.search(_PLAIN_NAME, words)
 

@@ -13,22 +13,35 @@ import hashlib
 import os
 import re
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler import git
 from reconciler.disk import DISK
-from reconciler.errors import ContentError, GitFailed, NoAtomicPush, PushRefused, PushUnclear, UsageError
+from reconciler.errors import (
+    ContentError,
+    GitFailed,
+    NoAtomicPush,
+    PushRefused,
+    PushUnclear,
+    TransientError,
+    UsageError,
+)
 from reconciler.git import Repository
+from reconciler.lent import guard, has_passed, without_refs
 
 NETWORK_TIMEOUT_S = 60.0
 FETCH_ATTEMPTS = 3
 UPDATES_MAX = 2500
 """So many updates, with the longest names and SHA-256, are 1 MB of command line; Linux takes 2 MB."""
+DEPTH = 500
+"""How much history a shallow clone gets with a commit that is brought by its id."""
 LOOK_MAX = 1000
-ABANDONED_S = 3600.0
+KEPT_UNSYNCED = "core.fsync=objects"
+"""What we keep of a remote can be fetched again: to sync 1,000 refs takes 4 s."""
+DELETIONS_MANY = 50
+"""From so many deletions in a push on, git is told of them in the way that does not grow with their square."""
 REASON_CHARACTERS_MAX = 300
 NOTE_BYTES_MAX = 64 * 1024
 NOTE_REF = "refs/reconciler/note"
@@ -136,6 +149,19 @@ class Remote:
             found |= {ref: oid for oid, ref in _pairs(answer, "\t") if ref in asked}
         return found
 
+    def bring(self, oids: Sequence[str]) -> None:
+        """Fetch commits by their full ids; no ref leads to them then. Raise GitFailed if the remote does not give them.
+
+        A shallow clone gets so much of their history as is likely to reach what it has.
+        """
+        if not all(map(OID.fullmatch, oids)):
+            raise ValueError("commits are named by full object ids")
+        depth = (f"--depth={DEPTH}",) if (self.repository.common / "shallow").exists() else ()
+        self._network(
+            "fetch", "--quiet", "--no-tags", "--refmap=", "--no-write-fetch-head", "--no-recurse-submodules",
+            "--no-auto-maintenance", "--no-show-forced-updates", *depth, "--end-of-options", self.name, *oids,
+        )  # fmt: skip
+
     def push(self, updates: Sequence[RefUpdate], *, atomic: bool = True) -> frozenset[str]:
         """Move refs, each only from where it must be now; return those that were rejected because they are not there
         (of an atomic push all or none). One that is at `new` already is rejected too: it was not moved from `old`.
@@ -147,21 +173,49 @@ class Remote:
             raise ValueError(f"{len(refs)} updates: at most {UPDATES_MAX} are pushed at once, and each ref once")
         if not updates:
             return frozenset()
+        if atomic and sum(each.new is None for each in updates) >= DELETIONS_MANY:
+            told = self._push_guarded(updates)
+            if told is not None:
+                return _verdict(refs, atomic, *told)
         # Without a lease on every single ref, git would move that one from anywhere.
         leases = [f"--force-with-lease={each.ref}:{each.old or ''}" for each in updates]
-        options = ["--porcelain", "--no-verify", "--no-follow-tags", "--no-signed", "--no-progress"]
-        options += ["--no-force-if-includes", "--recurse-submodules=no", *(["--atomic"] if atomic else [])]
         moves = [f"{each.new or ''}:{each.ref}" for each in updates]
-        errors = ""
+        with without_refs(self.repository, updates[0].new or updates[0].old or "") as place:
+            options = ("--no-verify", *(["--atomic"] if atomic else []), *leases)
+            return _verdict(refs, atomic, *self._send([*options, "--end-of-options", self.name, *moves], place))
+
+    def _push_guarded(self, updates: Sequence[RefUpdate]) -> tuple[Mapping[str, Told], str] | None:
+        """Push as `push` does, many deletions told as patterns to be pruned; return what git tells. None if nothing
+        was pushed because a ref is not where it must be, or nobody can guard that: then git has to be told one by one.
+        """
+        oid = updates[0].new or updates[0].old or ""
+        nothing = "0" * len(oid)
+        expected = [(each.ref, each.old or nothing, each.new or nothing) for each in updates]
+        moves = [f"{each.new}:{each.ref}" if each.new else f"{each.ref}*:{each.ref}*" for each in updates]
+        with without_refs(self.repository, oid) as place:
+            hooks = guard(place, expected) if place is not None else None
+            if hooks is None:
+                return None
+            words = ["--verify", "--atomic", "--force", "--prune", "--end-of-options", self.name, *moves]
+            try:
+                return self._send(words, place, f"core.hooksPath={hooks}")
+            except TransientError:
+                if has_passed(hooks):
+                    raise
+                return None  # also where git waits for ever because the guard cannot be started
+
+    def _send(self, words: Sequence[str], place: Path | None, *settings: str) -> tuple[Mapping[str, Told], str]:
+        """Return what git tells of each ref, and what it says to people. Raise what a push means that ended without a
+        word on any."""
+        options = ("--porcelain", "--no-follow-tags", "--no-signed", "--no-progress", "--no-force-if-includes")
+        words = ("push", *options, "--recurse-submodules=no", *words)
         try:
-            with _without_refs(self.repository, updates[0].new or updates[0].old or "") as place:
-                words = ("push", *options, *leases, "--end-of-options", self.name, *moves)
-                answer = self._network(*words, git_directory=place)
+            return _told(self._network(*words, git_directory=place, settings=settings)), ""
         except GitFailed as error:
-            answer, errors = error.stdout, error.stderr
-            if not _told(answer):
+            told = _told(error.stdout)
+            if not told:
                 raise _unanswered(error) from None
-        return _verdict(refs, atomic, _told(answer), errors)
+            return told, error.stderr
 
     def rehearse(self, oid: str) -> None:
         """Ask whether a push of refs as one would be taken, and move none. Raise NoAtomicPush, PushRefused or
@@ -181,20 +235,22 @@ class Remote:
                 here = f"{SPACES[space]}{each.ref.removeprefix(space)}"
                 lines.append(f"update {here} {each.new}\n" if each.new else f"delete {here}\n")
         if lines:
-            self.repository.git("update-ref", "--stdin", standard_input="".join(lines).encode())
+            feed = "".join(lines).encode()
+            self.repository.git("update-ref", "--stdin", standard_input=feed, config=(KEPT_UNSYNCED,))
 
     # -------------------------------------------------------------------------------------------- small parts
 
-    def _network(self, *arguments: str, git_directory: Path | None = None) -> str:
+    def _network(self, *arguments: str, git_directory: Path | None = None, settings: Sequence[str] = ()) -> str:
         """Run git against the remote, as if nothing but its address were configured for it."""
-        settings = (
+        config = (
+            *settings,
             f"remote.{self.name}.mirror=false",  # or no ref can be named in a push
             f"remote.{self.name}.followRemoteHEAD=never",
-            "core.fsync=objects",  # what we keep of a remote can be fetched again: to sync 1,000 refs takes 4 s
+            KEPT_UNSYNCED,
             "fetch.pruneTags=false",
             "advice.fetchShowForcedUpdates=false",
         )
-        return self.repository.git(*arguments, timeout_s=self.timeout_s, config=settings, git_directory=git_directory)
+        return self.repository.git(*arguments, timeout_s=self.timeout_s, config=config, git_directory=git_directory)
 
     def _bring(self, branches: Sequence[str]) -> None:
         self._network(
@@ -241,45 +297,9 @@ def open_remote(repository: Repository, name: str | None) -> Remote | None:
     return Remote(repository, name) if urls else None
 
 
-@contextlib.contextmanager
-def _without_refs(repository: Repository, oid: str) -> Iterator[Path | None]:
-    """Lend a git directory that is the repository but for its refs, None where they are not stored as files.
-
-    Git compares every ref to be pushed with every ref there is here, twice: to delete 1,000 claims of which we keep
-    1,000 takes it 1.5 s, and other refs of a clone come on top. What is pushed is named by object id and needs none.
-    The directory lies in that of the repository, and includes its configuration: what that says relative to a place
-    (`include.path`, `includeIf.gitdir`) holds here too. `oid` is any object id, for how long they are.
-    """
-    if (repository.common / "reftable").exists():
-        yield None
-        return
-    repository.state.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(repository.state)
-    with tempfile.TemporaryDirectory(prefix="push-", dir=repository.state) as name:
-        place = Path(name)
-        (place / "HEAD").write_text(f"ref: {HEADS}main\n", encoding="ascii")
-        (place / "refs").mkdir()
-        for each in ("objects", "shallow"):
-            (place / each).symlink_to(repository.common / each)
-        included = [_configuration(repository.common / each) for each in ("config", "config.worktree")]
-        kind = "sha256" if len(oid) == 64 else "sha1"
-        head = f"[core]\nrepositoryFormatVersion = 1\n[extensions]\nobjectFormat = {kind}\n".encode()
-        (place / "config").write_bytes(head + b"".join(included))
-        yield place
-
-
-def _remove_abandoned(state: Path) -> None:
-    """Remove what a push left that was KILLed: nobody pushes for an hour."""
-    for each in state.glob("push-*"):
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - each.stat().st_mtime > ABANDONED_S:
-                DISK.remove_tree(each)
-
-
-def _configuration(path: Path) -> bytes:
-    """Return the words that include a file of configuration, which need not exist."""
-    quoted = os.fsencode(path).replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n")
-    return b'[include]\npath = "%s"\n' % quoted
+def addresses(repository: Repository, name: str) -> list[str]:
+    """Return the addresses that are configured for a remote, none if there is no such remote."""
+    return _configured(repository, f"remote.{name}.url") if REMOTE_NAME.fullmatch(name) else []
 
 
 def _configured(repository: Repository, key: str) -> list[str]:
@@ -427,6 +447,12 @@ def read_notes(repository: Repository, oids: Sequence[str]) -> Mapping[str, byte
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\x00-\x1f]+")
 SCP_LIKE = re.compile(r"([^\s:/@\x00-\x1f-][^\s:/@\x00-\x1f]*@)?(\[[0-9A-Fa-f:.]+\]|[\w][\w.-]*):(?!:)[^\s\x00-\x1f]+")
+
+
+def address_of(repository: Repository, name: str) -> str:
+    """Return where a remote is, without credentials, "" if it is not configured."""
+    urls = _configured(repository, f"remote.{name}.url")
+    return git.without_credentials(urls[0]) if urls else ""
 
 
 def is_url(text: str) -> bool:

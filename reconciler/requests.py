@@ -28,16 +28,22 @@ class Requests:
     `twins` the path of a file to all that claim its name.
     """
 
-    def __init__(self, world: World, cache: Cache) -> None:
+    def __init__(self, world: World, cache: Cache, tree: str | None = None) -> None:
+        """Take what the cache holds, brought to a tree at once if one is given: to index costs all there is."""
         self.world, self.cache = world, cache
         self.parsed: dict[str, Request] = {}
+        if tree is not None and tree != cache.requests_tree:
+            self._bring_to(tree)
         self._index()
 
     def read_tree(self, tree: str | None) -> None:
         """Bring the rows of requests to a tree, parsing what differs from the tree they were made from."""
+        if tree != self.cache.requests_tree:
+            self._bring_to(tree)
+            self._index()
+
+    def _bring_to(self, tree: str | None) -> None:
         repository, cache = self.world.repository, self.cache
-        if tree == cache.requests_tree:
-            return
         changed = [
             (f"runs.d/{path}", entry)
             for path, entry in repository.changes(cache.requests_tree, tree)
@@ -49,7 +55,6 @@ class Requests:
                 cache.requests.pop(path, None)
         self._parse_rows([(path, entry) for path, entry in changed if entry is not None])
         cache.requests_tree, cache.changed = tree, True
-        self._index()
 
     def _parse_rows(self, entries: Sequence[tuple[str, Entry]]) -> None:
         read = self.world.repository.blobs([entry.oid for _, entry in entries if entry.is_file])

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from reconciler import agent, approve, codec
+from reconciler import agent, approve, codec, reviewed, roles, trust
 from reconciler.model import (
+    BUILT_IN,
     Child,
     ExecutionMode,
     Instructions,
@@ -20,15 +21,19 @@ from reconciler.model import (
     Pipeline,
     PipelineId,
     Plan,
+    PlannedRoles,
     PlannedStage,
     Problem,
     Rejection,
     Request,
+    RoleSettings,
     RunId,
     Scalar,
     Settings,
     Stage,
     StageId,
+    StageKind,
+    TaskDemand,
     Workspace,
 )
 
@@ -50,13 +55,14 @@ MATCHED_CHARACTERS_MAX = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a plan is resolved: the commit everything is read from, its branch and its instructions; and on which
-    occasion, if the request has several."""
+    """Where a plan is resolved: the commit everything is read from, its branch, its instructions, and what it says
+    about the request's task; and on which occasion, if the request has several."""
 
     commit: str
     branch: str
     instructions: Instructions = Instructions()
     occasion: Occasion = ONCE
+    task: TaskDemand = TaskDemand()
 
 
 def run_id(request: Request, occasion: Occasion = ONCE) -> RunId:
@@ -97,8 +103,10 @@ def instructions_of(files: Iterable[tuple[str, bytes]]) -> Instructions:
 def resolve(
     request: Request, pipelines: Mapping[PipelineId, Pipeline | Rejection], settings: Settings, place: Place
 ) -> Plan | Rejection:
-    """Return the plan of a request, or every reason why there is none."""
-    return _resolve(request, pipelines, settings, place, Way())
+    """Return the plan of a request, or every reason why there is none: that it is not the reviewed one is one."""
+    plan = _resolve(request, pipelines, settings, place, Way())
+    objection = reviewed.objection(request, plan, settings) if isinstance(plan, Plan) else None
+    return plan if objection is None else _rejection(request, [objection])
 
 
 @dataclass(slots=True)
@@ -126,7 +134,8 @@ def _resolve(
         return _rejection(request, [_broken_pipeline(request, pipeline)])
     problems = [*_parameter_problems(request, pipeline), *_target_problems(request, pipeline)]
     problems += _agent_problems(request, pipeline, settings)
-    problems += _mode_problems(request, pipeline)
+    problems += _mode_problems(request, pipeline, place.task)
+    problems += _reuse_problems(request, pipeline, settings)
     if problems:
         return _rejection(request, problems)
     way = way.through(pipeline.id)
@@ -142,15 +151,12 @@ def _plan(
     workspace = pipeline.workspace or settings.workspace
     parameters = _parameters(request, pipeline)
     frozen = replace(pipeline, stages=tuple(_frozen(each, settings) for each in pipeline.stages))
-    stages = _stages(frozen, request.target, workspace, parameters, nested)
-    stages = tuple(_governed(each, request, settings) for each in stages)
-    executed: dict[str, object] = {
-        "stages": [each.digest for each in stages if each.selected],
-        "parameters": parameters,
-    }
-    if pipeline.guardrails_required:
-        executed["guardrails_required"] = True
-    return Plan(
+    stages = _stages(frozen, request.target, workspace, parameters, nested, settings.roles.builder)
+    stages = tuple(_placed(_governed(each, request, settings), request, place.task) for each in stages)
+    stages = tuple(
+        replace(each, untrusted=trust.unbelieved(each, request, settings.trust, place.instructions)) for each in stages
+    )
+    plan = Plan(
         run_id=run_id(request, place.occasion),
         name=request.name,
         task_id=request.task,
@@ -162,7 +168,7 @@ def _plan(
         branch=place.branch,
         parameters=parameters,
         target=request.target,
-        execution_mode=mode_of(request, pipeline),
+        execution_mode=mode_of(request, pipeline, place.task),
         approval_policy=request.approval_policy or settings.approval_policy,
         workspace=workspace,
         keep_workspace=settings.keep_workspace,
@@ -178,12 +184,79 @@ def _plan(
         rerun=request.rerun,
         instructions=place.instructions,
         stages=stages,
-        digest=codec.digest(executed),
+        digest="",
         parent=request.parent,
         guardrails_required=pipeline.guardrails_required,
         sandbox_missing=settings.sandbox.missing,
         group=request.concurrency.group if request.concurrency is not None else "",
         fired_at=place.occasion.fired_at,
+        roles=_roles(settings, len(stages)),
+    )
+    return replace(plan, digest=digest_of(plan))
+
+
+def digest_of(plan: Plan) -> str:
+    """Return the digest of what a plan executes, and of who judges it where that is not us."""
+    executed: dict[str, object] = {
+        "stages": [each.digest for each in plan.stages if each.selected],
+        "parameters": plan.parameters,
+    }
+    if plan.guardrails_required:
+        executed["guardrails_required"] = True
+    if plan.roles.judges:
+        executed["judges"] = [each.digest for each in plan.roles.judges]
+    return codec.digest(executed)
+
+
+# ------------------------------------------------------------------------------------------------ roles
+
+
+def _roles(settings: Settings, index: int) -> PlannedRoles:
+    """Return who takes the roles of a run; `index` is that of the first stage behind those of the pipeline."""
+    said, judges = settings.roles, []
+    if said.tester != BUILT_IN:
+        judges.append(_judge(said, roles.TESTER, index, {"use": said.tester}))
+    if said.agent is not None:
+        # It begins anew each time: what it would go on with is about another state of the run.
+        reviewer = codec.dump(replace(agent.resolve(said.agent, settings.agents), resume=False))
+        judges.append(_judge(said, roles.REVIEWER, index + len(judges), {"agent": said.agent}, reviewer))
+    elif said.reviewer != BUILT_IN:
+        judges.append(_judge(said, roles.REVIEWER, index + len(judges), {"use": said.reviewer}))
+    return PlannedRoles(
+        planner=said.planner,
+        builder=said.builder,
+        tester=said.tester,
+        reviewer=said.reviewer if said.agent is None else f"agent {said.agent['use']}",
+        judges=tuple(judges),
+    )
+
+
+def _judge(
+    said: RoleSettings,
+    judge: StageId,
+    index: int,
+    executed: Mapping[str, object],
+    reviewer: Mapping[str, object] | None = None,
+) -> PlannedStage:
+    """Return the stage as which a tester or a reviewer is executed that is not ours."""
+    return PlannedStage(
+        index=index,
+        id=judge,
+        title=judge.removeprefix("_"),
+        kind=StageKind.COMMAND if reviewer is None else StageKind.AGENT,
+        argv=(),
+        cwd=".",
+        env={},
+        needs=(),
+        timeout_s=said.timeout_s,
+        attempts_max=1,
+        backoff_s=1.0,
+        allow_failure=False,
+        summary_hint="",
+        role=None,
+        selected=True,
+        digest=codec.digest({"id": judge, **executed}),
+        agent=reviewer,
     )
 
 
@@ -300,12 +373,13 @@ def _stages(
     workspace: Workspace,
     parameters: Mapping[str, Scalar],
     nested: Mapping[StageId, Nested],
+    builder: str,
 ) -> tuple[PlannedStage, ...]:
     needs = _needs(pipeline.stages)
     selected = _needed_by(target, needs) if target else set(needs)
     # What cleans up does so after a part of the pipeline as well.
     selected |= {stage.id for stage in pipeline.stages if stage.finally_}
-    digests = _digests(pipeline.stages, needs, workspace, parameters, nested)
+    digests = _digests(pipeline.stages, needs, workspace, parameters, nested, builder)
     return tuple(
         PlannedStage(
             index=index,
@@ -325,6 +399,7 @@ def _stages(
             selected=stage.id in selected,
             digest=digests[stage.id],
             children=nested[stage.id].children,
+            reuse=stage.reuse,
             **_set(stage),
         )
         for index, stage in enumerate(pipeline.stages)
@@ -347,6 +422,12 @@ def _governed(stage: PlannedStage, request: Request, settings: Settings) -> Plan
     if stage.approval is None or not approve.is_governed(stage.approval, case, stage.id, settings.approvals):
         return stage
     return replace(stage, approval={**stage.approval, approve.GOVERNED: True})
+
+
+def _placed(stage: PlannedStage, request: Request, task: TaskDemand) -> PlannedStage:
+    """Return a stage that says where it wants to be executed."""
+    remote = stage.requires_cloud or _wants_cloud(request, task)
+    return replace(stage, mode=ExecutionMode.CLOUD) if remote else stage
 
 
 def guard_of(said: Mapping[str, object], settings: Settings) -> dict[str, object]:
@@ -402,6 +483,7 @@ def _digests(
     workspace: Workspace,
     parameters: Mapping[str, Scalar],
     nested: Mapping[StageId, Nested],
+    builder: str,
 ) -> dict[StageId, str]:
     """Return the definition digest of every stage.
 
@@ -423,6 +505,7 @@ def _digests(
                 "needs": {each: found[each] for each in needs[stage_id]},
                 **({"runs": nested[stage.id].digests} if nested[stage.id].digests else {}),
                 **_executed(stage),
+                **({"builder": builder} if builder != BUILT_IN and stage.kind in roles.BUILT else {}),
             }
         )
     return found
@@ -498,21 +581,48 @@ def _agent_problems(request: Request, pipeline: Pipeline, settings: Settings) ->
             yield _problem(request, "/pipeline", reason, cure, "unknown-agent")
 
 
-def mode_of(request: Request, pipeline: Pipeline) -> ExecutionMode:
+def mode_of(request: Request, pipeline: Pipeline, task: TaskDemand) -> ExecutionMode:
     """Return where a run is executed: `mcp`, this machine, unless something asks for an executor elsewhere."""
     remote = any(stage.requires_cloud for stage in pipeline.stages)
-    asked = request.execution.parallel or request.execution.mode == ExecutionMode.CLOUD
-    return ExecutionMode.CLOUD if remote or asked else ExecutionMode.MCP
+    return ExecutionMode.CLOUD if remote or _wants_cloud(request, task) else ExecutionMode.MCP
 
 
-def _mode_problems(request: Request, pipeline: Pipeline) -> Iterable[Problem]:
-    remote = next((stage.id for stage in pipeline.stages if stage.requires_cloud), None)
-    if request.execution.mode == ExecutionMode.MCP and (remote or request.execution.parallel):
-        what = (
-            f"stage '{remote}' of pipeline '{pipeline.id}' requires an executor" if remote else "'parallel' needs one"
-        )
-        reason = f"the request wants this machine ('mode: mcp'), and {what}"
+def _wants_cloud(request: Request, task: TaskDemand) -> bool:
+    """Return whether a request or its task asks for an executor elsewhere for the whole run."""
+    asked = (request.execution, task.execution)
+    return task.requires_cloud or any(each.parallel or each.mode == ExecutionMode.CLOUD for each in asked)
+
+
+def _mode_problems(request: Request, pipeline: Pipeline, task: TaskDemand) -> Iterable[Problem]:
+    here = request.execution.mode == ExecutionMode.MCP
+    if not here and task.execution.mode != ExecutionMode.MCP:
+        return
+    if mode_of(request, pipeline, task) == ExecutionMode.CLOUD:
+        who = "the request" if here else f"task '{request.task}'"
+        reason = f"{who} wants this machine ('mode: mcp'), and {_why_cloud(request, pipeline, task)}"
         yield _problem(request, "/execution", reason, "say 'mode: auto' or 'mode: cloud'", "mode")
+
+
+def _why_cloud(request: Request, pipeline: Pipeline, task: TaskDemand) -> str:
+    """Return what asks for an executor, in a run that needs one."""
+    remote = next((stage.id for stage in pipeline.stages if stage.requires_cloud), None)
+    if remote:
+        return f"stage '{remote}' of pipeline '{pipeline.id}' requires an executor"
+    if request.execution.parallel:
+        return "'parallel' needs one"
+    if request.execution.mode == ExecutionMode.CLOUD:
+        return "the request wants an executor ('mode: cloud')"
+    return f"task '{request.task}' requires an executor, as tasks/index.json says"
+
+
+def _reuse_problems(request: Request, pipeline: Pipeline, settings: Settings) -> Iterable[Problem]:
+    reused = next((stage.id for stage in pipeline.stages if stage.reuse is not None), None)
+    if reused is not None and (pipeline.workspace or settings.workspace) == Workspace.CHECKOUT:
+        reason = (
+            f"stage '{reused}' of pipeline '{pipeline.id}' may be reused, and works in the checkout, whose files are "
+            "not those of the commit"
+        )
+        yield _problem(request, "/pipeline", reason, "let the pipeline say 'workspace: worktree'", "reuse")
 
 
 def _unknown_pipeline(request: Request, pipelines: Iterable[str]) -> Problem:

@@ -30,7 +30,7 @@ import hashlib
 import itertools
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -66,12 +66,17 @@ ATTEMPTS_HELD_MAX = 10_000
 """A run with more claims than this is not read further; no setting allows as many."""
 
 
+DIRECTORIES_KNOWN_MAX = 5_000
+"""So many run directories are named once and not again."""
+
+
 # ------------------------------------------------------------------------------------------------ one run
 
 
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
-    """The live records of one run. `path` is absolute."""
+    """The live records of one run. `path` is absolute. What is only read is named by text: every pass reads a dozen
+    records of every run that is under way, and to make a Path of each name takes as long as to read it."""
 
     path: Path
     disk: Disk = DISK
@@ -100,14 +105,17 @@ class RunDirectory:
     def record(self, family: str, number: int) -> Path:
         return self.path / f"{family}/{number}.json"
 
+    def place(self, name: str) -> str:
+        return f"{self.path}/{name}"
+
     def numbers(self, family: str) -> tuple[int, ...]:
         """Return the numbers of the records in `family`, ascending."""
-        names = [name[:-5] for name in self.disk.names(self.path / family) if name.endswith(".json")]
+        names = [name[:-5] for name in self.disk.names(self.place(family)) if name.endswith(".json")]
         return tuple(sorted([int(name) for name in names if _is_number(name)])[-ATTEMPTS_HELD_MAX:])
 
     def newest(self) -> int:
         """Return the number of the newest claim, 0 if there is none. A claim in quarantine keeps its number."""
-        names = self.disk.names(self.path / "quarantine")
+        names = self.disk.names(self.place("quarantine"))
         kept = (name.split(".")[0][7:] for name in names if name.startswith("claims-"))
         quarantined = max((int(number) for number in kept if _is_number(number)), default=0)
         return max(quarantined, *(max(self.numbers(each), default=0) for each in ("claims", "attempts")))
@@ -124,7 +132,7 @@ class RunDirectory:
     def plan(self, claim: Claim | None) -> Plan | None:
         return self.read(Plan, self.plan_path(claim))
 
-    def read(self, kind: type[T], path: Path) -> T | None:
+    def read(self, kind: type[T], path: Path | str) -> T | None:
         """Return the record in `path`, None if there is none. Raise CodecError if it cannot be read."""
         data = self.disk.read_bounded(path)
         return None if data is None else codec.parse(kind, data)
@@ -136,7 +144,7 @@ def _is_number(text: str) -> bool:
 
 def read_frozen(directory: RunDirectory, claim: Claim | None, sha256: str) -> Plan | None:
     """Return the plan of an attempt, None if there is none. Raise CodecError if it is not the one with this digest."""
-    data = directory.disk.read_bounded(directory.plan_path(claim))
+    data = directory.disk.read_bounded(directory.place(claim.plan if claim else "plan.json"))
     if data is not None and hashlib.sha256(data).hexdigest() != sha256:
         raise codec.CodecError("it is not the plan that was frozen here")
     return None if data is None else codec.parse(Plan, data)
@@ -158,7 +166,7 @@ def read_all(directory: RunDirectory, family: str, kind: type[T]) -> dict[int, T
     found = {}
     for number in directory.numbers(family):
         with contextlib.suppress(codec.CodecError):
-            record = directory.read(kind, directory.record(family, number))
+            record = directory.read(kind, directory.place(f"{family}/{number}.json"))
             if record is not None:
                 found[number] = record
     return found
@@ -200,22 +208,29 @@ class Runs:
     state: Path
     disk: Disk = DISK
     is_alive: Callable[[Process], bool] = process.is_alive
+    known: dict[tuple[str, str], RunDirectory] = field(default_factory=dict, compare=False, repr=False)
 
     def directory(self, task_id: str, run_id: str) -> RunDirectory:
-        return RunDirectory(self.root / task_id / f"cli/{run_id}", self.disk)
+        found = self.known.get((task_id, run_id))
+        if found is None:
+            if len(self.known) >= DIRECTORIES_KNOWN_MAX:
+                self.known.clear()
+            found = RunDirectory(self.root / task_id / f"cli/{run_id}", self.disk)
+            self.known[task_id, run_id] = found
+        return found
 
-    def marked(self) -> tuple[tuple[TaskId, RunId], ...]:
-        """Return the runs that are not finished with, in the order of their ids."""
-        names = sorted(name for name in self.disk.names(self.state / "live") if not name.startswith("."))
-        found = ((self._marked_task(name), RunId(name)) for name in names)
-        return tuple((task, run_id) for task, run_id in found if task)
+    def marks(self) -> dict[RunId, TaskId | None]:
+        """Return the runs that are not finished with, in the order of their ids, and the task of each: None where the
+        mark is damaged and nothing is there of its run."""
+        names = sorted(name for name in self.disk.names(f"{self.state}/live") if not name.startswith("."))
+        return {RunId(name): self._marked_task(name) for name in names}
 
     def _marked_task(self, name: str) -> TaskId | None:
         """Return the task a mark names; where the mark is damaged, or nothing is there of what it names, the task that
         has a directory for the run."""
         said = None
         with contextlib.suppress(codec.CodecError, UnicodeDecodeError):
-            data = self.disk.read_bounded(self.state / "live" / name, MARK_BYTES_MAX)
+            data = self.disk.read_bounded(f"{self.state}/live/{name}", MARK_BYTES_MAX)
             text = (data or b"").decode("ascii").partition("\n")[0]
             if TASK_ID.fullmatch(text):
                 said = TaskId(text)
@@ -233,11 +248,11 @@ class Runs:
         self.disk.write_atomic(self.state / "live" / run_id, "\n".join(lines).encode(), sync=bool(plan))
 
     def is_marked(self, run_id: str) -> bool:
-        return self.disk.exists(self.state / "live" / run_id)
+        return self.disk.exists(f"{self.state}/live/{run_id}")
 
     def is_ours(self, run_id: str) -> bool:
         """Return whether this machine ever executed a run: only then are its records to be believed."""
-        return self.is_marked(run_id) or self.disk.exists(self.state / "done" / run_id)
+        return self.is_marked(run_id) or self.disk.exists(f"{self.state}/done/{run_id}")
 
     def unmark(self, run_id: str) -> None:
         """Remember that a run is finished with."""
@@ -246,15 +261,18 @@ class Runs:
             self.disk.replace(self.state / "live" / run_id, self.state / "done" / run_id)
 
     def forget(self, run_id: str) -> None:
-        """Remove the marks of a run that this machine has no part in any more."""
-        self.disk.unlink(self.state / "live" / run_id)
-        self.disk.unlink(self.state / "done" / run_id)
+        """Remove the marks of a run that this machine has no part in, or not any more."""
+        for family in ("live", "done"):
+            try:
+                self.disk.unlink(self.state / family / run_id)
+            except IsADirectoryError:
+                self.disk.remove_tree(self.state / family / run_id)
 
     def plan_digests(self, run_id: str) -> dict[str, str]:
         """Return plan file -> SHA-256 as it was frozen; none where the mark is lost or damaged."""
         for family in ("live", "done"):
             with contextlib.suppress(codec.CodecError, UnicodeDecodeError):
-                data = self.disk.read_bounded(self.state / family / run_id, MARK_BYTES_MAX)
+                data = self.disk.read_bounded(f"{self.state}/{family}/{run_id}", MARK_BYTES_MAX)
                 if data is not None:
                     words = [line.split(" ") for line in data.decode("ascii").splitlines()[1:]]
                     return {each[0]: each[1] for each in words if len(each) == 2}
@@ -263,7 +281,8 @@ class Runs:
     def frozen_plan(self, task_id: str, run_id: str, claim: Claim | None) -> Plan | None:
         """Return the plan of a claimed attempt, None if there is none. Raise CodecError if it is not the frozen one."""
         directory = self.directory(task_id, run_id)
-        return read_frozen(directory, claim, self.plan_digests(run_id).get(directory.plan_path(claim).name, ""))
+        name = directory.name_of(claim.plan if claim else "plan.json")
+        return read_frozen(directory, claim, self.plan_digests(run_id).get(name, ""))
 
     def observe(self, task_id: TaskId, run_id: RunId) -> Run | None:
         """Return the run as it is now, None if nothing of it was ever claimed here."""
@@ -276,23 +295,24 @@ def _observe(runs: Runs, task_id: TaskId, run_id: RunId, number: int) -> Run:
     directory = runs.directory(task_id, run_id)
     # The lock is looked at before the records: a worker writes its end first and lets go of the lock after, so a
     # lock seen free means that the record read next is final.
-    held = directory.disk.lock_is_held(directory.lock)
+    held = directory.disk.lock_is_held(directory.place("lock"))
     corrupt: list[Problem] = []
 
-    def read(kind: type[T], path: Path) -> T | None:
+    def read(kind: type[T], family: str) -> T | None:
+        name = f"{family}/{number}.json"
         try:
-            return directory.read(kind, path)
+            return directory.read(kind, directory.place(name))
         except codec.CodecError as error:
-            corrupt.append(_corrupt(directory, path, str(error)))
+            corrupt.append(_corrupt(directory, name, str(error)))
             return None
 
-    claim = read(Claim, directory.record("claims", number))
+    claim = read(Claim, "claims")
     plan = None
     try:
         plan = runs.frozen_plan(task_id, run_id, claim)
     except codec.CodecError as error:
-        corrupt.append(_corrupt(directory, directory.plan_path(claim), str(error)))
-    attempt = read(Attempt, directory.record("attempts", number))
+        corrupt.append(_corrupt(directory, claim.plan if claim else "plan.json", str(error)))
+    attempt = read(Attempt, "attempts")
     return Run(
         run_id=run_id,
         task_id=task_id,
@@ -307,8 +327,8 @@ def _observe(runs: Runs, task_id: TaskId, run_id: RunId, number: int) -> Run:
         claimer_alive=claim is not None and runs.is_alive(claim.claimer),
         worker_alive=attempt is not None and runs.is_alive(attempt.worker),
         planned=plan is not None,
-        cancel=read(CancelIntent, directory.record("cancels", number)),
-        end=read(End, directory.record("ends", number)),
+        cancel=read(CancelIntent, "cancels"),
+        end=read(End, "ends"),
         corrupt=tuple(corrupt),
         parent=plan.parent if plan else None,
         group=plan.group if plan else "",
@@ -328,12 +348,11 @@ def read_lease(disk: Disk, path: Path) -> Instant | None:
 def read_beat(directory: RunDirectory) -> Instant | None:
     """Return the newest heartbeat; a damaged one counts as none, because the next one replaces it."""
     with contextlib.suppress(codec.CodecError):
-        return directory.read(Instant, directory.heartbeat)
+        return directory.read(Instant, directory.place(".heartbeat"))
     return None
 
 
-def _corrupt(directory: RunDirectory, path: Path, reason: str) -> Problem:
-    name = path.relative_to(directory.path).as_posix()
+def _corrupt(directory: RunDirectory, name: str, reason: str) -> Problem:
     return Problem(
         path=f".runs/{directory.path.parent.parent.name}/cli/{directory.path.name}/{name}",
         pointer=name,

@@ -74,13 +74,11 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """What a stage may reach. `write` None: all of the workspace. `asked` is False where a stage of untrusted text
-    asked for nothing itself: it gets the walls that this machine can build."""
+    """What a stage may reach. `write` None: all of the workspace."""
 
     network: bool = False
     write: tuple[str, ...] | None = None
     secrets: tuple[str, ...] = ()
-    asked: bool = True
 
 
 def demand(said: Mapping[str, Any] | None, *, trusted: bool = True) -> Demand | None:
@@ -96,7 +94,6 @@ def demand(said: Mapping[str, Any] | None, *, trusted: bool = True) -> Demand | 
         network=trusted and bool(words.get("network", False)),
         write=None if write is not None and "." in write else write,
         secrets=tuple(words.get("secrets", ())) if trusted else (),
-        asked=said is not None,
     )
 
 
@@ -159,6 +156,8 @@ def arguments(
     mounts = _mounts(scene, wanted, files)
     masks = _masks(mounts, scene.hidden)
     found = [*SEPARATE, *([] if scene.nested else ["--disable-userns"]), *([] if wanted.network else ["--unshare-net"])]
+    # The kernel asks this of root that makes a namespace in which there is root again.
+    found += ["--cap-add", "CAP_SETFCAP"] if scene.nested and scene.root else []
     found += ["--sync-fd", str(kept)]
     # A mount covers what is below it, so the path with fewer parts comes first, whoever asked for it.
     for path in sorted({**mounts, **masks}, key=lambda each: (_depth(each), each)):
@@ -417,7 +416,8 @@ class Wall:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
     """Where a stage is to run: its workspace, the run's directory and home, the repository's checkout, the package that
-    a driver is read from, and the directory of files that a driver leaves ("" for a command)."""
+    a driver is read from, and the directory of files that a driver leaves ("" for a command). `own` is a directory that
+    an agent keeps between its tries; `programs` are to be found in the sandbox wherever they are installed."""
 
     workspace: Path
     run_directory: Path
@@ -425,6 +425,8 @@ class Surroundings:
     checkout: Path
     package: str
     artifacts: str = ""
+    own: str = ""
+    programs: tuple[str, ...] = ()
 
 
 def build(stage: PlannedStage, wanted: Demand, around: Surroundings, *, missing: str) -> Wall:
@@ -439,7 +441,7 @@ def build(stage: PlannedStage, wanted: Demand, around: Surroundings, *, missing:
             raise Refused("this bubblewrap cannot bind by descriptor, as 'write' needs (0.10 can)")
         return Wall(demand=wanted, scene=_scene(stage, around, nested=not found.closing))
     except (Refused, OSError) as error:
-        if missing == "refuse" and wanted.asked:
+        if missing == "refuse":
             cure = "install bubblewrap, or set 'sandbox: {missing: record}'"
             return Wall(demand=wanted, reason=f"cannot be sandboxed here: {_said(error)}; {cure}", refused=True)
         return Wall(demand=wanted, reason=f"unsandboxed: {_said(error)}")
@@ -463,25 +465,50 @@ def _make_home(home: Path) -> None:
 def _scene(stage: PlannedStage, around: Surroundings, *, nested: bool) -> Scene:
     links, system = _system()
     git = _git(around.checkout, around.workspace)
-    if around.artifacts:
-        Path(around.artifacts).mkdir(parents=True, exist_ok=True)
+    writable = tuple(each for each in (around.artifacts, around.own) if each)
+    for each in writable:
+        Path(each).mkdir(parents=True, exist_ok=True)
+    paths_of_programs, links_of_programs = _programs(around.programs)
     workspace = str(around.workspace)
     paths = [*system, *(_python(around.package) if around.artifacts else ()), *(git.paths if git else ())]
+    paths += paths_of_programs
     copied = [each for each in paths if _is_small(each)]
     return Scene(
         workspace=workspace,
         cwd=os.path.normpath(f"{workspace}/{stage.cwd}"),
         home=str(around.home),
         hidden=_hidden(around, git),
-        links=links,
+        links=(*links, *links_of_programs),
         readable=tuple(each for each in paths if each not in copied),
         copied=tuple(copied),
-        writable=(around.artifacts,) if around.artifacts else (),
+        writable=writable,
         git=git,
         # Agents put what they start into sandboxes of their own.
         nested=nested or stage.kind == StageKind.AGENT,
         root=os.geteuid() == 0,
     )
+
+
+def _programs(words: Iterable[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return what programs are read from, and the links by which they are found, as far as the system's directories do
+    not hold them: a package of npm with all those beside it, else the file alone."""
+    paths: dict[str, None] = {}
+    links: dict[str, str] = {}
+    for word in words:
+        found = _found(word) if "/" not in word else os.path.normpath(word)
+        if found is None or not found.startswith("/") or not os.access(found, os.X_OK):
+            continue
+        real = os.path.realpath(found)
+        before, package, _ = real.partition(f"/{PACKAGES}/")
+        root = f"{before}/{PACKAGES}" if package else real
+        if not any(_is_below(root, each) for each in SYSTEM):
+            paths[root] = None
+        if found != real and not any(_is_below(found, each) for each in (*SYSTEM, *paths)):
+            links[found] = real
+    return list(paths), list(links.items())
+
+
+PACKAGES = "node_modules"
 
 
 def _is_small(path: str) -> bool:

@@ -14,7 +14,7 @@ from reconciler.aggregate import duration
 from reconciler.conditions import read_conditions
 from reconciler.loop import Loop, Pass, unproven
 from reconciler.manifest import artifact_root
-from reconciler.model import Phase, RunId, StageStatus
+from reconciler.model import ForgeSettings, Phase, RunId, StageStatus, TaskId
 from reconciler.observe import Observer
 from reconciler.phases import ENDED
 from reconciler.process import Workers
@@ -24,14 +24,18 @@ from reconciler.world import World, open_world
 WAITED_STILL_RUNNING = 3
 WAITED_FOR_APPROVAL = 4
 BLOCKED = 75
+FORGE_PATIENCE_S = 15.0
 
 
 class Session:
     """Passes, and lines about what changed between them: on standard error, so that output stays data."""
 
-    def __init__(self, directory: Path, *, workers: Workers | None = None, quiet: bool = False) -> None:
+    def __init__(
+        self, directory: Path, *, workers: Workers | None = None, quiet: bool = False, branch: str | None = None
+    ) -> None:
         self.world = open_world(directory, workers)
-        self.loop = Loop(self.world, Observer(self.world))
+        self.loop = Loop(self.world, Observer(self.world, branch), opener=_opener)
+        self.published: dict[RunId, tuple[TaskId, str]] = {}
         self.quiet = quiet
         self.said: set[str] = set()
         self.live = None if quiet or not sys.stderr.isatty() else _live_display()
@@ -48,6 +52,9 @@ class Session:
             self.world.workers.close()
 
     def _watch(self, result: Pass) -> None:
+        if result.publication is not None:
+            runs, commit = result.seen.actual.runs, result.publication.commit
+            self.published |= {each: (runs[each].task_id, commit) for each in result.publication.runs if each in runs}
         if self.quiet:
             return
         for line in news(result):
@@ -98,6 +105,13 @@ def _unpushed(world: World, result: Pass) -> bool:
 EMPTY = "nothing to do: runs.d/ holds no request at the tip; write one, or run: reconciler init"
 
 
+def _opener(world: World, settings: ForgeSettings) -> Any:
+    """Open the forge, which is loaded only now; a pass does not wait long for one."""
+    from reconciler.forges.opening import open_forge
+
+    return open_forge(world, settings, patience_s=FORGE_PATIENCE_S)
+
+
 def _live_display() -> Any:
     from reconciler.display import Display
 
@@ -118,7 +132,7 @@ def news(result: Pass) -> list[str]:
         what = result.publication.runs[0] if count == 1 else f"{count} runs"
         lines.append(f"evidence of {what} committed: {result.publication.commit[:12]}")
         lines += [f"warning: {each}" for each in result.publication.warnings]
-    return lines
+    return [*lines, *map(single_line, result.told)]
 
 
 def _stage_news(result: Pass) -> list[str]:

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from reconciler.agent import BUILT_IN as AGENTS
 from reconciler.model import (
     AgentSettings,
     ApprovalPolicy,
     Contract,
     EvidenceSettings,
+    ForgeSettings,
     GuardSettings,
     Heartbeat,
     Policy,
     PublishSettings,
     Redact,
     Rejection,
+    RoleSettings,
     SandboxSettings,
     Settings,
     Source,
@@ -25,7 +28,7 @@ from reconciler.model import (
     Watch,
     Workspace,
 )
-from reconciler.parse import Conversions, at, examine, fields_of, parse_duration, parse_size, pattern_fault
+from reconciler.parse import Conversions, agent_of, at, examine, fields_of, parse_duration, parse_size, pattern_fault
 from reconciler.yaml_events import Document, shown
 
 _PATTERN_LENGTH_MAX = 500
@@ -38,7 +41,7 @@ def parse_settings(data: bytes | None, source: Source, contract: Contract) -> Se
     """Return the settings that `data` says, the defaults where it says nothing, or everything that is wrong."""
     if data is None:
         return Settings()
-    checks = (_intervals, _silence, _lease, _ageing, _patterns, _commands)
+    checks = (_intervals, _silence, _lease, _ageing, _patterns, _commands, _reviewer)
     document = examine("settings", data, source, contract, *checks)
     if isinstance(document, Rejection):
         return document
@@ -111,6 +114,22 @@ def _commands(document: Document) -> Iterator[Violation]:
             yield Violation(path=pointer, reason=reason, cure="add 'command: [...]'", rule="agent-command")
 
 
+def _reviewer(document: Document) -> Iterator[Violation]:
+    """Return a violation where the reviewing agent is none that is known, or its command does not belong to it."""
+    named: object = document.value.get("agents")
+    for pointer, each in at(document.value, "roles.reviewer.agent"):
+        if not isinstance(each, dict) or not isinstance(used := each.get("use"), str):
+            continue
+        known = sorted({*AGENTS, *(map(str, named) if isinstance(named, dict) else ())})
+        if used not in known:
+            reason = f"{shown(used)} is no agent that is known"
+            cure = f"name it below 'agents', or use: {', '.join(known)}"
+            yield Violation(path=(*pointer, "use"), reason=reason, cure=cure, rule="unknown-agent")
+        elif (used == "command") != ("command" in each):
+            reason = "'command' is only read with 'use: command'"
+            yield Violation(path=pointer, reason=reason, cure="say both or neither", rule="agent-command")
+
+
 def _heartbeat(value: Mapping[str, Any]) -> Heartbeat:
     seconds: Conversions = {key: (f"{key}_s", parse_duration) for key in value}
     return Heartbeat(**fields_of(value, seconds))
@@ -157,6 +176,15 @@ def _agents(value: Mapping[str, Mapping[str, Any]]) -> dict[str, AgentSettings]:
     return {name: AgentSettings(**fields_of(each, {"command": ("command", tuple)})) for name, each in value.items()}
 
 
+def _roles(value: Mapping[str, Any]) -> RoleSettings:
+    said = dict(value)
+    reviewer = said.get("reviewer")
+    if isinstance(reviewer, dict):
+        del said["reviewer"]
+        said["agent"] = agent_of(reviewer["agent"])
+    return RoleSettings(**fields_of(said, {"timeout": ("timeout_s", parse_duration)}))
+
+
 _SETTINGS: Conversions = {
     "poll_interval": ("poll_interval_s", parse_duration),
     "lease": ("lease_s", parse_duration),
@@ -171,10 +199,13 @@ _SETTINGS: Conversions = {
     "checklists": ("checklists", tuple),
     "redact": ("redact", _redact),
     "approvals": ("approvals", _policies),
-    "trust": ("trust", lambda value: Trust(**value)),
+    "trust": ("trust", lambda value: Trust(**fields_of(value, {"paths": ("paths", tuple)}))),
     "publish": ("publish", lambda value: PublishSettings(**value)),
+    "forge": ("forge", lambda value: ForgeSettings(**value)),
     "guards": ("guards", _guards),
     "sandbox": ("sandbox", lambda value: SandboxSettings(**value)),
     "agents": ("agents", _agents),
     "ageing": ("ageing_s", parse_duration),
+    "require_plan": ("require_plan", bool),
+    "roles": ("roles", _roles),
 }

@@ -15,6 +15,7 @@ import re
 import resource
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -42,8 +43,12 @@ MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
 """The unit of ru_maxrss: KiB on Linux, bytes on macOS (getrusage(2))."""
 
 PACKAGE = str(Path(__file__).resolve().parent.parent)
-DRIVER = "import sys; sys.path.insert(0, sys.argv[1]); from reconciler.drive import main; sys.exit(main(sys.argv[2]))"
+DRIVER = "import sys; sys.path.insert(0, sys.argv[1]); from reconciler.drive import main; sys.exit(main(*sys.argv[2:]))"
 """How the process of a stage that is no command starts: isolated, with this very package."""
+DOOR = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from reconciler.agents.door import main; sys.exit(main(sys.argv[2]))"
+)
+"""How the door to an agent's model starts: outside of the sandbox, with the environment of the worker."""
 
 CONDITION = "import sys; sys.path.insert(0, sys.argv[1]); from reconciler.drive import judge_condition as j; j()"
 CONDITION_PATIENCE_S = 30.0
@@ -160,30 +165,65 @@ class Ongoing:
         selector: selectors.BaseSelector,
         order: bytes | None = None,
         wall: sandbox.Wall | None = None,
+        door: int | None = None,
     ) -> None:
         """Start the process in a group of its own, with the run's lock inherited; a failure to is its exit 127.
 
         With an `order` it is a driver's process, which reads that and must answer. With a `wall` it is started behind
-        that, or not at all if it is refused.
+        that, or not at all if it is refused. `door` is a descriptor that it is given, and that is closed here.
         """
         self.log.open()
-        self.wall = wall
-        self.selector = selector
+        self.wall, self.selector = wall, selector
         if self.record.tries > 1:
             self.log.write(f"--- try {self.record.tries} ---\n".encode())
             self.log.recent = b""
         reading, writing = _pipe()
-        told = answering = subprocess.DEVNULL
-        argv = self.stage.argv
-        launch = sandbox.Launch()
         try:
+            pid = self._spawn(place, environment, lock, writing, order, () if door is None else (door,))
+        except sandbox.Refused as error:
+            os.close(reading)
+            self._refused(str(error))
+        except (OSError, ValueError) as error:
+            os.close(reading)
+            self._not_started(error, place)
+        else:
+            self._watch(pid, reading)
+        finally:
+            os.close(writing)
+            if self.pid is None:
+                self.inner.close()
+                self._hear_nothing()
+        self.record = replace(
+            self.record,
+            started_at=process.instant().at,
+            process=self._identity(),
+            sandbox=self.wall.record() if self.wall else None,
+        )
+
+    def _spawn(
+        self,
+        place: Path,
+        environment: Mapping[str, str],
+        lock: int,
+        writing: int,
+        order: bytes | None,
+        doors: tuple[int, ...],
+    ) -> int:
+        """Start the process, what it prints going to `writing`, and return its pid; what it alone is given is closed
+        here. Raise Refused, OSError or ValueError."""
+        argv, told, given = self.stage.argv, subprocess.DEVNULL, [lock]
+        with contextlib.ExitStack() as handed_over:
+            for each in doors:
+                handed_over.callback(os.close, each)
             if order is not None:
-                self.driven = True
-                told = _file_of(order, self.log.file.with_suffix(".order"))
-                self.answers, answering = _pipe()
-                argv = (sys.executable, "-I", "-c", DRIVER, PACKAGE, str(answering))
-            if wall is not None:
-                launch = sandbox.launch(wall, argv, environment, lock)
+                told, answering = self._tell(order, handed_over)
+                argv = (sys.executable, "-I", "-c", DRIVER, PACKAGE, str(answering), *map(str, doors))
+                given += [answering, *doors]
+            launch = sandbox.Launch()
+            if self.wall is not None:
+                launch = sandbox.launch(self.wall, argv, environment, lock)
+            handed_over.callback(launch.close)
+            self.inner = launch.inner
             popen = subprocess.Popen(
                 launch.argv or argv,
                 cwd="/" if launch.argv else place / self.stage.cwd,
@@ -192,34 +232,20 @@ class Ongoing:
                 stdout=writing,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                pass_fds=(lock, *launch.given, *([answering] if order is not None else [])),
+                pass_fds=(*given, *launch.given),
             )
-        except sandbox.Refused as error:
-            os.close(reading)
-            self._refused(str(error))
-        except (OSError, ValueError) as error:
-            os.close(reading)
-            self._not_started(error, place)
-        else:
-            # The worker reaps with wait4 to learn what a stage used; this keeps Popen from reaping as well.
-            popen.returncode = 0
-            self.inner = launch.inner
-            self._watch(popen.pid, reading)
-        finally:
-            os.close(writing)
-            launch.close()
-            if self.pid is None:
-                launch.inner.close()
-                self._hear_nothing()
-            for each in (told, answering):
-                if each != subprocess.DEVNULL:
-                    os.close(each)
-        self.record = replace(
-            self.record,
-            started_at=process.instant().at,
-            process=self._identity(),
-            sandbox=self.wall.record() if self.wall else None,
-        )
+        # The worker reaps with wait4 to learn what a stage used; this keeps Popen from reaping as well.
+        popen.returncode = 0
+        return popen.pid
+
+    def _tell(self, order: bytes, handed_over: contextlib.ExitStack) -> tuple[int, int]:
+        """Return the descriptors from which a driver's process reads its order and to which it writes its answer."""
+        self.driven = True
+        told = _file_of(order, self.log.file.with_suffix(".order"))
+        handed_over.callback(os.close, told)
+        self.answers, answering = _pipe()
+        handed_over.callback(os.close, answering)
+        return told, answering
 
     def _identity(self) -> Process | None:
         return process.identify(self.pid) if self.pid else None
@@ -454,6 +480,37 @@ def _asked(order: bytes, environment: Mapping[str, str], meanwhile: Callable[[],
                 if time.monotonic() > deadline:
                     process.kill()
                     raise
+
+
+def open_door(agent: Mapping[str, object], environment: Mapping[str, str], lock: int, place: Path) -> int:
+    """Start the process that leads an agent to its model and to nothing else; return the descriptor by which the
+    agent's driver tells it where to stand. It ends when nobody holds that any more. Raise OSError if it cannot start.
+
+    It finds the key in the `environment`, and holds the lock of the run like all that works for it. `place` is a
+    directory for a file that has no name by then.
+    """
+    ours, its = socket.socketpair()
+    with its:
+        try:
+            told = _file_of(codec.compact(agent), place / ".door")
+            try:
+                started = subprocess.Popen(
+                    (sys.executable, "-I", "-c", DOOR, PACKAGE, str(its.fileno())),
+                    cwd="/",
+                    env=environment,
+                    stdin=told,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                    pass_fds=(lock, its.fileno()),
+                )
+            finally:
+                os.close(told)
+        except OSError:
+            ours.close()
+            raise
+    started.returncode = 0  # the worker reaps all its children itself
+    return ours.detach()
 
 
 def _pipe() -> tuple[int, int]:

@@ -26,7 +26,6 @@ from reconciler.model import (
     Run,
     RunId,
     Suspend,
-    TaskId,
     Waiting,
     Wish,
 )
@@ -57,7 +56,8 @@ class Actual:
     """Runs that are under way or not yet proven on this machine, and what the tip proves of them.
 
     `held` and `neighbours` are the refs at the remote by which machines agree who executes what, `held` None where
-    there is no remote; `lost` says of runs that were proven once in which commit, where history was rewritten.
+    there is no remote; `lost` says of runs that were proven once in which commit, where history was rewritten;
+    `unclaimed` are the runs of which there is a mark here and nothing else.
     """
 
     runs: Mapping[RunId, Run]
@@ -65,7 +65,7 @@ class Actual:
     held: Mapping[RunId, Held] | None = None
     neighbours: Mapping[HostId, Neighbour] = field(default_factory=dict)
     lost: Mapping[RunId, str] = field(default_factory=dict)
-    unclaimed: tuple[tuple[TaskId, RunId], ...] = ()
+    unclaimed: tuple[RunId, ...] = ()
 
     def proves(self, run_id: RunId, number: int) -> bool:
         """Return whether the tip holds evidence of attempt `number` of a run, or of a later one."""

@@ -11,6 +11,7 @@ from reconciler.conditions import read_conditions
 from reconciler.diff import diff
 from reconciler.errors import UsageError
 from reconciler.explain import Row, rows
+from reconciler.freeze import Freezer
 from reconciler.model import RunId, TaskId
 from reconciler.observe import Observation, Observer
 from reconciler.world import World
@@ -27,12 +28,13 @@ class Survey:
     asked_s: float | None = None
 
 
-def survey(world: World) -> Survey:
-    """Return what there is to know now."""
+def survey(world: World, *, complete: bool = False) -> Survey:
+    """Return what there is to know now; of plans that shall be `complete`, also whose text it is and what is reused."""
     observer = Observer(world)
     observer.recall()
     seen = observer.observe()
-    actions = diff(seen.desired, seen.actual, seen.now, seen.limits)
+    actions: tuple[Action, ...] = diff(seen.desired, seen.actual, seen.now, seen.limits)
+    actions = Freezer(observer).complete_all(actions) if complete else actions
     commits = world.repository.evidence_commits(seen.evidence_tip) if len(seen.actual.evidence) else {}
     found = rows(seen.desired, seen.actual, actions, commits, seen.now)
     return Survey(

@@ -105,10 +105,12 @@ def _about_waiting(
 
 
 def _is_settled(run_id: RunId, wanted: Mapping[RunId, Wish], actual: Actual, now: Instant) -> bool:
-    """Return whether only a person can bring a nested run on."""
+    """Return whether only a person can bring a nested run on, which waits here or where another machine left it."""
     run, wish = actual.runs.get(run_id), wanted.get(run_id)
     if run is not None:
         return phase(run, now) == Phase.WAITING
+    if actual.waits_elsewhere(run_id) is not None:
+        return True
     return wish is None or isinstance(wish.plan, Rejection) or bool(held_back(wish, actual, now))
 
 

@@ -64,8 +64,7 @@ class Wishes:
 
     def _made_of(self, request: Request) -> tuple[object, ...]:
         """Return what a plan is made of beside the commit it names."""
-        trees = self.tip.trees
-        return request.source.blob, trees.pipelines, trees.settings, trees.instructions
+        return request.source.blob, *self.tip.made_of(request)
 
     def in_order(self, wishes: list[Wish], runs: Mapping[RunId, Run]) -> list[Wish]:
         """Return the wishes with what their order depends on: when they arrived, and what is wrong in their `after`."""

@@ -27,7 +27,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from reconciler import codec, course, manifest, process, rundir, sandbox
+from reconciler import codec, course, manifest, process, roles, rundir, sandbox
 from reconciler.approve import at_gate
 from reconciler.disk import DISK
 from reconciler.model import (
@@ -37,6 +37,7 @@ from reconciler.model import (
     End,
     Host,
     Instant,
+    Judgement,
     Outcome,
     Plan,
     PlannedStage,
@@ -45,10 +46,10 @@ from reconciler.model import (
     StageRecord,
     StageStatus,
 )
-from reconciler.order import Order
+from reconciler.order import DOORED, Order
 from reconciler.redact import Redactor, secret_values
 from reconciler.rundir import RunDirectory
-from reconciler.stage import PACKAGE, Log, Ongoing, judged
+from reconciler.stage import PACKAGE, Log, Ongoing, judged, open_door
 
 LOCK_PATIENCE_S = 5.0
 """A worker waits this long for the lock: observers hold it shared for microseconds, a claimer for milliseconds."""
@@ -263,6 +264,8 @@ class Execution:
         self.not_before: dict[StageId, float] = {}
         self.told_to_stop = False
         self.unseen = False
+        self.judges: dict[StageId, StageRecord] = {}
+        self.judgement: Judgement | None = None
         self.stopping: Outcome | None = None
         self.detail = ""
         self.last_view, self.last_beat = time.monotonic(), 0.0
@@ -282,7 +285,7 @@ class Execution:
         self._beat()
         self._save(durable=False)
         self._enforce_lease()
-        while self._start_ready() or self.ongoing or self._waiting_for_backoff():
+        while self._start_ready() or self.ongoing or self._waiting_for_backoff() or self._ask_judge():
             for key, _ in self.selector.select(self._patience_s()):
                 key.data()
             self._reap()
@@ -299,7 +302,7 @@ class Execution:
             if not self._has_room(stage):
                 continue
             started = True
-            if self._passes_gate(stage):
+            if self._passes_gate(stage) and not self._is_proven(stage):
                 self._start(stage)
         if started:
             self._save(durable=False)
@@ -322,13 +325,20 @@ class Execution:
         self.records[stage.id] = record
         return record.status == StageStatus.PENDING
 
+    def _is_proven(self, stage: PlannedStage) -> bool:
+        """Return whether an earlier success stands for a stage that may start; if so, its record says so."""
+        if stage.cited is None:
+            return False
+        self.records[stage.id] = course.cited(stage, self.records[stage.id], self.number, process.instant().at)
+        return True
+
     def _is_wanted(self, stage: PlannedStage) -> bool:
         """Return whether the condition of a stage holds; if not, its record says so."""
         record, now_at = self.records[stage.id], process.instant().at
         if record.tries:
             return True  # it held when the stage was tried first
         order = codec.compact(self._order(stage, record))
-        environment = self._environment(stage.id, sandbox.demand(stage.sandbox))
+        environment = self._environment(stage, self._wanted(stage))
         wanted, error = judged(order, environment, self._beat, self.plan.heartbeat.interval_s)
         if wanted is None:
             reason = f"its condition cannot be judged: {error}"
@@ -344,21 +354,61 @@ class Execution:
 
     def _start(self, stage: PlannedStage) -> None:
         record = self.records[stage.id]
-        record = replace(record, status=StageStatus.RUNNING, tries=record.tries + 1, attempt=self.number)
-        ongoing = Ongoing(stage=stage, record=record, log=self._log(stage), grace_s=self.plan.grace_s)
+        record = replace(
+            record,
+            status=StageStatus.RUNNING,
+            tries=record.tries + 1,
+            attempt=self.number,
+            untrusted=stage.untrusted,
+            reuse_key=stage.reuse_key,
+        )
         self.not_before.pop(stage.id, None)
-        order = self._order(stage, record) if stage.kind != StageKind.COMMAND else None
+        role = roles.builder_of(self.plan, stage)
+        order = self._order(stage, record) if role or stage.kind != StageKind.COMMAND else None
+        self.records[stage.id] = self._run(stage, record, replace(order, role=role) if order is not None else None)
+
+    def _run(self, stage: PlannedStage, record: StageRecord, order: Order | None) -> StageRecord:
+        """Start the process of a stage, a tester or a reviewer, and return its record."""
+        ongoing = Ongoing(stage=stage, record=record, log=self._log(stage), grace_s=self.plan.grace_s)
         wanted = self._wanted(stage)
         wall = self._wall(stage, wanted, order) if wanted is not None else None
-        environment = self._environment(stage.id, wanted)
+        environment = self._environment(stage, wanted)
         told = codec.compact(order) if order is not None else None
-        ongoing.start(self.place, environment, self.lock, self.selector, told, wall)
-        self.records[stage.id] = ongoing.record
+        door = self._door(stage, wall)
+        ongoing.start(self.place, environment, self.lock, self.selector, told, wall, door)
         self.ongoing[stage.id] = ongoing
+        return ongoing.record
+
+    def _ask_judge(self) -> bool:
+        """Start the tester or the reviewer that is to be asked when the stages are over; return whether one is."""
+        told = tuple(self.judges.values())
+        judge = course.judge_to_ask(self.plan, self.records, told) if not self.stopping else None
+        if judge is None:
+            return False
+        settled = course.untouched_skipped(self.plan, self.records)
+        record = StageRecord(id=judge.id, digest=judge.digest, status=StageStatus.RUNNING, attempt=self.number, tries=1)
+        order = replace(
+            self._order(judge, record),
+            role=roles.role_of(judge),
+            results={},
+            records=tuple(settled.values()),
+            tested=roles.judge(self.plan, settled, told).tested,
+        )
+        self._run(judge, record, order)
+        return True
 
     def _wanted(self, stage: PlannedStage) -> sandbox.Demand | None:
-        """Return the sandbox that a stage gets. Its pipeline was reviewed, so what it asks for is trusted."""
-        return sandbox.demand(stage.sandbox, trusted=True)
+        """Return the sandbox that a stage gets: what it asks for, less what text that is not trusted must not have."""
+        return sandbox.demand(stage.sandbox, trusted=not stage.untrusted)
+
+    def _door(self, stage: PlannedStage, wall: sandbox.Wall | None) -> int | None:
+        """Open a door to the model of an agent that has no network; None where it needs none, or nothing is started."""
+        doored = stage.agent is not None and stage.agent.get("driver") in DOORED
+        if not (stage.untrusted and doored) or stage.agent is None or wall is None or wall.refused:
+            return None
+        with contextlib.suppress(OSError):  # without one the agent does not reach its model, and says so
+            return open_door(stage.agent, {**os.environ, **stage.env}, self.lock, self.directory.path)
+        return None
 
     def _wall(self, stage: PlannedStage, wanted: sandbox.Demand, order: Order | None) -> sandbox.Wall:
         """Return what stands around a stage that gets a sandbox."""
@@ -369,8 +419,15 @@ class Execution:
             checkout=self.checkout,
             package=PACKAGE,
             artifacts=str(self.directory.path / order.artifacts) if order is not None else "",
+            own=str(self.directory.path / order.own) if order is not None and stage.agent is not None else "",
+            programs=self._programs(stage),
         )
         return sandbox.build(stage, wanted, around, missing=self.plan.sandbox_missing)
+
+    def _programs(self, stage: PlannedStage) -> tuple[str, ...]:
+        """Return the programs of an agent that asked for no walls: they stand for its text and must not hide those."""
+        command = stage.agent.get("command") if stage.agent is not None and stage.sandbox is None else None
+        return (str(command[0]), "node") if isinstance(command, Sequence) and command else ()
 
     def _order(self, stage: PlannedStage, record: StageRecord) -> Order:
         """Return what the process of a stage that is no command is told."""
@@ -403,15 +460,14 @@ class Execution:
         named = {f"{each}_SECRET": os.environ.get(each, "") for each in wanted.secrets} if wanted else {}
         return [*secret_values(named), *self.secrets] if named else self.secrets
 
-    def _environment(self, stage_id: StageId, wanted: sandbox.Demand | None) -> dict[str, str]:
+    def _environment(self, stage: PlannedStage, wanted: sandbox.Demand | None) -> dict[str, str]:
         """Return the environment of a stage: inherited, then the pipeline's, then ours, which none can replace. In a
         sandbox little is inherited."""
-        stage = next(each for each in self.plan.stages if each.id == stage_id)
         ours = {
             "RUN_ID": self.plan.run_id,
             "TASK_ID": self.plan.task_id,
             "PIPELINE_ID": self.plan.pipeline_id,
-            "STAGE_ID": stage_id,
+            "STAGE_ID": stage.id,
             "ATTEMPT": str(self.number),
             "RUN_DIR": str(self.directory.path),
             "MANIFEST_PATH": str(self.directory.path / "manifest.json"),
@@ -490,9 +546,17 @@ class Execution:
             ongoing.enforce()
             if ongoing.settled():
                 del self.ongoing[stage_id]
-                self.records[stage_id] = self._judge(ongoing)
-                # A success must outlive a power failure before what needs it begins; the last one is saved by the end.
-                self._save(durable=any(each.status == StageStatus.PENDING for each in self.records.values()))
+                self._settle(stage_id, ongoing)
+
+    def _settle(self, stage_id: StageId, ongoing: Ongoing) -> None:
+        """Note how a stage, a tester or a reviewer ended."""
+        if stage_id not in self.records:
+            self.judges[stage_id] = ongoing.finish()
+            return
+        self.records[stage_id] = self._judge(ongoing)
+        # A success must outlive a power failure before what needs it begins; the last one is saved by the end.
+        pending = any(each.status == StageStatus.PENDING for each in self.records.values())
+        self._save(durable=pending or bool(self.plan.roles.judges))
 
     def _enforce_lease(self) -> None:
         """Stop when the lease has run out and nobody renewed it: from then on others may take the run over."""
@@ -550,6 +614,7 @@ class Execution:
             ended_at=process.instant().at if outcome else None,
             outcome=outcome,
             detail=detail,
+            judgement=self.judgement,
         )
 
     def _save(self, outcome: Outcome | None = None, detail: str = "", *, durable: bool = True) -> None:
@@ -591,7 +656,8 @@ class Execution:
         outcome, detail = self.stopping, self.detail
         if outcome is None:
             self.records = course.untouched_skipped(self.plan, self.records)
-            outcome, detail = course.verdict(self.plan, self.records)
+            self.judgement = course.judgement(self.plan, self.records, tuple(self.judges.values()))
+            outcome, detail = course.verdict(self.plan, self.records, self.judgement)
         self._save(outcome, detail)
         self._release_reserve()
 

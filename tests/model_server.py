@@ -67,6 +67,7 @@ class ModelServer:
     def __init__(self, turns: Sequence[Turn]) -> None:
         self.turns = list(turns)
         self.requests: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
         self.lock = threading.Lock()
         self.over = threading.Event()
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -112,6 +113,7 @@ def _handler(server: ModelServer) -> type[BaseHTTPRequestHandler]:
             self._plain(200, b'{"object": "list", "data": [], "models": []}')
 
         def do_POST(self) -> None:
+            server.headers.append({name.lower(): value for name, value in self.headers.items()})
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             request = json.loads(body or b"{}")
             path = self.path.partition("?")[0]

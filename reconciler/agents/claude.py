@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 from reconciler.agent import Agent
@@ -25,6 +26,11 @@ PERMISSIONS = {
     ),
 }  # fmt: skip
 """Its shell is not confined by these: a stage's `sandbox` does that. It refuses to skip permissions for root."""
+CREDENTIALS = (
+    *("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL", "ANTHROPIC_CUSTOM_HEADERS"),
+    "CLAUDE_CODE_OAUTH_TOKEN",
+)
+"""What says where its model is and who asks."""
 QUIET = {"DISABLE_AUTOUPDATER": "1", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
 
 
@@ -58,6 +64,10 @@ class Claude:
             environment={**QUIET, "HOME": home, "TMPDIR": str(task.place.temporary)},
             without=("CLAUDECODE", "CLAUDE_CODE_ENTRYPOINT", "CLAUDE_CODE_SSE_PORT", "CLAUDE_CONFIG_DIR"),
         )
+
+    def through(self, agent: Agent, url: str, token: str) -> Agent:
+        env = {name: value for name, value in agent.env.items() if name not in CREDENTIALS}
+        return replace(agent, env={**env, "ANTHROPIC_BASE_URL": url, "ANTHROPIC_API_KEY": token})
 
     def reader(self, agent: Agent) -> Reader:
         return ClaudeReader()

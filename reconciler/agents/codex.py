@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from reconciler.agents.events import Reader
 from reconciler.disk import DISK
 
 SANDBOXES = {"read-only": "read-only", "workspace-write": "workspace-write", "full": "danger-full-access"}
+DOOR_KEY = "RECONCILER_DOOR_KEY"
+SPOKEN = ("wire_api", "query_params", "request_max_retries", "stream_max_retries", "stream_idle_timeout_ms")
+"""What the configuration of a provider says beside where it is and who asks."""
 _SESSION = re.compile(r"[0-9a-f-]{8,64}")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -45,6 +49,19 @@ class Codex:
             environment={"CODEX_HOME": home, "HOME": home, "TMPDIR": str(task.place.temporary)},
             without=("CODEX_SANDBOX", "CODEX_SANDBOX_NETWORK_DISABLED", "CODEX_THREAD_ID"),
         )
+
+    def through(self, agent: Agent, url: str, token: str) -> Agent:
+        """Return it with a provider of our own: what it may not change is how the model is spoken to."""
+        used = str(agent.config.get("model_provider", "openai"))
+        providers = agent.config.get("model_providers")
+        known = providers.get(used) if isinstance(providers, Mapping) else None
+        said = known if isinstance(known, Mapping) else {}
+        kept = {key: said[key] for key in SPOKEN if key in said}
+        door = {"wire_api": "responses", **kept, "name": "door", "base_url": url, "env_key": DOOR_KEY}
+        hidden = {str(said.get("env_key", "")), "OPENAI_API_KEY", "OPENAI_BASE_URL", "CODEX_API_KEY"}
+        env = {name: value for name, value in agent.env.items() if name not in hidden}
+        config = {**agent.config, "model_provider": "door", "model_providers": {"door": door}, "web_search": "disabled"}
+        return replace(agent, env={**env, DOOR_KEY: token}, config=config)
 
     def reader(self, agent: Agent) -> Reader:
         return CodexReader()

@@ -39,6 +39,10 @@ class Command:
             told_by_input="{prompt_file}" not in agent.command,
         )
 
+    def through(self, agent: Agent, url: str, token: str) -> Agent:
+        """Return the agent as it is: there is no door for programs nobody knows."""
+        return agent
+
     def reader(self, agent: Agent) -> Reader:
         return CommandReader() if self.terminal(agent) else TextReader()
 

@@ -72,6 +72,10 @@ class Driver(Protocol):
         """Write what the agent is configured by, and return what to execute."""
         ...
 
+    def through(self, agent: Agent, url: str, token: str) -> Agent:
+        """Return an agent that looks for its model at a URL and shows a token there, and knows no other key."""
+        ...
+
     def reader(self, agent: Agent) -> Reader:
         """Return a reader of its standard output."""
         ...

@@ -20,6 +20,7 @@ from reconciler.agent import Agent
 from reconciler.agents.claude import Claude
 from reconciler.agents.codex import Codex
 from reconciler.agents.command import Command
+from reconciler.agents.doorway import Doorway, NoDoor, open_doorway
 from reconciler.agents.driver import Driver, Launch, Place, Task
 from reconciler.agents.events import Event, Kind
 from reconciler.agents.evidence import ANSWER_BYTES_MAX, Changed, EventLog, Secrets, changed, diff_detail, leave
@@ -86,12 +87,12 @@ class Given:
 class AgentStage:
     """The try from its order to its answer."""
 
-    def __init__(self, order: Order) -> None:
-        self.order = order
+    def __init__(self, order: Order, door: int | None = None) -> None:
+        self.order, self.door = order, door
         self.agent = codec.load(Agent, dict(order.planned.agent or {}))
         self.driver = DRIVERS[self.agent.driver]()
         self.workspace = Path(order.workspace)
-        self.own = Path(order.run_directory) / "agents" / f"{order.planned.index + 1:02d}-{order.stage}"
+        self.own = Path(order.run_directory) / order.own
         work = self.workspace / order.planned.cwd
         self.place = Place(work=work, home=self.own / "home", temporary=self.own / "tmp")
         self.record_path = self.own / "record.json"
@@ -103,6 +104,7 @@ class AgentStage:
         self.resumed = False
         self.began = self.saved = time.monotonic()
         self.running: Running | None = None
+        self.doorway: Doorway | None = None
 
     def run(self) -> Answer:
         """Do the stage and return its answer."""
@@ -114,6 +116,7 @@ class AgentStage:
             return self._answer(out_of_budget(how, self.before, self.agent))
         repository = open_repository(Path(self.order.checkout))
         try:
+            self._go_through_door()
             said = self._told(repository)
             self._begin(repository)
             # Ending the agent ends every child of this process: git is started anew when it is asked again.
@@ -136,6 +139,19 @@ class AgentStage:
         for each in (self.own, self.place.home, self.place.temporary):
             DISK.make_directory(each)
             os.chmod(each, 0o700)
+
+    def _go_through_door(self) -> None:
+        """Let an agent without trust reach its model, and nothing else. Raise Unfit if it cannot."""
+        if self.door is None:
+            return
+        try:
+            self.doorway = open_doorway(self.door)
+        except NoDoor as error:
+            raise Unfit("no-door", str(error)) from None
+        self.agent = self.driver.through(self.agent, self.doorway.url, self.doorway.token)
+        self.environment = {**os.environ, **self.agent.env}
+        self.secrets = Secrets(self.order.plan.redact.patterns, secret_values(self.environment))
+        self.events = EventLog(self.secrets)
 
     def _told(self, repository: Repository) -> Told:
         """Return what the commit says. Raise Unfit where it does not say it."""

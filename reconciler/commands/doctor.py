@@ -13,13 +13,14 @@ from pathlib import Path
 import click
 
 from reconciler import git, health, parse, probes, redact
-from reconciler.check import Content, Kind
+from reconciler.check import SETTINGS_PATH, Content, Kind
 from reconciler.commands.validate import Batch, everything, problems_of
 from reconciler.conditions import read_conditions
 from reconciler.errors import GitFailed, NoAtomicPush, ReconcilerError, TransientError
 from reconciler.health import Finding, Level
+from reconciler.installed import ROLES, cure, missing_roles
 from reconciler.locks import old_locks
-from reconciler.model import Rejection, Settings, Severity
+from reconciler.model import BUILT_IN, Rejection, Settings, Severity
 from reconciler.process import worker_environment
 from reconciler.remote import Remote
 from reconciler.terminal import format_option, print_json, single_line, use_colour
@@ -112,7 +113,7 @@ def _repository(repo: str) -> dict[str, list[Finding]]:
             "disk": lambda: [health.space(*probes.free_space(place.root), str(place.root))],
             "file system": place.storage,
         },
-        "content": {"settings": place.said, "files": place.files, "agents": place.agents},
+        "content": {"settings": place.said, "files": place.files, "agents": place.agents, "roles": place.roles},
         "runs": {"runs": place.leftovers, "conditions": place.conditions},
     }
     return {
@@ -255,15 +256,24 @@ class Place:
     def agents(self) -> Iterator[Finding]:
         """Yield whether the coding agents are there that pipelines let work."""
         used: dict[str, str] = {}
+        if self.settings.roles.agent is not None:
+            used[str(self.settings.roles.agent["use"])] = SETTINGS_PATH
         for path, content in self.pipelines.items():
             for name in _agents_of(content):
                 used.setdefault(name, path)
         versions = {name: probes.version_of(health.AGENTS[name][0]) for name in used if name in health.AGENTS}
         return health.agents(used, versions)
 
+    def roles(self) -> Iterator[Finding]:
+        """Yield whether the roles are installed that the settings name."""
+        said = self.settings.roles
+        found = {(role, name): cure(name) for role, name in missing_roles(said)}
+        return health.roles(found, any(getattr(said, role) != BUILT_IN for role in ROLES))
+
     def leftovers(self) -> list[Finding]:
         runs = self.world.runs
-        gone = [run for task, run in runs.marked() if not self.world.disk.exists(runs.directory(task, run).path)]
+        marks = runs.marks().items()
+        gone = [run for run, task in marks if not task or not self.world.disk.exists(runs.directory(task, run).path)]
         return [health.leftovers(gone)]
 
     def conditions(self) -> Iterator[Finding]:

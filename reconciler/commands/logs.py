@@ -18,7 +18,7 @@ from reconciler.model import RunId, TaskId
 from reconciler.phases import ENDED, phase
 from reconciler.publish import full_log, read_records
 from reconciler.survey import Survey, find_run, survey, task_of
-from reconciler.terminal import format_option, print_json
+from reconciler.terminal import format_option, print_json, single_line
 from reconciler.world import World, open_world
 
 READ_BYTES = 1 << 16
@@ -50,6 +50,8 @@ def command(repo: str, run: str, stage: str | None, follow: bool, form: str) -> 
         print_json([_facts(each) for each in commands])
     else:
         _print(source, stage, commands, follow)
+        for line in source.elsewhere(stage):
+            click.echo(single_line(line), err=True)
     return 0
 
 
@@ -68,6 +70,15 @@ class Source:
         if stage is not None and stage not in {each["id"] for each in every}:
             raise UsageError(f"{self.run_id} has no stage '{stage}'; its stages: {', '.join(e['id'] for e in every)}")
         return [each for each in every if each["log_path"] and stage in (None, each["id"])]
+
+    def elsewhere(self, stage: str | None) -> list[str]:
+        """Return where the logs are of stages that were not executed in this run."""
+        entries = [each for each in self._document()["commands"] if stage in (None, each["id"])]
+        cited = {each["id"]: each["reused"] for each in entries if each.get("reused")}
+        return [
+            f"stage '{name}' was not executed; see: reconciler logs {each['run_id']} {each['stage']}"
+            for name, each in cited.items()
+        ]
 
     def _document(self) -> Mapping[str, Any]:
         try:

@@ -29,7 +29,7 @@ from reconciler.contracts import Contracts
 from reconciler.disk import DISK
 from reconciler.errors import TransientError, UsageError
 from reconciler.git import BLOB_BYTES_MAX, Entry, Repository, open_repository
-from reconciler.model import Problem, Severity
+from reconciler.model import Problem, RoleSettings, Settings, Severity
 from reconciler.terminal import print_json, single_line, use_colour
 
 FILES_MAX = 100_000
@@ -116,6 +116,27 @@ def problems_of(batch: Batch) -> Iterator[Problem]:
         # A name that is not UTF-8 can be on disk and cannot be printed.
         path, reason = (text.encode(errors="backslashreplace").decode() for text in (name, each.reason))
         yield replace(each, path=path, reason=reason)
+    if SETTINGS_PATH in batch.asked:
+        name = batch.names.get(SETTINGS_PATH, batch.prefix + SETTINGS_PATH)
+        yield from _missing_roles(name, settings_of(batch.files, _CONTRACTS))
+
+
+def _missing_roles(path: str, settings: Settings) -> Iterator[Problem]:
+    """Yield a warning for every role that is not installed on this machine: another one may execute the runs."""
+    if settings.roles == RoleSettings():
+        return
+    from reconciler.installed import cure, missing_roles
+
+    for role, name in missing_roles(settings.roles):
+        reason = f"{role} '{name}' is not installed here"
+        rule, pointer = "role-missing", f"/roles/{role}"
+        yield Problem(path=path, pointer=pointer, reason=reason, cure=cure(name), rule=rule, severity=Severity.WARNING)
+
+
+def problems_at(base: Path, revision: str) -> list[Problem]:
+    """Return everything that is wrong with the files of a commit, in the order of places."""
+    found = (problem for batch in _at_commit(base, (), revision) for problem in problems_of(batch))
+    return sorted(found, key=lambda each: (each.path, each.line, each.column))
 
 
 # ------------------------------------------------------------------------------------------------ on disk

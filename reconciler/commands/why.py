@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,17 @@ def command(repo: str, run: str, form: str) -> int:
     else:
         run_id = find_run(found, run)
         blocked = found.conditions.get("publish", {}).get("reason", "")
-        events = _resume_events(world, found, run_id)
-        seen = found.seen
-        said = reasons(run_id, seen.desired, seen.actual, found.actions, seen.now, events, blocked)
+        document, seen = _document(world, found, run_id), found.seen
+        said = reasons(
+            run_id,
+            seen.desired,
+            seen.actual,
+            found.actions,
+            seen.now,
+            document.get("resume_events", ()),
+            blocked,
+            _of_stages(document),
+        )
     if form == "json":
         print_json({"run_id": run_id, "reasons": said})
     else:
@@ -56,16 +64,28 @@ def _rejection(found: Survey, word: str) -> Rejection | None:
     return next((each for each in found.seen.desired.rejections if word == each.path or each.name == name), None)
 
 
-def _resume_events(world: World, found: Survey, run_id: RunId) -> Sequence[Mapping[str, Any]]:
-    """Return what made a run be resumed: from its records here, else from the manifest at the tip."""
+def _document(world: World, found: Survey, run_id: RunId) -> Mapping[str, Any]:
+    """Return the manifest of a run: of its records here, else the one at the tip, nothing where there is neither."""
     try:
         records = read_records(world, task_of(found, run_id), run_id)
-        document = manifest.manifest(records, updated_at="", heartbeat_at=None)
-        return document["resume_events"]  # type: ignore[return-value]
+        return manifest.manifest(records, updated_at="", heartbeat_at=None)
     except (TransientError, UsageError):
         evidence = found.seen.actual.evidence.get(run_id)
         if evidence is None:
-            return ()
+            return {}
         _, data = next(world.repository.blobs([evidence.manifest_blob]))
-        events: Sequence[Mapping[str, Any]] = json.loads(data or b"{}").get("resume_events", ())
-        return events
+        document: Mapping[str, Any] = json.loads(data or b"{}")
+        return document
+
+
+def _of_stages(document: Mapping[str, Any]) -> list[str]:
+    """Return what is to be known of stages that were not executed, or were not trusted."""
+    said = []
+    for each in document.get("commands", ()):
+        if (reused := each.get("reused")) is not None:
+            said.append(f"stage '{each['id']}' was not executed: it succeeded in {reused['run_id']} on the same inputs")
+        elif (trust := each.get("trust")) is not None:
+            paths = ", ".join(text["path"] for text in trust["text"])
+            left = f"; not enforced: {', '.join(trust['not_enforced'])}" if trust["not_enforced"] else ""
+            said.append(f"stage '{each['id']}' gets no secrets and no network, because of {paths}{left}")
+    return said

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from reconciler.guards.scene import Scene
 
 _MANIFEST = re.compile(r"\.runs/([^/]+)/cli/([^/]+)/manifest\.json")
+CITED_MAX = 1000
+"""So many manifests that others cite are looked at."""
 _TICK_CURE = "let a run prove it ('proves' in its request), or untick it"
 
 
@@ -71,6 +73,7 @@ def check(scene: Scene, options: Mapping[str, object]) -> Report:
         *unread,
         *disagreements(tasks, places, scene.paths),
         *unproven(places, proofs, strict=options.get("strict") is True),
+        *astray(places, proofs, _cited(scene, proofs)),
         *(_nothing() if not places else ()),
     ]
     return report_of(found, len(places))
@@ -88,6 +91,13 @@ def _proofs(scene: Scene, places: Sequence[Place]) -> dict[str, Proof]:
     summaries = scene.at_commit([_summary_path(path) for path in manifests if _MANIFEST.fullmatch(path)])
     told = scene.manifest_digests if manifests else {}
     return {path: proof_of(path, data, summaries, told) for path, data in manifests.items()}
+
+
+def _cited(scene: Scene, proofs: Mapping[str, Proof]) -> dict[str, str]:
+    """Return the SHA-256 of the manifests at the run's commit that proofs cite for stages they did not execute."""
+    wanted = sorted({path for proof in proofs.values() for _, path, _ in citations(proof)})[:CITED_MAX]
+    found = scene.at_commit(wanted).items()
+    return {path: hashlib.sha256(data).hexdigest() for path, data in found if data is not None}
 
 
 # ------------------------------------------------------------------------------------------------ what is there
@@ -259,6 +269,34 @@ def evidence_fault(place: Place, proofs: Mapping[str, Proof]) -> str:
     if any(each != proof.sha256 for each in proof.known_sha256):
         return f"was altered: the SHA-256 of {path} is not the one that was published"
     return ""
+
+
+def astray(places: Sequence[Place], proofs: Mapping[str, Proof], there: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield a warning where the evidence of an item cites a success whose own evidence is gone, or is another one by
+    now. It was there when it was cited, so the item is proven; whoever wants to read it finds it in the history."""
+    for each in places:
+        proof = proofs.get(each.manifest_path or "") if each.item.ticked else None
+        for run_id, path, sha256 in citations(proof) if proof is not None else ():
+            if there.get(path) != sha256:
+                how = "is not there any more" if path not in there else "has changed since"
+                reason = f"the evidence of item {each.item.id} cites run {run_id}, whose manifest {how} ({path})"
+                yield _at(each, reason, "it is in the history; 'rerun' proves it anew", Severity.WARNING)
+
+
+def citations(proof: Proof) -> list[tuple[str, str, str]]:
+    """Return (run id, path of its manifest, SHA-256) of every earlier success that a manifest cites."""
+    commands = (proof.document or {}).get("commands")
+    reused = [each.get("reused") for each in commands if isinstance(each, dict)] if isinstance(commands, list) else []
+    found = [(each, each.get("manifest")) for each in reused if isinstance(each, dict)]
+    return [
+        (str(each.get("run_id")), path, str(proven.get("sha256")))
+        for each, proven in found
+        if isinstance(proven, dict) and isinstance(path := proven.get("path"), str) and _is_manifest(path)
+    ]
+
+
+def _is_manifest(path: str) -> bool:
+    return path.isprintable() and bool(_MANIFEST.fullmatch(path))
 
 
 def _claims(place: Place, proofs: Mapping[str, Proof]) -> bool:

@@ -221,12 +221,12 @@ class SimulatedDisk(Disk):
             node.durable = data
         self.move("")
 
-    def read(self, path: Path, bytes_max: int, at: int = 0) -> bytes:
+    def read(self, path: Path | str, bytes_max: int, at: int = 0) -> bytes:
         text = str(path)
         self.move("read", text)
         return self.file(text).data[at : at + bytes_max]
 
-    def read_bounded(self, path: Path, bytes_max: int = RECORD_BYTES_MAX) -> bytes | None:
+    def read_bounded(self, path: Path | str, bytes_max: int = RECORD_BYTES_MAX) -> bytes | None:
         """As it is, but without an error for what is not there: that is most of what is asked for."""
         text = str(path)
         self.move("read", text)
@@ -256,7 +256,7 @@ class SimulatedDisk(Disk):
         self._change((from_folder, from_name, None), (to_folder, to_name, node))
         self.move("")
 
-    def link(self, old: Path, new: Path) -> None:
+    def link(self, old: Path | str, new: Path | str) -> None:
         source, target = str(old), str(new)
         self.move("link", target)
         node = self.node(source)
@@ -325,7 +325,7 @@ class SimulatedDisk(Disk):
             raise FileExistsError(errno.EEXIST, "File exists", text)
         self.move("")
 
-    def names(self, directory: Path) -> list[str]:
+    def names(self, directory: Path | str) -> list[str]:
         text = str(directory)
         self.move("list", text)
         try:
@@ -404,7 +404,7 @@ class SimulatedDisk(Disk):
         _without(actor.handles, node)
         self.move("")
 
-    def lock_is_held(self, path: Path) -> bool:
+    def lock_is_held(self, path: Path | str) -> bool:
         node = self.node(str(path))
         self.move("try the lock", path)
         if not isinstance(node, File):

@@ -6,13 +6,8 @@ The same bytes are the same frozen value, and the same frozen value is the same 
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import is_dataclass, replace
-from enum import Enum
-from json.encoder import encode_basestring
-from operator import attrgetter
+from dataclasses import replace
 from typing import Any
 
 from reconciler import checklist, codec, parse, resolve, settings
@@ -43,51 +38,12 @@ def _remembering(function: Callable[..., Any], key: Callable[..., Any]) -> Calla
 # ------------------------------------------------------------------------------------------------ JSON
 
 
-def _is_frozen(kind: Any) -> bool:
-    """Return whether values of a type may be remembered: whoever gets one cannot change it for others."""
-    parameters = getattr(kind, "__dataclass_params__", None)
-    return parameters is not None and bool(parameters.frozen)
+class _Texts(codec.Spelling):
+    """How values of each type are spelled in JSON on one line: one that is frozen is spelled once."""
 
-
-class _Keys(dict[Any, str]):
-    """How the keys of objects are spelled."""
-
-    def __missing__(self, key: Any) -> str:
-        if len(self) >= REMEMBERED_MAX:
-            self.clear()
-        made = self[key] = f"{encode_basestring(str(key))}: "
-        return made
-
-
-class _Texts(dict[type, Callable[[Any], str]]):
-    """How values of each type are spelled in JSON on one line."""
-
-    def __missing__(self, kind: type) -> Callable[[Any], str]:
-        made = self[kind] = self._of(kind)
-        return made
-
-    def _of(self, kind: type) -> Callable[[Any], str]:
-        if issubclass(kind, Enum):
-            return lambda value: self[type(value.value)](value.value)
-        if issubclass(kind, Mapping):
-            return self._mapping
-        if issubclass(kind, tuple | list):
-            return lambda value: f"[{', '.join([self[type(each)](each) for each in value])}]"
-        return self._fields(kind) if is_dataclass(kind) else lambda value: json.dumps(_dump(value), ensure_ascii=False)
-
-    def _mapping(self, value: Mapping[Any, Any]) -> str:
-        parts = [_KEYS[key] + self[type(each)](each) for key, each in value.items()]
-        return f"{{{', '.join(parts)}}}"
-
-    def _fields(self, kind: Any) -> Callable[[Any], str]:
-        """Return how a dataclass is spelled: one that is frozen is spelled once."""
-        names = codec._field_names(kind)
-        form = "{" + ", ".join(f'"{name}": %s' for name in names) + "}"
-        fields = attrgetter(*names) if len(names) > 1 else lambda value: (getattr(value, names[0]),)
+    def fields(self, kind: Any) -> Callable[[Any], str]:
+        spell = super().fields(kind)
         known: dict[int, tuple[Any, str]] = {}
-
-        def spell(value: Any) -> str:
-            return form % tuple([self[type(each)](each) for each in fields(value)])
 
         def spell_once(value: Any) -> str:
             found = known.get(id(value))
@@ -99,19 +55,11 @@ class _Texts(dict[type, Callable[[Any], str]]):
             known[id(value)] = (value, text)
             return text
 
-        return spell_once if _is_frozen(kind) else spell
+        return spell_once if codec.is_frozen(kind) else spell
 
 
-def _spell_float(value: float) -> str:
-    if not math.isfinite(value):
-        raise ValueError(f"Out of range float values are not JSON compliant: {value!r}")
-    return repr(value)
-
-
-_compact, _dump, _parse, _resolve = codec.compact, codec.dump, codec.parse, resolve.resolve
-_KEYS, _TEXTS = _Keys(), _Texts()
-_TEXTS.update({str: encode_basestring, int: int.__repr__, float: _spell_float})
-_TEXTS.update({bool: lambda value: "true" if value else "false", type(None): lambda value: "null"})
+_compact, _dump, _parse, _resolve = codec.compact, codec.dump, codec._parsed, resolve.resolve
+_TEXTS = _Texts(comma=", ", colon=": ")
 
 
 def _quick_compact(value: Any) -> bytes:
@@ -121,7 +69,7 @@ def _quick_compact(value: Any) -> bytes:
         data = f"{_TEXTS[kind](value)}\n".encode()
     except UnicodeEncodeError:
         return _compact(value)
-    if _is_frozen(kind) and (kind, data) not in _parsed:
+    if codec.is_frozen(kind) and (kind, data) not in _parsed:
         _remember_parsed(kind, data, value)
     return data
 
@@ -156,7 +104,7 @@ def _quick_parse(kind: type, data: bytes) -> Any:
             found = _parse(kind, data)
         except codec.CodecError as error:
             found = error
-        if _is_frozen(kind):
+        if codec.is_frozen(kind):
             _remember_parsed(kind, data, found)
     if type(found) is codec.CodecError:
         raise found.with_traceback(None)
@@ -176,7 +124,7 @@ def _quick_resolve(
     # A plan that nests others depends on all of them.
     nests = isinstance(pipeline, Pipeline) and any(stage.pipeline is not None for stage in pipeline.stages)
     known_ones = tuple(pipelines.values()) if nests else (pipeline,)
-    key = (id(request), id(pipeline), *map(id, known_ones), id(settings), instructions, place.occasion)
+    key = (id(request), id(pipeline), *map(id, known_ones), id(settings), instructions, place.occasion, place.task)
     known = _plans.get(key)
     if known is None:
         plan = _resolve(request, pipelines, settings, place)

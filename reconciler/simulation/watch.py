@@ -48,6 +48,8 @@ class Watch:
         self.newest: dict[str, int] = {}
         self.executing: dict[tuple[str, int], Actor] = {}
         self.successes: set[tuple[str, str]] = set()
+        self.citing: set[tuple[str, str]] = set()
+        """Those of them that are successes of an earlier run."""
         self.statuses: dict[str, tuple[int, str]] = {}
         self.tip = ""
 
@@ -159,6 +161,16 @@ class Watch:
     def succeeded(self, run_id: str, stage: PlannedStage) -> None:
         """A stage truly succeeded: only such may be called succeeded in evidence."""
         self.successes.add((run_id, stage.digest))
+
+    def cited(self, run_id: str, stage: PlannedStage) -> None:
+        """An earlier success stands for a stage: it was one, of the same definition, and executed in that run."""
+        cited = stage.cited
+        if cited is None or (cited.run_id, stage.digest) not in self.successes - self.citing:
+            raise Violation(f"stage '{stage.id}' of {run_id} cites {cited}, which is no success of it")
+        if not self._is_over(cited.run_id):
+            raise Violation(f"stage '{stage.id}' of {run_id} cites {cited.run_id}, which is not proven")
+        self.citing.add((run_id, stage.digest))
+        self.succeeded(run_id, stage)
 
     def power_lost(self, host: Host, standing: list[str]) -> None:
         """Every file that somebody was told is durable is there as it was."""

@@ -19,6 +19,7 @@ from reconciler.model import (
     Claim,
     Host,
     Instant,
+    Judgement,
     Outcome,
     PlannedStage,
     StageId,
@@ -97,6 +98,7 @@ class SimulatedWorker:
         self.records = course.first_records(records, self.number)
         self.ongoing: dict[StageId, Ongoing] = {}
         self.not_before: dict[StageId, float] = {}
+        self.judgement: Judgement | None = None
         self.stopping: Outcome | None = None
         self.detail = ""
         self.spent_s = sum(attempt.elapsed_s for attempt in self.attempts.values())
@@ -115,7 +117,7 @@ class SimulatedWorker:
             if not self._has_room(stage):
                 continue
             started = True
-            if self._passes_gate(stage):
+            if self._passes_gate(stage) and not self._is_proven(stage):
                 self._start(stage)
         if started:
             self._save(durable=False)
@@ -135,6 +137,14 @@ class SimulatedWorker:
         self.records[stage.id] = record
         return record.status == StageStatus.PENDING
 
+    def _is_proven(self, stage: PlannedStage) -> bool:
+        if stage.cited is None:
+            return False
+        self.history.watch.cited(self.run_id, stage)
+        self.history.count("stages reused")
+        self.records[stage.id] = course.cited(stage, self.records[stage.id], self.number, self.host.now().at)
+        return True
+
     def _waiting_for_backoff(self) -> bool:
         pending = any(self.records[each].status == StageStatus.PENDING for each in self.not_before)
         return pending and not self.stopping and course.failure(self.plan, self.records) is None
@@ -143,6 +153,7 @@ class SimulatedWorker:
         record = self.records[stage.id]
         path = manifest.log_name(stage.index, stage.id, self.number)
         record = replace(record, status=StageStatus.RUNNING, tries=record.tries + 1, attempt=self.number, log_path=path)
+        record = replace(record, untrusted=stage.untrusted, reuse_key=stage.reuse_key)
         self.not_before.pop(stage.id, None)
         log = self.directory.path / path
         self._open_log(log)
@@ -325,6 +336,7 @@ class SimulatedWorker:
             ended_at=self.host.now().at if outcome else None,
             outcome=outcome,
             detail=detail,
+            judgement=self.judgement,
         )
 
     def _save(self, outcome: Outcome | None = None, detail: str = "", *, durable: bool = True) -> None:
@@ -351,6 +363,7 @@ class SimulatedWorker:
         outcome, detail = self.stopping, self.detail
         if outcome is None:
             self.records = course.untouched_skipped(self.plan, self.records)
-            outcome, detail = course.verdict(self.plan, self.records)
+            self.judgement = course.judgement(self.plan, self.records)
+            outcome, detail = course.verdict(self.plan, self.records, self.judgement)
         self._save(outcome, detail)
         self.history.watch.ended(self.host, self.directory, self.number)

@@ -11,7 +11,7 @@ from typing import TypeVar
 import pytest
 
 from reconciler.git import Draft, Repository, open_repository
-from reconciler.remote import RefUpdate, Remote, open_remote, read_notes, write_notes
+from reconciler.remote import DELETIONS_MANY, RefUpdate, Remote, open_remote, read_notes, write_notes
 from reconciler.simulation.remote import Server, SimulatedRemote
 from tests.contract.inside import inside, machines
 from tests.scratch import ENVIRONMENT, Scratch
@@ -156,3 +156,47 @@ def test_what_was_pushed_can_be_noted_here(clones: Clones) -> None:
     assert one(lambda: one.remote.known(["main"])) == {MAIN: base, CLAIM: note}
     one(lambda: one.remote.keep([RefUpdate(ref=CLAIM, old=note, new=None)]))
     assert one(lambda: one.remote.known(["main"])) == {MAIN: base}
+
+
+# ------------------------------------------------------------------------------------------------ many deletions
+
+MANY = [f"refs/reconciler/claims/m{number:03d}-00000001" for number in range(DELETIONS_MANY + 10)]
+NAMESAKE = f"{MANY[0]}0"
+
+
+def published(clones: Clones) -> tuple[str, str, list[tuple[str, str | None, str | None]]]:
+    """Make many claims and one that is named like the first of them and more; return two notes, and what publishes
+    the runs of the many."""
+    one, two, base = clones
+    (first,), (second,) = notes(one, b"one\n"), notes(two, b"two\n")
+    assert push(one, *((ref, None, first) for ref in [*MANY, NAMESAKE])) == frozenset()
+    return first, second, [(MAIN, base, commit_on(one, base, "x")), *((ref, first, None) for ref in MANY)]
+
+
+def test_many_claims_go_in_one_push_and_a_namesake_stays(clones: Clones) -> None:
+    one, two, _ = clones
+    first, _, moves = published(clones)
+    assert push(one, *moves) == frozenset()
+    assert two(lambda: two.remote.fetch(["main"])) == {MAIN: moves[0][2], NAMESAKE: first}
+
+
+@pytest.mark.parametrize("ref", [MAIN, MANY[0], MANY[-1]])
+@pytest.mark.parametrize("gone", [True, False])
+def test_of_many_claims_none_goes_if_one_is_gone_or_has_moved(clones: Clones, ref: str, gone: bool) -> None:
+    one, two, base = clones
+    first, second, moves = published(clones)
+    there = dict(two(lambda: two.remote.fetch(["main"])))
+    other = None if gone and ref != MAIN else second if ref != MAIN else commit_on(two, base, "y")
+    assert push(two, (ref, there[ref], other)) == frozenset()
+    assert push(one, *moves) == {each[0] for each in moves}
+    left = {name: oid for name, oid in {**there, ref: other}.items() if oid is not None}
+    assert two(lambda: two.remote.fetch(["main"])) == left
+    assert first in left.values()
+
+
+def test_many_claims_that_were_deleted_already_are_not_deleted_again(clones: Clones) -> None:
+    one, two, base = clones
+    first, _, moves = published(clones)
+    assert push(two, *moves[1:]) == frozenset()
+    assert push(one, *moves) == {each[0] for each in moves}
+    assert two(lambda: two.remote.fetch(["main"])) == {MAIN: base, NAMESAKE: first}

@@ -156,6 +156,30 @@ def test_one_that_was_killed_is_resumed_in_its_own_session(
         assert len(server.requests) == 2
 
 
+@BOTH
+def test_it_reviews_a_run_and_again_when_asked(scratch: Scratch, programs: Mapping[str, str], use: str) -> None:
+    first = json.dumps({"decision": "approve", "reasons": ["small"]})
+    second = json.dumps({"decision": "reject", "reasons": ["on second thoughts"]})
+    # Claude Code wants a schema kept by a tool call, and asks once more where there is none.
+    turns = [Say(each) for each in (first, second) for _ in range(2 if use == "claude" else 1)]
+    with model(*turns) as server:
+        said = settings_of(use, programs, server)
+        said["roles"] = {"reviewer": {"agent": {"use": use, "prompt": "Look for sharp edges."}}, "timeout": "1m"}
+        lines = "".join(f"{key}: {json.dumps(each)}\n" for key, each in said.items())
+        scratch.write("reconciler.yaml", FAST + lines)
+        scratch.simple("a", "echo done")
+        done = scratch.run("reconcile", "--wait")
+        assert done.returncode == 0, done.stdout + done.stderr
+        summary = json.loads(scratch.git("show", f"HEAD:.runs/t/{scratch.run_id('a')}/manifest.json"))
+        assert summary["review"] == {"decision": "approve", "reason": "small", "by": f"agent {use}"}
+        asked = scratch.run("review", "a", "--format", "json")
+        assert asked.returncode == 1, asked.stderr
+        review = json.loads(asked.stdout)
+        assert review["reasons"] == ["on second thoughts"]
+        assert review["agent"]["tokens"] == TOKENS * len(turns) / 2
+        assert server.asked().count("Look for sharp edges.") >= 2
+
+
 # ------------------------------------------------------------------------------------------------ what goes wrong
 
 FAILURES: dict[str, tuple[Turn, str]] = {

@@ -26,7 +26,8 @@ def test_the_change_becomes_a_branch_that_the_manifest_names(scratch: Scratch) -
     assert done.returncode == 0, done.stdout + done.stderr
     run_id = scratch.run_id("r")
     delivered = scratch.manifest("r")["delivered"]
-    assert delivered == {"branch": f"runs/{run_id}", "commit": scratch.git("rev-parse", f"runs/{run_id}").strip()}
+    commit = scratch.git("rev-parse", f"runs/{run_id}").strip()
+    assert delivered == {"branch": f"runs/{run_id}", "commit": commit, "pull_request": None}
     assert scratch.git("rev-parse", f"runs/{run_id}^").strip() == base
     assert scratch.git("show", f"runs/{run_id}:made.txt") == "new\n"
     assert scratch.git("show", f"runs/{run_id}:README.md") == "hello\nmore\n"
@@ -54,7 +55,7 @@ def test_it_is_pushed_to_the_remote_and_never_moves_a_branch_that_is_there(hub: 
     assert first.run("reconcile", "--wait").returncode == 0
     run_id = first.run_id("r")
     commit = hub.git("rev-parse", f"refs/heads/runs/{run_id}").strip()
-    assert hub.manifests()["r"]["delivered"] == {"branch": f"runs/{run_id}", "commit": commit}
+    assert hub.manifests()["r"]["delivered"] == {"branch": f"runs/{run_id}", "commit": commit, "pull_request": None}
     assert hub.git("show", f"{commit}:made.txt") == "new\n"
     # Evidence that is lost is made again, and finds what was delivered.
     before = hub.git("rev-parse", "main~1").strip()

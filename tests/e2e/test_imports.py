@@ -38,6 +38,8 @@ def loaded(scratch: Scratch, *words: str) -> set[str]:
         ["new", "task", "--help"],
         ["doctor", "--help"],
         ["completion", "bash"],
+        ["watch", "--help"],
+        ["service", "install", "--help"],
     ],
 )
 def test_help_loads_nothing_heavy(scratch: Scratch, words: list[str]) -> None:

@@ -21,6 +21,7 @@ from reconciler.actions import (
     Abandon,
     Action,
     Cancel,
+    Forget,
     Launch,
     Publish,
     Quarantine,
@@ -42,6 +43,7 @@ from reconciler.model import (
     Concurrency,
     End,
     Evidence,
+    Gate,
     Heartbeat,
     Held,
     Host,
@@ -66,9 +68,12 @@ from reconciler.model import (
     Source,
     Stage,
     StageId,
+    StageRecord,
+    StageStatus,
     Status,
     Suspend,
     TaskId,
+    Waiting,
     Wish,
 )
 from reconciler.phases import ENDED, phase
@@ -87,6 +92,7 @@ PIPELINE = Pipeline(
     source=Source(path="pipelines/p.yaml"),
     stages=(Stage(id=StageId("build"), command="make"),),
 )
+STAGE = StageRecord(id=StageId("build"), digest="s" * 64, status=StageStatus.WAITING, attempt=1)
 
 STATES: dict[str, dict[str, Any]] = {
     "claimed": {},
@@ -96,6 +102,7 @@ STATES: dict[str, dict[str, Any]] = {
     "succeeded": {"attempt": "succeeded"},
     "failed": {"attempt": "failed"},
     "cancelled": {"attempt": "cancelled"},
+    "waiting": {"attempt": "waiting"},
 }
 
 
@@ -108,6 +115,10 @@ def ago(seconds: float | None, boot: str = "boot") -> Instant | None:
 
 def name_of(run_id: str) -> Name:
     return Name(run_id.rpartition("-")[0])
+
+
+def request_of(run: str) -> Request:
+    return Request(name=name_of(run), source=Source(path="runs.d/x.yaml"), task=TASK, pipeline=PIPELINE.id)
 
 
 def plan_of(request: Request, run_id: str) -> Plan:
@@ -164,7 +175,7 @@ def run_of(case: dict[str, Any]) -> Run:
         heartbeat=Heartbeat(interval_s=5.0, stale_after_s=30.0),
         number=number,
         claim=None if given["claimed"] == "lost" else claim_of(number, given["series"], given["claimed"], boot),
-        attempt=attempt_of(number, given["attempt"], given["started"], boot) if "attempt" in given else None,
+        attempt=attempt_of(number, given, boot) if "attempt" in given else None,
         beat=ago(given.get("beat"), boot),
         lock_held=given.get("lock") == "held",
         claimer_alive=given.get("claimer", "alive") == "alive",
@@ -193,11 +204,16 @@ def claim_of(number: int, series: int, seconds_ago: float, boot: str) -> Claim:
     )
 
 
-def attempt_of(number: int, outcome: str, seconds_ago: float, boot: str) -> Attempt:
-    started = ago(seconds_ago, boot)
+def attempt_of(number: int, given: dict[str, Any], boot: str) -> Attempt:
+    """Return an attempt; one that is `waits_for` runs has a stage that waits until they have ended."""
+    started = ago(given["started"], boot)
     assert started is not None
-    ended = None if outcome == "running" else Outcome(outcome)
-    return Attempt(number=number, worker=WORKER, host=HOST, started=started, stages=(), outcome=ended, detail="as told")
+    ended = None if given["attempt"] == "running" else Outcome(given["attempt"])
+    awaited = tuple(RunId(each) for each in given.get("waits_for", ()))
+    stages = (replace(STAGE, waits_for=awaited),) if awaited else ()
+    return Attempt(
+        number=number, worker=WORKER, host=HOST, started=started, stages=stages, outcome=ended, detail="as told"
+    )
 
 
 def held_of(case: dict[str, Any], wishes: tuple[Wish, ...]) -> Held:
@@ -205,8 +221,7 @@ def held_of(case: dict[str, Any], wishes: tuple[Wish, ...]) -> Held:
     run, number = case["run"], case.get("number", 1)
     claims = tuple(claim_of(each, case.get("series", 1), 60, "elsewhere") for each in range(1, number + 1))
     found = next((each.plan for each in wishes if each.run_id == run), None)
-    known = Request(name=name_of(run), source=Source(path="runs.d/x.yaml"), task=TASK, pipeline=PIPELINE.id)
-    plan = {"known": found or plan_of(known, run), "unknown": None}[case.get("plan", "known")]
+    plan = {"known": found or plan_of(request_of(run), run), "unknown": None}[case.get("plan", "known")]
     return Held(
         claim=SharedClaim(
             run_id=RunId(run),
@@ -230,7 +245,10 @@ def damage(run: str, record: str) -> Problem:
 
 
 def evidence_of(run: str, proof: int | str) -> Evidence:
-    """Return evidence of an attempt that succeeded, or, given a word, of the first attempt with that status."""
+    """Return evidence of an attempt that succeeded, or, given a word, of the first attempt with that status; one that
+    is waiting does so at a gate of its plan."""
+    gate = Gate(stage=StageId("ship"), reason="It is for ever", policy="", asked_at=AT)
+    waiting = Waiting(plan_digest=plan_of(request_of(run), run).digest, commit="c" * 40, gates=(gate,))
     return Evidence(
         run_id=RunId(run),
         task_id=TASK,
@@ -240,6 +258,7 @@ def evidence_of(run: str, proof: int | str) -> Evidence:
         completed_at=AT,
         duration_s=1.0,
         manifest_blob="b" * 40,
+        waiting=waiting if proof == "waiting" else None,
     )
 
 
@@ -262,7 +281,7 @@ def actual_of(case: dict[str, Any]) -> Actual:
             HostId(host): Neighbour(oid=f"oid-{host}", silent_s=silent, lease_s=300.0)
             for host, silent in case.get("neighbours", {}).items()
         },
-        unclaimed=tuple((TASK, RunId(run)) for run in case.get("unclaimed", ())),
+        unclaimed=tuple(RunId(run) for run in case.get("unclaimed", ())),
         lost={RunId(run): commit for run, commit in case.get("lost", {}).items()},
     )
 
@@ -301,6 +320,8 @@ def spoken(action: Action) -> str:
             return f"release {ref} {oid}: {reason}" + (" (given up)" if gives_up else "")
         case Retire(run_id=run, reason=reason):
             return f"retire {run}" + (f": {reason}" if reason else "")
+        case Forget(run_id=run, reason=reason):
+            return f"forget {run}: {reason}"
         case Publish(runs=runs):
             return f"publish {' '.join(run for _, run in runs)}"
         case Wait(subject=subject, reason=reason, settled=settled):
@@ -330,7 +351,7 @@ def test_a_case_says_nothing_that_is_not_read() -> None:
     known = {"wishes", "runs", "names", "evidence", "runs_max", "publish_due", "phases", "does"}
     known |= {"held", "neighbours", "online", "lost", "unclaimed", "ageing"}
     of_run = {"run", "is", "number", "series", "claimed", "claimer", "started", "boot", "attempt", "beat", "lock"}
-    of_run |= {"worker", "planned", "cancel", "end", "corrupt", "attempts_max", "group"}
+    of_run |= {"worker", "planned", "cancel", "end", "corrupt", "attempts_max", "group", "waits_for"}
     for each in cases():
         case = each.values[0]
         assert case.keys() <= known

@@ -258,6 +258,12 @@ MUTATIONS = (
         '        files[command["log_path"]] = log\n',
         "",
     ),
+    Mutation(
+        "nobody guards a push of many deletions",
+        "lent.py",
+        '[ "$asked" = "$(cat "$here/asked")" ] && : > "$here/passed"',
+        ': > "$here/passed"',
+    ),
 )
 
 

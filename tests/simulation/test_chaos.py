@@ -38,3 +38,18 @@ def test_without_a_request_there_is_nothing_to_try(scratch: Scratch) -> None:
 def test_time_is_needed(scratch: Scratch) -> None:
     scratch.simple("a", "true")
     assert scratch.run("chaos", "--minutes", "0").returncode == 2
+
+
+def test_stages_are_reused_whatever_happens(scratch: Scratch) -> None:
+    """Every citation is of a success that was executed and proven: the simulation looks at each."""
+    stage = {"id": "s", "command": "make", "reuse": {"paths": ["src", "pipelines/*.yaml"]}}
+    scratch.write("src/a", "a\n")
+    scratch.pipeline("p", json.dumps({"stages": [stage, {"id": "t", "command": "make test"}]}))
+    scratch.request("a", "p")
+    for name in ("b", "c", "d"):
+        scratch.request(name, "p", after="[a]")
+    scratch.commit()
+    told = scratch.run("chaos", "--seed", "3", "--minutes", "0.1", "--format", "json")
+    document = json.loads(told.stdout)
+    assert (document["broken"], told.returncode) == ([], 0), told.stdout
+    assert document["happened"].get("stages reused", 0) > 0

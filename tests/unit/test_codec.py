@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import types
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -100,6 +100,48 @@ def test_a_parameter_keeps_its_type(given: object) -> None:
     document = {"name": "a", "source": source, "task": "t", "pipeline": "p", "parameters": {"x": given}}
     read = codec.parse(Request, json.dumps(document).encode()).parameters["x"]
     assert (type(read), read) == (type(given), given)
+
+
+@pytest.mark.parametrize("kind", RECORDS, ids=lambda kind: kind.__name__)
+@settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(st.data())
+def test_a_value_is_spelled_as_the_standard_library_spells_it(kind: type, data: st.DataObject) -> None:
+    value = data.draw(values(kind))
+    plain = codec.dump(value)
+    exact = {"ensure_ascii": False, "allow_nan": False}
+    assert codec.render(value) == json.dumps(plain, indent=2, **exact).encode() + b"\n"
+    assert codec.compact(value) == json.dumps(plain, **exact).encode() + b"\n"
+    assert codec.canonical(value) == json.dumps(plain, sort_keys=True, separators=(",", ":"), **exact).encode()
+
+
+@pytest.mark.parametrize("spell", [codec.render, codec.compact, codec.canonical])
+@pytest.mark.parametrize("value", [float("nan"), [float("inf")], {"a": {1, 2}}, {"a": b"bytes"}, 1j])
+def test_what_json_cannot_say_is_not_spelled(spell: Any, value: object) -> None:
+    with pytest.raises(ValueError):
+        spell(value)
+
+
+@pytest.mark.parametrize("spell", [codec.render, codec.compact, codec.canonical])
+def test_what_utf8_cannot_say_is_spelled_out(spell: Any) -> None:
+    assert (
+        codec.parse(Process, spell(Process(pid=1, start_ticks=2, boot_id="a\udcff\u00e9"))).boot_id == "a\\udcff\u00e9"
+    )
+
+
+def test_keys_that_are_equal_may_be_spelled_in_different_ways() -> None:
+    assert [codec.compact({key: 0}) for key in (1, True, "1", 1.0)] == [
+        b'{"1": 0}\n', b'{"True": 0}\n', b'{"1": 0}\n', b'{"1.0": 0}\n',
+    ]  # fmt: skip
+
+
+def test_equal_bytes_are_one_value_only_where_nobody_can_change_it() -> None:
+    assert codec.parse(Process, PROCESS) is codec.parse(Process, bytes(bytearray(PROCESS)))
+
+    @dataclass
+    class Open:
+        number: int
+
+    assert codec.parse(Open, b'{"number": 1}') is not codec.parse(Open, b'{"number": 1}')
 
 
 # ------------------------------------------------------------------------------------------------ strictness

@@ -16,6 +16,7 @@ from referencing import Registry
 from reconciler import aggregate, manifest, parse
 from reconciler.agent import Agent, Budget, Demand
 from reconciler.contracts import Contracts
+from reconciler.forges.forge import Kind, PullRequest, Site, Wanted
 from reconciler.model import (
     AgentSettings,
     Approval,
@@ -27,6 +28,7 @@ from reconciler.model import (
     EvidenceSettings,
     Execution,
     ExecutionMode,
+    ForgeSettings,
     GuardSettings,
     Heartbeat,
     Host,
@@ -38,13 +40,17 @@ from reconciler.model import (
     PipelineId,
     Plan,
     Policy,
+    Problem,
     Process,
     PublishSettings,
     Redact,
     Refusal,
     Rejection,
     Request,
+    Reuse,
     Role,
+    RoleSettings,
+    RunId,
     SandboxSettings,
     Schedule,
     Settings,
@@ -63,6 +69,10 @@ from reconciler.model import (
     Watch,
     Workspace,
 )
+from reconciler.power import Power
+from reconciler.preview import Coming, Doing, Effect, Preview, Touched, Verdict
+from reconciler.preview_gates import Asked, Judged
+from reconciler.pulls import receipt
 from reconciler.resolve import Place, resolve
 from reconciler.settings import parse_settings
 
@@ -96,19 +106,37 @@ FIELDS: list[tuple[str, str, type, set[str]]] = [
     ("approval", "", Approval, {"source"}),
     ("pipeline", "", Pipeline, {"id", "source"}),
     ("pipeline", "$defs/stage", Stage, set()),
+    ("pipeline", "$defs/stage/properties/reuse", Reuse, set()),
     ("pipeline", "properties/parameters/additionalProperties", Parameter, set()),
     ("settings", "", Settings, set()),
     ("settings", "properties/heartbeat", Heartbeat, set()),
     ("settings", "properties/evidence", EvidenceSettings, set()),
     ("settings", "properties/redact", Redact, set()),
     ("settings", "properties/publish", PublishSettings, set()),
+    ("settings", "properties/forge", ForgeSettings, set()),
     ("settings", "$defs/policy", Policy, {"name"}),
     ("settings", "properties/trust", Trust, set()),
     ("settings", "properties/guards", GuardSettings, set()),
     ("settings", "properties/guards/properties/specs", SpecSettings, set()),
     ("settings", "properties/guards/properties/specs/properties/watch/items", Watch, set()),
     ("settings", "properties/sandbox", SandboxSettings, set()),
+    ("plan-preview", "", Preview, set()),
+    ("plan-preview", "$defs/power", Power, set()),
+    ("plan-preview", "$defs/request", Touched, set()),
+    ("plan-preview", "$defs/run", Coming, set()),
+    ("plan-preview", "$defs/doing", Doing, set()),
+    ("plan-preview", "$defs/gate", Asked, set()),
+    ("plan-preview", "$defs/decision", Judged, set()),
+    ("plan-preview", "$defs/problem", Problem, set()),
     ("settings", "properties/agents/additionalProperties", AgentSettings, set()),
+    ("settings", "properties/roles", RoleSettings, {"agent"}),
+    (
+        "settings",
+        "$defs/reviewing_agent",
+        Agent,
+        {"driver", "config", "output_schema", "demand", "deliver", "resume"},
+    ),
+    ("settings", "$defs/reviewing_agent/properties/budget", Budget, set()),
     ("pipeline", "$defs/agent", Agent, {"driver", "config"}),
     ("pipeline", "$defs/agent/properties/budget", Budget, set()),
     ("pipeline", "$defs/agent/properties/demand", Demand, set()),
@@ -142,6 +170,7 @@ def test_every_object_of_a_format_that_people_write_has_a_class(name: str) -> No
         "$defs/guard",
         "$defs/sandbox",
         "$defs/stage/properties/approval",
+        "properties/roles/properties/reviewer",
     }
     known = {pointer for schema, pointer, *_ in FIELDS if schema == name}
     assert {each.removeprefix("/") for each in _objects(SCHEMAS[name])} - opaque == known
@@ -173,6 +202,9 @@ ENUMS: list[tuple[str, str, set[str | None]]] = [
     ("state", "properties/status", set(Status)),
     ("state", "$defs/run/properties/status", set(Status)),
     ("task-index", "$defs/item/properties/gate/properties/status", ENDED),
+    ("plan-preview", "properties/verdict", set(Verdict)),
+    ("plan-preview", "$defs/request/properties/effect", set(Effect)),
+    ("plan-preview", "$defs/problem/properties/severity", set(Severity)),
 ]
 
 
@@ -391,6 +423,13 @@ def holds(name: str, document: dict[str, Any]) -> None:
     assert json.loads(json.dumps(document, allow_nan=False)) == document
 
 
+def test_a_receipt_keeps_its_contract() -> None:
+    wanted = Wanted(head="runs/r-0123abcd", base="main", title="t", body="b")
+    found = PullRequest(number=42, url="https://github.com/acme/billing/pull/42", open=True)
+    site = Site(kind=Kind.GITHUB, url="https://github.com", api_url="https://api.github.com", repository="acme/billing")
+    holds("pull-request", receipt(site, RunId("r-0123abcd"), wanted, found))
+
+
 @pytest.mark.parametrize("title", DOCUMENTS)
 def test_a_manifest_keeps_its_contract(title: str) -> None:
     holds("manifest", DOCUMENTS[title])
@@ -399,7 +438,7 @@ def test_a_manifest_keeps_its_contract(title: str) -> None:
 
 @pytest.mark.parametrize("title", PROVEN)
 def test_a_run_summary_keeps_its_contract(title: str) -> None:
-    holds("run-summary", manifest.run_summary(PROVEN[title], "f" * 64))
+    holds("run-summary", manifest.run_summary(PROVEN[title], "f" * 64, RUNS[title]))
 
 
 @pytest.mark.parametrize("title", PROVEN)

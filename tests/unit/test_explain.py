@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from reconciler import codec
-from reconciler.actions import Abandon, Action, Cancel, Launch, Publish, Quarantine, Resume, Retire, Wait
+from reconciler.actions import Abandon, Action, Cancel, Forget, Launch, Publish, Quarantine, Resume, Retire, Wait
 from reconciler.diff import diff
 from reconciler.explain import reasons, rows
 from reconciler.model import (
@@ -345,6 +345,7 @@ NAMED: dict[str, Any] = {"run_id": ID, "task_id": TaskId("t")}
         (Abandon(**NAMED, number=1, reason="all used"), "next: a pass will abandon it, because all used"),
         (Quarantine(**NAMED, names=("x",), reason="not JSON"), "next: a pass will quarantine it, because not JSON"),
         (Retire(**NAMED), "next: a pass will retire it"),
+        (Forget(run_id=ID, reason="nothing is here"), "next: a pass will forget it, because nothing is here"),
         (Publish(runs=((TaskId("t"), ID),)), "next: a pass commits its evidence (run: reconciler reconcile)"),
     ],
 )  # fmt: skip

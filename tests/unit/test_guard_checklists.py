@@ -210,3 +210,34 @@ def test_no_registry_breaks_it(value: object) -> None:
     tasks, _ = tasks_of(json.dumps({"items": value}).encode())
     tasks, _ = tasks_of(json.dumps({"items": [value]}).encode())
     list(checklists.disagreements(tasks, [], ()))
+
+
+# ------------------------------------------------------------------------------------------------ citations
+
+CITED = ".runs/t/cli/a-11111111/manifest.json"
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        ({CITED: "1" * 64}, []),
+        ({}, [f"cites run a-11111111, whose manifest is not there any more ({CITED})"]),
+        ({CITED: "2" * 64}, [f"cites run a-11111111, whose manifest has changed since ({CITED})"]),
+    ],
+)
+def test_evidence_that_cites_other_evidence(there: dict[str, str], said: list[str]) -> None:
+    """What is cited was there when it was, so the item stays proven: it is a warning."""
+    reused = {"run_id": "a-11111111", "stage": "s", "manifest": {"path": CITED, "sha256": "1" * 64}}
+    commands = [{"id": "s", "reused": reused}, {"id": "n", "reused": None}, "broken", {"reused": {"manifest": 1}}]
+    proofs = {MANIFEST: proof(commands=commands)}
+    assert judged(PROVEN, proofs) == []
+    places, _ = checklists.places_of({"tasks/t.md": PROVEN.encode()})
+    found = list(checklists.astray(places, proofs, there))
+    assert [each.severity for each in found] == [Severity.WARNING for _ in said]
+    assert all(text in each.reason for text, each in zip(said, found, strict=True))
+
+
+@pytest.mark.parametrize("path", ["../../etc/passwd", "x\ny", ".runs/t/cli/a\n/manifest.json", ""])
+def test_a_citation_that_leads_elsewhere_is_not_followed(path: str) -> None:
+    reused = {"run_id": "a-11111111", "manifest": {"path": path, "sha256": "1" * 64}}
+    assert checklists.citations(proof(commands=[{"reused": reused}])) == []

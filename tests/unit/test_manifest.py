@@ -522,11 +522,20 @@ def test_every_attempt_has_logs_of_its_own(index: int, attempt: int, name: str) 
 )
 def test_the_summary_of_a_run_says_whether_its_tests_passed(lint: str, test: str, said: str) -> None:
     ran = attempt(1, record("build", "succeeded"), record("lint", lint), record("test", test), outcome="succeeded")
-    known = {each.id: each for each in ran.stages}
-    summary: Any = run_summary(written(records(attempts=[ran])), "f" * 64, roles.test(PLAN, known).status)
-    assert summary["test"] == {"status": said, "stages": [{"id": "test", "status": test}]}
+    judged = roles.judge(PLAN, {each.id: each for each in ran.stages})
+    found = records(attempts=[replace(ran, judgement=judged)])
+    summary: Any = run_summary(written(found), "f" * 64, found)
+    reasons = ["test stage 'test' did not pass"] if said == "failed" else []
+    stages = [{"id": "test", "status": test}]
+    assert summary["test"] == {"status": said, "by": "built-in", "reasons": reasons, "stages": stages}
     assert [each["id"] for each in summary["build"]["stages"]] == ["build", "lint", "test"]
-    assert summary["plan"] == {"digest": PLAN.digest, "target": None, "stages": ["build", "lint", "test"]}
+    assert summary["plan"] == {
+        "digest": PLAN.digest,
+        "target": None,
+        "stages": ["build", "lint", "test"],
+        "by": "built-in",
+        "items": [{"id": each, "mode": "mcp", "selected": True} for each in ("build", "lint", "test")],
+    }
     assert (summary["manifest_path"], summary["manifest_sha256"]) == (manifest_path("t", PLAN.run_id), "f" * 64)
     assert (summary["attempts"], summary["duration_s"], summary["completed_at"]) == (1, 30.0, at(11))
 
@@ -534,8 +543,9 @@ def test_the_summary_of_a_run_says_whether_its_tests_passed(lint: str, test: str
 def test_a_run_without_test_stages_has_no_test_result() -> None:
     plan = plan_of(stage("build"), stage("test", role=Role.TEST), target="build")
     ran = attempt(1, record("build", "succeeded", plan=plan), outcome="succeeded")
-    summary: Any = run_summary(written(records(attempts=[ran], plan=plan)), "f" * 64)
-    assert summary["test"] == {"status": "none", "stages": []}
+    found = records(attempts=[ran], plan=plan)
+    summary: Any = run_summary(written(found), "f" * 64, found)
+    assert summary["test"] == {"status": "none", "by": "built-in", "reasons": [], "stages": []}
 
 
 def test_the_file_of_a_failed_stage_holds_the_reason_and_the_end_of_its_output() -> None:

@@ -493,6 +493,32 @@ def test_hundreds_of_refs_move_in_one_push(ground: Ground) -> None:
     assert ground.refs().keys() == {MAIN}
 
 
+@pytest.mark.parametrize("hook", ["", "#!/bin/sh\nexit 1\n"])
+def test_where_nobody_can_guard_a_push_its_refs_are_told_one_by_one(
+    ground: Ground, hook: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if hook:
+        monkeypatch.setattr("reconciler.lent.GUARD", hook)
+    else:
+        monkeypatch.setattr("reconciler.lent.os.access", lambda path, mode: False)
+    refs = [f"refs/reconciler/claims/r{number:03}-00000001" for number in range(module.DELETIONS_MANY)]
+    lines = "".join(f"create {ref} {ground.first}\n" for ref in refs)
+    subprocess.run(["git", "update-ref", "--stdin"], cwd=ground.bare, input=lines, text=True, check=True)
+    commit, other = ground.commit(), ground.note("one")
+    gone = [move(MAIN, ground.first, commit), *(move(each, other, None) for each in refs)]
+    assert ground.remote.push(gone) == {each.ref for each in gone}
+    assert ground.refs() == {MAIN: ground.first, **dict.fromkeys(refs, ground.first)}
+    assert ground.remote.push([gone[0], *(move(each, ground.first, None) for each in refs)]) == frozenset()
+    assert ground.refs() == {MAIN: commit}
+    assert not list(ground.remote.repository.state.glob("push*"))
+
+
+def test_the_longest_command_line_of_deletions_fits(ground: Ground) -> None:
+    refs = [f"refs/{'r' * (module.REF_CHARACTERS_MAX - 13)}{number:08}" for number in range(UPDATES_MAX)]
+    rejected = ground.remote.push([move(each, "1" * 40, None) for each in refs])
+    assert rejected == set(refs)
+
+
 def test_the_longest_command_line_fits(ground: Ground) -> None:
     refs = [f"refs/{'r' * (module.REF_CHARACTERS_MAX - 13)}{number:08}" for number in range(UPDATES_MAX)]
     with pytest.raises((PushUnclear, PushRefused)):

@@ -62,7 +62,7 @@ BOTH = plan(("build", Role.BUILD), ("unit", Role.TEST), ("load", Role.TEST))
 def test_nothing_to_test_is_no_verdict_and_the_reviewer_approves() -> None:
     made = plan(("a", None))
     assert roles.test(made, records(made)).status == "none"
-    assert roles.objection(made, records(made)) == ""
+    assert roles.objection(roles.judge(made, records(made))) == ""
 
 
 @pytest.mark.parametrize(
@@ -80,12 +80,12 @@ def test_every_test_must_pass_even_if_its_failure_is_allowed(
 ) -> None:
     found = records(BOTH, **states)
     assert roles.test(BOTH, found).status == status
-    assert roles.objection(BOTH, found) == objection
+    assert roles.objection(roles.judge(BOTH, found)) == objection
 
 
 def test_required_guardrails_that_are_not_there_fail_the_test() -> None:
     made = plan(("a", None), required=True)
-    assert "guardrails are required" in roles.objection(made, records(made))
+    assert "guardrails are required" in roles.objection(roles.judge(made, records(made)))
 
 
 REVIEWED = plan(("unit", Role.TEST), ("review", Role.REVIEW))
@@ -125,4 +125,4 @@ def test_no_reviewer_approves_what_the_tester_failed() -> None:
 
 def test_an_escalation_says_who_must_look() -> None:
     found = records(REVIEWED, {"review": {"decision": "escalate", "reasons": ["unsure"]}})
-    assert roles.objection(REVIEWED, found) == "the reviewer leaves it to a person: stage 'review': unsure"
+    assert roles.objection(roles.judge(REVIEWED, found)) == "the reviewer leaves it to a person: stage 'review': unsure"

@@ -540,41 +540,51 @@ def test_a_marked_run_is_under_way_until_the_mark_is_taken_away(runs: Runs) -> N
     for task, run in (("u", "b-1a2b3c4d"), ("t", "c-1a2b3c4d"), ("t", "a-1a2b3c4d")):
         runs.mark(task, run)
         runs.directory(task, run).path.mkdir(parents=True)
-    assert runs.marked() == (("t", "a-1a2b3c4d"), ("u", "b-1a2b3c4d"), ("t", "c-1a2b3c4d"))
+    assert list(runs.marks().items()) == [("a-1a2b3c4d", "t"), ("b-1a2b3c4d", "u"), ("c-1a2b3c4d", "t")]
     assert [runs.is_marked(run) for run in ("b-1a2b3c4d", "never-marked")] == [True, False]
     runs.unmark("b-1a2b3c4d")
     runs.unmark("never-marked")
-    assert runs.marked() == (("t", "a-1a2b3c4d"), ("t", "c-1a2b3c4d"))
+    assert runs.marks() == {"a-1a2b3c4d": "t", "c-1a2b3c4d": "t"}
 
 
 def test_nothing_is_marked_where_nothing_ever_ran(runs: Runs) -> None:
-    assert runs.marked() == ()
+    assert runs.marks() == {}
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", b"\xff\xfe", b"elsewhere\n", b"../..\n", b"a\x00b", b"x" * 1000])
 def test_a_damaged_mark_still_finds_its_run(runs: Runs, directory: RunDirectory, data: bytes) -> None:
     runs.mark(TASK, ID)
     (runs.state / "live" / ID).write_bytes(data)
-    assert runs.marked() == ((TASK, ID),)
+    assert runs.marks() == {ID: TASK}
 
 
 def test_a_mark_that_is_a_directory_still_finds_its_run(runs: Runs, directory: RunDirectory) -> None:
     (runs.state / "live" / ID).mkdir(parents=True)
-    assert runs.marked() == ((TASK, ID),)
+    assert runs.marks() == {ID: TASK}
 
 
 def test_a_mark_without_a_run_is_told_with_the_task_it_names(runs: Runs) -> None:
     runs.mark(TASK, ID)
-    assert runs.marked() == ((TASK, ID),)
+    assert runs.marks() == {ID: TASK}
     assert runs.observe(TASK, ID) is None
 
 
 @pytest.mark.parametrize("said", [b"", b"../x\n", b"\xff\n", b"A task\n", b"x" * 200])
-def test_a_mark_that_names_no_task_and_half_a_mark_are_passed_over(runs: Runs, said: bytes) -> None:
+def test_a_mark_that_names_no_task_is_told_without_one_and_half_a_mark_is_passed_over(runs: Runs, said: bytes) -> None:
     runs.mark(TASK, ID)
     (runs.state / "live" / ID).write_bytes(said)
     (runs.state / "live" / f".{ID}.4242.tmp").write_bytes(b"t\n")
-    assert runs.marked() == ()
+    assert runs.marks() == {ID: None}
+
+
+def test_a_run_that_is_forgotten_was_never_ours(runs: Runs) -> None:
+    runs.mark(TASK, ID)
+    runs.unmark(ID)
+    (runs.state / "live" / ID / "inside").mkdir(parents=True)
+    runs.forget(ID)
+    runs.forget(ID)
+    assert runs.marks() == {}
+    assert not runs.is_ours(ID)
 
 
 # ------------------------------------------------------------------------------------------------ workspaces

@@ -55,7 +55,7 @@ def test_a_stage_that_says_nothing_gets_no_sandbox() -> None:
 
 
 def test_an_empty_sandbox_is_the_strictest_with_a_workspace() -> None:
-    assert demand({}) == Demand(network=False, write=None, secrets=(), asked=True)
+    assert demand({}) == Demand(network=False, write=None, secrets=())
 
 
 def test_what_is_said_is_demanded() -> None:
@@ -72,8 +72,8 @@ def test_the_whole_workspace_is_no_list_of_paths(said: list[str], write: tuple[s
 
 def test_untrusted_text_gets_no_secrets_and_no_network_whatever_the_stage_says() -> None:
     said = {"network": True, "write": ["a"], "secrets": ["A"]}
-    assert demand(said, trusted=False) == Demand(write=("a",), asked=True)
-    assert demand(None, trusted=False) == Demand(asked=False)
+    assert demand(said, trusted=False) == Demand(write=("a",))
+    assert demand(None, trusted=False) == Demand()
 
 
 # ------------------------------------------------------------------------------------------------ the environment

@@ -1,0 +1,1 @@
+"""Forges behind one small protocol: GitHub, GitLab, and Gitea with Forgejo."""
