@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
+# As people have it: what Python compiled of a module is there when the module is loaded again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help bubblewrap demo test simulate soak mutate check lint types validate bench docs clean
 

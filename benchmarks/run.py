@@ -21,7 +21,7 @@ from pathlib import Path
 RUNS = 5
 PEAK = 0.0
 ENVIRONMENT = {
-    **{name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "RECONCILER_"))},
+    **{name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "RECONCILER_", "PYTHONDONT"))},
     "GIT_CONFIG_GLOBAL": os.devnull,
     "GIT_CONFIG_NOSYSTEM": "1",
     "GIT_AUTHOR_NAME": "Bench",

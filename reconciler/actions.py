@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from reconciler.model import ChildEnd, Decision, Held, Outcome, Plan, RunId, TaskId
+from reconciler.values import frozen
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Launch:
     """Freeze the plan, claim its first attempt here, spawn its worker. `number` is above 1 for a run that another
     machine left waiting, and goes on because of `decisions`; with an `outcome` it ends by that, and nothing is spawned.
@@ -20,7 +19,7 @@ class Launch:
     outcome: Outcome | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Resume:
     """Fence what is left of attempt `after`, claim the next one on the frozen plan, spawn its worker. `decisions` are
     those on gates that it waited for, `children` the ends of nested runs."""
@@ -33,7 +32,7 @@ class Resume:
     children: tuple[ChildEnd, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Cancel:
     """Record that attempt `number` shall end, fence it, and record the end."""
 
@@ -43,7 +42,7 @@ class Cancel:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Abandon:
     """Fence attempt `number` and record the run as failed: its attempts are used up."""
 
@@ -53,7 +52,7 @@ class Abandon:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Quarantine:
     """Move record files that cannot be read out of the way, keeping them."""
 
@@ -63,7 +62,7 @@ class Quarantine:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Restore:
     """Freeze the plan anew where the frozen one is lost. What was done on another plan counts by its digests only."""
 
@@ -73,7 +72,7 @@ class Restore:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class TakeOver:
     """Move the shared claim of a run here, with all that it says of earlier attempts, and execute the next one; with
     `outcome`, end the run instead. `number` is that of the newest attempt so far."""
@@ -87,7 +86,7 @@ class TakeOver:
     outcome: Outcome | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Reclaim:
     """Make the shared claim of a run that is executed here and has none, or `held`, an older one of ours."""
 
@@ -98,7 +97,7 @@ class Reclaim:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Yield:
     """Fence attempt `number` and set its records aside: the run is somebody else's now."""
 
@@ -108,7 +107,7 @@ class Yield:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Release:
     """Delete a ref at the remote that has done its duty; `gives_up` where a run is lost with it."""
 
@@ -118,14 +117,14 @@ class Release:
     gives_up: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Publish:
     """Commit the evidence of these runs, all in one commit."""
 
     runs: tuple[tuple[TaskId, RunId], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Retire:
     """Remove the workspace of a run and forget that it was under way: the tip proves it, or nothing ever can."""
 
@@ -134,7 +133,7 @@ class Retire:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Forget:
     """Remove the mark of a run of which nothing else is here; the mark may be damaged, and say not even its task."""
 
@@ -142,7 +141,7 @@ class Forget:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Wait:
     """Do nothing now, for a reason a person can read. `settled` is True when only a person can change it."""
 

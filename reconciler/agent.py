@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from reconciler.model import AgentSettings
+from reconciler.values import frozen
 
 BUILT_IN: Mapping[str, AgentSettings] = {
     "codex": AgentSettings(driver="codex", command=("codex",)),
@@ -23,7 +24,7 @@ LIMITS = frozenset({"budget", "stall_after_s", "resume"})
 """What bounds an agent and is no part of what it is asked to do."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Budget:
     """What a stage may spend, over all its tries; None where there is no bound. `cost` is in US dollars."""
 
@@ -32,7 +33,7 @@ class Budget:
     cost: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Demand:
     """What must be there when the agent is done: a change of any file (`diff`), and these files."""
 
@@ -40,7 +41,7 @@ class Demand:
     files: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Agent:
     """One agent stage. Exactly one of `prompt` and `prompt_file` says something; `deliver` is "", `branch`
     or `pull_request`.

@@ -7,10 +7,11 @@ a commit's aggregates and manifests agree, and publishing costs what is new, not
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import Any, TypeVar
 
 from reconciler import codec
+from reconciler.values import frozen
 
 T = TypeVar("T")
 
@@ -21,7 +22,7 @@ RUNS_SHOWN_MAX = 20
 Document = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Counts:
     total: int = 0
     succeeded: int = 0
@@ -29,20 +30,20 @@ class Counts:
     cancelled: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class StageCounts:
     total: int = 0
     failed: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Durations:
     total: float = 0.0
     mean: float = 0.0
     max: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class PipelineCounts:
     total: int
     succeeded: int
@@ -57,7 +58,7 @@ class PipelineCounts:
 EMPTY_PIPELINE: Document = {"total": 0, "succeeded": 0, "failed": 0, "cancelled": 0, "duration_s_total": 0.0}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Metrics:
     """The sums of `metrics.json` that the next ones are made from."""
 
@@ -69,7 +70,7 @@ class Metrics:
     pipelines: Mapping[str, PipelineCounts] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Shown:
     """One row of `state.json`."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from reconciler import codec, rundir
 from reconciler.actions import (
@@ -45,6 +45,7 @@ from reconciler.model import (
 )
 from reconciler.process import Target
 from reconciler.rundir import RunDirectory
+from reconciler.values import frozen
 from reconciler.world import World
 
 ACTOR = "reconciler"
@@ -53,7 +54,7 @@ ACTOR = "reconciler"
 Granted = Mapping[RunId, SharedClaim] | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Done:
     """What became of one action: a sentence, and the error if the environment refused."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from reconciler.model import (
@@ -23,12 +23,13 @@ from reconciler.model import (
     StageRecord,
     StageStatus,
 )
+from reconciler.values import frozen
 
 GOVERNED = "governed"
 """What a plan says of a gate that a policy of the settings may hold for."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Case:
     """What policies look at, of one run that waits: its pipeline, labels, the digest of its plan, who committed its
     request and in which commit, and the paths that the commit it works on has changed.
@@ -49,7 +50,7 @@ class Case:
     decisions_left: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Weighed:
     """What became of one gate: the choice (None while it waits), the decisions that count, and in words what is
     missing."""

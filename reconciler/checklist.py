@@ -18,7 +18,6 @@ import posixpath
 import re
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ from urllib.parse import quote, unquote
 
 from reconciler.errors import ContentError
 from reconciler.model import Link, Problem, Severity
+from reconciler.values import frozen
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -44,7 +44,7 @@ _BOM = b"\xef\xbb\xbf"
 # ---------------------------------------------------------------------------------------------- checklists
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Item:
     """One line of a checklist. `evidence_path` is relative to the file the item stands in, as its link is."""
 
@@ -83,7 +83,7 @@ def tick(data: bytes, evidence: Mapping[str, Link], path: str) -> bytes:
     return b"".join(edited.get(line_index, line) for line_index, line in lines)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class _Place:
     """Where the parts of an item stand: its line with what ends it, and byte offsets into that line."""
 
@@ -95,7 +95,7 @@ class _Place:
     links: tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class _Text:
     """A piece of running text between two block boundaries, and the index of its first line."""
 
@@ -194,7 +194,7 @@ def _judge(text: _Text, lines: list[bytes], path: str) -> Iterator[_Place | Prob
             yield _place(text, comment, lines, spans)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class _Fault:
     rule: str
     reason: str
@@ -416,7 +416,7 @@ def add_task(data: bytes, path: str, task: Mapping[str, object]) -> bytes:
     return bom + (text[:start] + spelled + text[end:]).encode()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class _Value:
     """A JSON value and where its text starts and ends; a member's key, too."""
 
@@ -427,7 +427,7 @@ class _Value:
     value: Any
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class _Layout:
     """What stands between the tokens of an object: after its brace, between members, inside one, at the end."""
 

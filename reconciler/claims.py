@@ -27,6 +27,7 @@ from reconciler.observe import Observation, Observer
 from reconciler.publish import IDENTITY
 from reconciler.remote import RefUpdate, write_notes
 from reconciler.rundir import read_lease
+from reconciler.values import frozen
 from reconciler.world import World
 
 RENEW_SHARE = 2 / 3
@@ -36,7 +37,7 @@ CLAIMS_HELD_MAX = 50
 """A claim at the remote tells of so many attempts; the notes stay small however often a run is resumed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Wanted:
     """A claim to be made: what it shall say, and the ref it replaces (None: there must be none). `begins` says that
     the run begins by it: then it must be alone in its concurrency group."""

@@ -19,6 +19,8 @@ from json.encoder import encode_basestring
 from operator import attrgetter
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from reconciler.values import is_frozen
+
 T = TypeVar("T")
 
 
@@ -234,12 +236,6 @@ def _parsed(kind: type[T], data: bytes) -> T:
 
 _parsed_once = lru_cache(maxsize=REMEMBERED_MAX)(_parsed)
 """A pass reads what the one before it has read, and reads it again to publish it: equal bytes are one frozen value."""
-
-
-def is_frozen(kind: Any) -> bool:
-    """Return whether values of a type may be shared: whoever gets one cannot change it for others."""
-    parameters = getattr(kind, "__dataclass_params__", None)
-    return parameters is not None and bool(parameters.frozen)
 
 
 def load(kind: type[T], value: Any) -> T:

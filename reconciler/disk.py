@@ -15,11 +15,11 @@ import shutil
 import stat
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from reconciler import codec
+from reconciler.values import frozen
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ DURABLE_MAX = 10_000
 """Of so many directories a process remembers that their names are durable."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Seen:
     """What is known of a path without reading it. `changed_ns` is the time of the last change of its content."""
 

@@ -8,13 +8,13 @@ remote, so the next question to it is when that is due.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 
 from reconciler.approve import Case, decide_by
 from reconciler.model import Gate, Instant, Run, RunId
 from reconciler.phases import ENDED, START_PATIENCE_S, phase, silence
 from reconciler.state import Actual, Desired
+from reconciler.values import frozen
 from reconciler.waiting import open_gates
 
 MARGIN_S = 0.01
@@ -23,7 +23,7 @@ SECOND_S = 1.0 + MARGIN_S
 """Instants in files are compared by the second: one is over when the next has begun."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Due:
     """What is due, in how many seconds, and what it is about ("" for nothing in particular)."""
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from reconciler.actions import Action, Launch, Publish, Wait
 from reconciler.model import (
@@ -28,9 +27,10 @@ from reconciler.model import (
 )
 from reconciler.phases import ENDED, judge, silence
 from reconciler.state import Actual, Desired
+from reconciler.values import frozen
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Row:
     """One run as `status` shows it. `heartbeat_age_s` is None where nothing beats; `evidence` says where the proof
     is: a commit id, "committed" where that was not looked up, "" where there is none."""

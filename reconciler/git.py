@@ -17,13 +17,14 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from reconciler.disk import DISK
 from reconciler.errors import ContentError, GitFailed, PublishBlocked, TipMoved, UsageError
 from reconciler.locks import remove_stale_locks
+from reconciler.values import frozen
 
 TIMEOUT_S = 120.0
 END_PATIENCE_S = 2.0
@@ -64,7 +65,7 @@ REGULAR_MODES = ("100644", "100755")
 TREE_MODE = "040000"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Entry:
     """A path in a tree: mode, object id and repo-relative path."""
 
@@ -81,7 +82,7 @@ class Entry:
         return self.mode == TREE_MODE
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Change:
     """How files differ from a tree.
 
@@ -95,7 +96,7 @@ class Change:
     nested: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Merged:
     """The tree that a merge gives, and the paths in conflict; with conflicts the tree is of no use."""
 
@@ -103,7 +104,7 @@ class Merged:
     conflicts: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Draft:
     """A commit to be made: the files that differ from the parent, the message, who and when.
 
@@ -385,7 +386,7 @@ def _chunked(names: Sequence[str], bytes_max: int = 16 * 1024) -> Iterator[Seque
 # ------------------------------------------------------------------------------------------------ a repository
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class LastChange:
     """The commit that changed a path last: its author as `Name <address>`, when it was committed (UTC), and by whom it
     is signed, None if by nobody who is believed."""
@@ -410,7 +411,7 @@ CHANGERS_MAX = 100
 """So many commits that touched one path are looked at."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Repository:
     """One repository. `directory` is its checkout (the git directory of a bare one), `common` the git directory
     that all its worktrees share."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
+
+from reconciler.values import frozen
 
 PYTHON_MIN = (3, 11)
 GIT_MIN = (2, 36)
@@ -47,7 +49,7 @@ class Level(StrEnum):
     ERROR = "error"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Finding:
     """One thing that was looked at. `cure` is a command where one helps; it is "" where nothing is wrong."""
 
@@ -146,7 +148,7 @@ def processes(*, pidfd: bool, subreaper: bool, proc: bool) -> Iterator[Finding]:
         yield fine("processes", "pidfd, subreaper and /proc are there")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Sandboxing:
     """How bubblewrap answered: `found` on PATH, `works`, what it `said`; `kernel` holds settings by their name."""
 
@@ -214,7 +216,7 @@ def space(free_bytes: int, free_files: int | None, where: str) -> Finding:
     return fine("disk", said)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Storage:
     """What a directory can do: its file system's `kind`, whether locks exclude, whether a file can have a second name;
     `refusal` is why nothing could be tried."""
@@ -280,7 +282,7 @@ def repository(*, bare: bool, shallow: bool, partial: bool, remote: str) -> Iter
         yield fine("repository", ", ".join(filter(None, words)) or "a full clone with a checkout")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Branches:
     """`head` is the branch HEAD names, None if it is detached; `said` what the settings name; `local` and `there`
     whether the branch that counts exists here and at the remote (None: that is not known, or there is none)."""
@@ -311,7 +313,7 @@ def branch(seen: Branches) -> Finding:
     return fine("branch", f"'{seen.name}'{where}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Contact:
     """How a remote answered: "" where it did. `push` is why a push of several refs as one is not taken."""
 

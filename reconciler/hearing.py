@@ -33,6 +33,7 @@ from reconciler.model import (
     host_ref,
 )
 from reconciler.remote import RefUpdate, read_notes
+from reconciler.values import frozen
 from reconciler.world import World
 
 MEMORY_BYTES_MAX = 16 * 1024 * 1024
@@ -44,7 +45,7 @@ NAME_CHARACTERS_MAX = 100
 Note = SharedClaim | Announcement
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Heard:
     """The newest sign of life of one ref: what it was, and when it was heard first."""
 

@@ -11,16 +11,16 @@ import contextlib
 import os
 import platform
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler import codec
 from reconciler.disk import Disk
 from reconciler.model import HostId
 from reconciler.process import Chance
+from reconciler.values import frozen
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Identity:
     host: HostId
     machine: str

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlencode, urljoin, urlsplit
 
 from reconciler.errors import ForgeFailed, ForgeUnclear, UsageError
+from reconciler.values import frozen
 
 if TYPE_CHECKING:
     import httpx
@@ -39,7 +40,7 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 Method = Literal["GET", "POST", "PUT", "PATCH"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Call:
     """A request: the path below the client's address, what is asked, and a body of plain JSON values.
 
@@ -56,7 +57,7 @@ class Call:
         return f"{self.method} {self.path}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Answer:
     """What a server said: the status, the headers by lower-case name, and the body."""
 

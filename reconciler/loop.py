@@ -51,6 +51,7 @@ from reconciler.phases import ENDED, phase
 from reconciler.publish import Publication, publish, push_branch, refresh
 from reconciler.pulls import Opener, PullRequests
 from reconciler.remote import RefUpdate
+from reconciler.values import frozen
 from reconciler.world import World
 
 PASS_LOCK_PATIENCE_S = 60.0
@@ -75,7 +76,7 @@ POLL_S = 0.25
 """How often the loop looks whether the tip has moved while it waits for workers."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Pass:
     """What one pass saw, decided and did. `blocked` says why evidence could not be committed, `told` what became of
     pull requests."""

@@ -9,7 +9,7 @@ number of stages, never by what they print.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from reconciler.model import (
     Attempt,
@@ -29,6 +29,7 @@ from reconciler.model import (
     Tested,
 )
 from reconciler.order import Verdict
+from reconciler.values import frozen
 
 SCHEMA_VERSION = 1
 COMMAND_CHARACTERS_MAX = 2000
@@ -61,7 +62,7 @@ def error_name(index: int, stage_id: str) -> str:
     return f"errors/{index + 1:02d}-{stage_id}.json"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Records:
     """All that is written down about one run, by attempt number. `plans` holds the digests of refreshed plans."""
 

@@ -9,10 +9,12 @@ becomes `timeout_s`, a size key becomes `..._bytes`), and enums whose values are
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import tzinfo
 from enum import StrEnum
 from typing import NewType, Protocol
+
+from reconciler.values import frozen
 
 Name = NewType("Name", str)
 RunId = NewType("RunId", str)
@@ -121,7 +123,7 @@ class Severity(StrEnum):
 # ---------------------------------------------------------------------------------------------- problems
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Problem:
     """One thing that is wrong in one file.
 
@@ -144,7 +146,7 @@ class Problem:
         return f"{place}: {self.reason}" + (f"; {self.cure}" if self.cure else "")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Rejection:
     """A file that cannot be used, and every reason why. `name` is None when its path gives no name."""
 
@@ -156,7 +158,7 @@ class Rejection:
 # ---------------------------------------------------------------------------------------------- requests
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Source:
     """Where a value was read: a repo-relative path and the object id of the blob ("" outside git)."""
 
@@ -164,13 +166,13 @@ class Source:
     blob: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Execution:
     mode: ExecutionMode = ExecutionMode.AUTO
     parallel: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class TaskDemand:
     """What the registry of tasks says about where the runs of a task are executed."""
 
@@ -178,13 +180,13 @@ class TaskDemand:
     execution: Execution = Execution()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Concurrency:
     group: str
     on_conflict: str = "queue"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Schedule:
     """When a request fires. `missed` says what becomes of fires that nobody was there for; `until` is a UTC instant."""
 
@@ -195,7 +197,7 @@ class Schedule:
     until: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Occasion:
     """What makes one run of a request that asks for more: the instant it fires at, or its inputs, (path, id)."""
 
@@ -203,7 +205,7 @@ class Occasion:
     inputs: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Suspend:
     """A request that must not be launched or resumed now. `until` is a UTC instant in ISO 8601."""
 
@@ -211,7 +213,7 @@ class Suspend:
     until: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Request:
     """A file's wish: one run of one pipeline. Durations are whole or fractional seconds. `plan` is the digest of the
     plan that was reviewed (`reviewed.digest`), None if it names none. `parent` is the run whose stage wishes it, None
@@ -247,7 +249,7 @@ class Request:
         return self.schedule is not None or bool(self.on_change)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Approval:
     """The file of a decision on a gate. `plan` is the digest of the plan it is for, None for whichever waits."""
 
@@ -259,7 +261,7 @@ class Approval:
     plan: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Decision:
     """A decision on a gate, and what git says of it.
 
@@ -278,7 +280,7 @@ class Decision:
     policy: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Gate:
     """A stage that waits for a decision: what is asked, by which policy ("" for the default), since when."""
 
@@ -291,14 +293,14 @@ class Gate:
 # ---------------------------------------------------------------------------------------------- pipelines
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Parameter:
     default: Scalar | None = None
     pattern: str | None = None
     description: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Reuse:
     """What the success of a stage depends on beside its definition: paths (or patterns of them) at the run's commit,
     and variables of the environment, by name."""
@@ -307,7 +309,7 @@ class Reuse:
     env: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Stage:
     """One step of a pipeline as its file says it. Exactly one of command, agent, guard, pipeline is set.
 
@@ -350,7 +352,7 @@ class Stage:
         return StageKind.COMMAND
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Pipeline:
     id: PipelineId
     source: Source
@@ -365,18 +367,18 @@ class Pipeline:
 # ---------------------------------------------------------------------------------------------- settings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Heartbeat:
     interval_s: float = 5.0
     stale_after_s: float = 30.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class EvidenceSettings:
     log_bytes_max: int = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Redact:
     """`mode` is `enforce`: every detection is replaced before the first byte is written."""
 
@@ -384,7 +386,7 @@ class Redact:
     patterns: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class SandboxSettings:
     """`missing` says what becomes of a stage whose sandbox cannot be had: `refuse` fails it, `record` runs it without
     and says so."""
@@ -392,7 +394,7 @@ class SandboxSettings:
     missing: str = "refuse"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class PublishSettings:
     """`branch` is where `mode: branch` puts evidence; with `direct` it goes onto the branch that is reconciled."""
 
@@ -400,7 +402,7 @@ class PublishSettings:
     branch: str = "reconciler/evidence"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ForgeSettings:
     """Where the repository is at its forge, as far as CI and the remote's address do not tell; "" says nothing.
 
@@ -415,7 +417,7 @@ class ForgeSettings:
     proxy_env: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Policy:
     """`approvals.<name>`: where it holds (every rule that is given must match), and what it demands of decisions.
 
@@ -435,7 +437,7 @@ class Policy:
     signed: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Trust:
     """Which text is believed: what matches `paths`, and what was last changed by a commit that is signed by one of
     `allowed_signers`, the path of such a file (ssh-keygen(1)) in the repository. Where neither is said, all text is."""
@@ -449,7 +451,7 @@ class Trust:
         return self.paths is not None or self.allowed_signers is not None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Watch:
     """Code that may not change without its spec: path patterns, and the path of the spec."""
 
@@ -457,7 +459,7 @@ class Watch:
     spec: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class SpecSettings:
     """Which files are specs, and how long ago they may have been reviewed."""
 
@@ -466,14 +468,14 @@ class SpecSettings:
     watch: tuple[Watch, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class GuardSettings:
     """What guardrails know of a repository beside what their stage says."""
 
     specs: SpecSettings = SpecSettings()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class AgentSettings:
     """A coding agent that people named: `driver` is how it is driven, `command` the program and its first arguments,
     `config` the agent's own configuration."""
@@ -489,7 +491,7 @@ BUILT_IN = "built-in"
 """How settings and records name the role that is ours."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class RoleSettings:
     """Who takes the roles of a run, each the name of an entry point of the group `reconciler.roles`. `agent` is the
     coding agent that is the reviewer, where the settings name one instead. `timeout_s` bounds what a planner, a tester
@@ -503,7 +505,7 @@ class RoleSettings:
     timeout_s: float = 300.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Settings:
     """`reconciler.yaml`. `branch` None means the branch HEAD names; `runs_max` None twice the cores; `remote` None
     that there is none, whatever is configured."""
@@ -538,7 +540,7 @@ class Settings:
 # ---------------------------------------------------------------------------------------------- plans
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Child:
     """A run that a stage of another run wishes: its id follows from that run, the stage and its parameters."""
 
@@ -548,7 +550,7 @@ class Child:
     parameters: Mapping[str, Scalar]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ChildEnd:
     """How a child run ended, as the tip proves it by a manifest."""
 
@@ -557,7 +559,7 @@ class ChildEnd:
     manifest_blob: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Text:
     """Text that a stage is given and that nobody vouches for: its path, its blob at the run's commit, and the commit
     that changed it last, "" for what nobody has looked up or a shallow clone does not know."""
@@ -567,7 +569,7 @@ class Text:
     commit: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Cited:
     """The success of a stage of an earlier run, as committed evidence holds it."""
 
@@ -577,7 +579,7 @@ class Cited:
     manifest_sha256: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class PlannedStage:
     """A stage with every default filled in. `digest` is the SHA-256 of what it executes and of what it needs.
 
@@ -619,7 +621,7 @@ class PlannedStage:
     cited: Cited | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Instructions:
     """The instruction files of the commit, in order, and the SHA-256 over their paths and bytes."""
 
@@ -627,7 +629,7 @@ class Instructions:
     sources: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class PlannedRoles:
     """Who takes the roles of one run. `answer` is what a planner said that is not ours, as it said it; `judges` are the
     tester and the reviewer where they are processes of their own, each as the stage it is executed as."""
@@ -640,7 +642,7 @@ class PlannedRoles:
     judges: tuple[PlannedStage, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Plan:
     """A request and a pipeline at one commit, resolved: all a worker needs, frozen in `plan.json`.
 
@@ -689,7 +691,7 @@ class Plan:
 # ---------------------------------------------------------------------------------------------- runs
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Instant:
     """One moment on one machine: wall clock for people, monotonic seconds for decisions, and the boot they
     belong to (monotonic values of two boots must never be compared)."""
@@ -699,7 +701,7 @@ class Instant:
     boot_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Process:
     """A process that can be told from a later one with the same pid (start time in clock ticks since boot)."""
 
@@ -708,7 +710,7 @@ class Process:
     boot_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Host:
     name: str
     system: str
@@ -717,7 +719,7 @@ class Host:
     cpus: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Claim:
     """Intent to execute attempt `number`, on disk before the worker exists.
 
@@ -742,7 +744,7 @@ class Claim:
     children: tuple[ChildEnd, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class StageRecord:
     """What happened to one stage in one attempt. `tries` counts executions within the attempt.
 
@@ -783,7 +785,7 @@ class StageRecord:
     cited: Cited | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Tested:
     """The tester's verdict: `passed`, `failed`, or `none` where nothing was to be tested. `reasons` say what failed,
     `by` who says it."""
@@ -793,7 +795,7 @@ class Tested:
     by: str = BUILT_IN
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Reviewed:
     """The reviewer's decision: `approve`, `reject` or `escalate`, why in one line, and who says it."""
 
@@ -802,7 +804,7 @@ class Reviewed:
     by: str = BUILT_IN
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Judgement:
     """What the tester and the reviewer said of an attempt that came to its end by itself. `records` are those of the
     processes that said it, where they are not ours."""
@@ -812,7 +814,7 @@ class Judgement:
     records: tuple[StageRecord, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Attempt:
     """`attempts/<n>.json`: one execution of a run, written only by its worker. `judgement` is there once it has come to
     its end by itself and waits for nothing."""
@@ -829,7 +831,7 @@ class Attempt:
     judgement: Judgement | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class CancelIntent:
     """`cancels/<n>.json`: attempt n shall be ended, and why. `actor` is empty where a request or an edit says so."""
 
@@ -842,7 +844,7 @@ class CancelIntent:
         return f"{self.reason} (asked by {self.actor})" if self.actor else self.reason
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class End:
     """`ends/<n>.json`: attempt n ended and no worker could say so itself. Unless `outcome` is interrupted, the run
     ended with it."""
@@ -853,7 +855,7 @@ class End:
     detail: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Refusal:
     """`refusals/<n>.json`: a resume that was asked for and not done."""
 
@@ -864,7 +866,7 @@ class Refusal:
     detail: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Run:
     """A run as it was observed on this machine at one instant; every field is a fact, none a judgement.
 
@@ -894,7 +896,7 @@ class Run:
     fired_at: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Waiting:
     """What evidence says of a run that waits for decisions: at which gates, on which plan, made from which commit."""
 
@@ -903,7 +905,7 @@ class Waiting:
     gates: tuple[Gate, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Evidence:
     """A run as the tip of the branch proves it: ended, or `waiting` for decisions. `reusable` are the stages that were
     executed in it and succeeded, by reuse key; `cited` is of how many stages it cites an earlier success instead.
@@ -923,7 +925,7 @@ class Evidence:
     pull_request: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class SharedClaim:
     """What the ref of a run at the remote says: which host executes it, and the claims of its attempts so far.
 
@@ -947,7 +949,7 @@ class SharedClaim:
         return self.claims[-1].number if self.claims else 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Announcement:
     """What the ref of a host at the remote says: I live, and these runs are mine, by number of attempt.
 
@@ -962,7 +964,7 @@ class Announcement:
     nonce: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Held:
     """A shared claim as this machine sees it.
 
@@ -984,7 +986,7 @@ class Held:
         return not self.ours and self.silent_s > self.lease_s
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Neighbour:
     """Another host's announcement as this machine sees it."""
 
@@ -993,7 +995,7 @@ class Neighbour:
     lease_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Link:
     """What proves a checklist item: a run, and the repo-relative path of its manifest."""
 
@@ -1001,7 +1003,7 @@ class Link:
     manifest_path: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Arrival:
     """When a request came to the branch, or was changed there last. `number` orders arrivals by commits, 0 for those
     before all that is known; `at_s` is the time its committer saw, in seconds since 1970, None where it is unknown."""
@@ -1010,7 +1012,7 @@ class Arrival:
     at_s: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Wish:
     """A valid request that the tip does not prove fulfilled, with the plan a launch would freeze.
 
@@ -1026,7 +1028,7 @@ class Wish:
     due_at: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Limits:
     """Bounds a pass obeys. `publish_due` is False while ended runs may still be gathered into one commit; `online`
     is False while the remote cannot be asked; `host` is this one where several share the work; `ageing_s` is how long
@@ -1061,7 +1063,7 @@ def host_ref(host: str) -> str:
 # ---------------------------------------------------------------------------------------------- contracts
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Violation:
     """One way in which a value breaks its schema. `path` leads from the root to the key or item that is meant."""
 

@@ -12,7 +12,7 @@ import re
 import shlex
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,12 @@ from reconciler.disk import DISK
 from reconciler.errors import ContentError, GitFailed, TransientError, UsageError
 from reconciler.git import Repository
 from reconciler.terminal import table
+from reconciler.values import frozen
 
 DONE = {"write": "written", "update": "updated"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class File:
     """A file that shall be there. `action` is `write`, then `written`; `update`, then `updated`, where `before` is to
     be replaced; or `kept` if it is there and stays as it is."""

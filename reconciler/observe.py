@@ -8,7 +8,6 @@ together.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from reconciler.adopted import Adopted
 from reconciler.approvals import Approvals
@@ -34,11 +33,12 @@ from reconciler.phases import ENDED, phase
 from reconciler.requests import Requests
 from reconciler.state import Actual, Desired
 from reconciler.tip import Tip
+from reconciler.values import frozen
 from reconciler.wishes import Wishes
 from reconciler.world import World
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Observation:
     """The world at one instant, as far as a decision needs it.
 

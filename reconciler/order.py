@@ -8,10 +8,11 @@ stage. Its verdict is what it answers, never its exit code alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 
 from reconciler.model import Plan, PlannedStage, StageId, StageRecord, Tested
+from reconciler.values import frozen
 
 ORDER_BYTES_MAX = 16 * 1024 * 1024
 ANSWER_BYTES_MAX = 512 * 1024
@@ -31,7 +32,7 @@ class Verdict(StrEnum):
     ADVISORY = "advisory"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Order:
     """One stage of one attempt, or the judging of all of them, with everything its process needs.
 
@@ -74,7 +75,7 @@ class Order:
         return f"agents/{self.planned.index + 1:02d}-{self.stage}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Artifact:
     """A file of evidence below the run directory. It is committed only if its bytes are still these."""
 
@@ -83,7 +84,7 @@ class Artifact:
     sha256: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Answer:
     """What a stage found: `reason` is a stable word for machines ("" if it passed), `summary` a line for people,
     `detail` whatever its kind tells (`agent`, `guard`)."""

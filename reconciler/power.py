@@ -9,11 +9,11 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import islice
 
 from reconciler import codec
 from reconciler.model import Pipeline, Rejection, Settings, Stage, StageId
+from reconciler.values import frozen
 
 LINES_MAX = 60
 LINE_CHARACTERS_MAX = 300
@@ -25,7 +25,7 @@ _QUIET = ("id", "title", "summary_hint")
 """Keys of a stage that change nothing but what people read."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Power:
     """One file that decides what runs or who may allow it. `kind` is what it is, `effect` added, changed or removed,
     `lines` begin with `-` or `+`; `more` lines are not shown. `digest` is the object id of what it is after the merge,

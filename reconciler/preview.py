@@ -8,7 +8,7 @@ or what else is under way at the base.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import StrEnum
 
 from reconciler import codec, preview_gates, queueing, reviewed
@@ -34,6 +34,7 @@ from reconciler.model import (
 )
 from reconciler.power import Power
 from reconciler.preview_gates import Asked, Cast, Judged
+from reconciler.values import frozen
 
 
 class Verdict(StrEnum):
@@ -58,7 +59,7 @@ class Effect(StrEnum):
     EDITED = "edited"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Wanted:
     """A request as one commit has it, with the run it asks for and the plan it leads to, reviewed or not.
 
@@ -74,7 +75,7 @@ class Wanted:
     case: Case | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class State:
     """What a commit asks for. `wanted` holds the requests that the change may concern, `names` all of them."""
 
@@ -84,7 +85,7 @@ class State:
     evidence: Mapping[RunId, Evidence] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Change:
     """What is known of a change beside the two states: full object ids, and what was found out about its files.
 
@@ -102,7 +103,7 @@ class Change:
     standing: tuple[Problem, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Touched:
     """One request that the change concerns: the run it asks for after and before, "" for none."""
 
@@ -114,7 +115,7 @@ class Touched:
     detail: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Doing:
     """One stage of a run to come, as it will be executed."""
 
@@ -128,7 +129,7 @@ class Doing:
     runs: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Coming:
     """A run that merging brings about. `begins` is "at once", an instant, or what keeps it back, in words; `plan` the
     digest that the request would name (`reviewed.digest`), `named` what it names."""
@@ -156,7 +157,7 @@ class Coming:
     named: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Preview:
     """What merging does. `digest` is `sha256:<hex>` over what it does."""
 

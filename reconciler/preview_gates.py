@@ -7,14 +7,15 @@ once it is merged, that is told as well.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from reconciler import approve
 from reconciler.approve import GOVERNED, Case
 from reconciler.model import Approval, ApprovalPolicy, Decision, Gate, Plan, PlannedStage, Policy, Settings
+from reconciler.values import frozen
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Cast:
     """A decision that the change brings along: its file, and what git says of it. `gate` and `case` are those of a run
     that waits for it at the base, None if none does."""
@@ -25,7 +26,7 @@ class Cast:
     case: Case | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Asked:
     """One gate of a run to come, and what its policy demands at the base. `answer` is what will become of it by what
     is known; `instead` what the policies after the merge demand, "" if the same."""
@@ -42,7 +43,7 @@ class Asked:
     instead: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Judged:
     """A decision in the change, and whether it would count: if not, `why` says so."""
 

@@ -16,8 +16,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from reconciler.values import frozen
 
 ANSWER_S = 10.0
 """How long a program may take to say its version, or bubblewrap to do nothing."""
@@ -26,7 +27,7 @@ MOUNTS_BYTES_MAX = 4 * 1024 * 1024
 PR_GET_CHILD_SUBREAPER = 37
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Said:
     """How a program answered: its exit status, None if it did not end in time, and its first line."""
 

@@ -20,13 +20,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
 from reconciler.errors import LockHeld, SpawnFailed
 from reconciler.model import Instant, Process
+from reconciler.values import frozen
 
 PROC = Path("/proc")
 KILL_PATIENCE_S = 5.0
@@ -173,7 +173,7 @@ def _has_open(pid: int, name: str) -> bool:
     return False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Target:
     """What must run no more: a worker, the leaders of its stages' groups, whoever holds its lock."""
 

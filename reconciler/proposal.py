@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from reconciler.preview import NOWHERE, Change, Preview, Verdict, Wanted, previe
 from reconciler.preview_gates import Cast
 from reconciler.proposal_sides import Side, copied, gates, look, wanted, with_case
 from reconciler.requests import APPROVAL_SUFFIX, name_at
+from reconciler.values import frozen
 from reconciler.world import World, settings_at
 
 CHANGED_MAX = 100_000
@@ -32,7 +33,7 @@ DECISIONS_MAX = 100
 COMMITS_MAX = 1_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Pair:
     """What is asked about: two commits by their full object ids."""
 

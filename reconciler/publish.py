@@ -24,6 +24,7 @@ from reconciler.observe import Observation
 from reconciler.order import ARTIFACT_BYTES_MAX, ARTIFACTS
 from reconciler.remote import RefUpdate, Remote
 from reconciler.rundir import RunDirectory
+from reconciler.values import frozen
 from reconciler.world import World
 
 IDENTITY = "Reconciler <reconciler@localhost>"
@@ -31,7 +32,7 @@ INDEX_PATH = "tasks/index.json"
 ERROR_TAIL_BYTES = 4096
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Proof:
     """The evidence of one run: its manifest as values and bytes, and every file that goes with it."""
 
@@ -143,7 +144,7 @@ def _commit(world: World, seen: Observation, ground: Ground, files: Mapping[str,
 # ------------------------------------------------------------------------------------------------ where to
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Ground:
     """What a commit of evidence stands on: the branch it goes to, its old value ("" if there is none yet), and its
     parents.

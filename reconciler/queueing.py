@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from itertools import islice
 
@@ -26,6 +26,7 @@ from reconciler.model import (
     Wish,
     name_of_run,
 )
+from reconciler.values import frozen
 
 AGE_POINTS_MAX = 2001
 """Priorities lie within a thousand of zero, so this many points outweigh every difference between two of them."""
@@ -34,7 +35,7 @@ CIRCLE_SHOWN_MAX = 20
 ENDED = (Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Hold:
     """Why a wish waits. `settled` is True when only a person can change it."""
 
@@ -42,7 +43,7 @@ class Hold:
     settled: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Scene:
     """What a turn depends on. `under_way` holds every run, here or elsewhere, that is not both ended and proven;
     `groups` the concurrency groups of those; `stuck` what only a person can set going again, and why. `shared` says
@@ -56,7 +57,7 @@ class Scene:
     shared: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Line:
     """Everybody's turn: `holds` says who waits and why, `displaced` which runs a newcomer of their group cancels."""
 

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from reconciler import inputs, resolve, schedule
 from reconciler.git import Repository
 from reconciler.model import Instant, Occasion, Problem, Rejection, Request, RunId
+from reconciler.values import frozen
 from reconciler.world import World
 
 IDS_REMEMBERED_MAX = 10_000
 FOREVER = "9999"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Asked:
     """What a recurring request asks for now: `current`, the run that counts as its own, and `coming`, the next fire."""
 
@@ -27,7 +28,7 @@ class Asked:
     coming: Occasion | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Fires:
     """What a schedule asks for from one instant until before another one, both as the wall clock spells them."""
 

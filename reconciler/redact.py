@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
+from reconciler.values import frozen
+
 BLOCK_MAX = 16 * 1024
 """How much is judged at once, if that holds complete lines."""
 LINE_MAX = 64 * 1024
@@ -54,7 +56,7 @@ class Find(NamedTuple):
     kind: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Named:
     """A secret that tells by what stands `before` it. Both patterns see lower case.
 

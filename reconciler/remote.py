@@ -14,7 +14,6 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler import git
@@ -30,6 +29,7 @@ from reconciler.errors import (
 )
 from reconciler.git import Repository
 from reconciler.lent import guard, has_passed, without_refs
+from reconciler.values import frozen
 
 NETWORK_TIMEOUT_S = 60.0
 FETCH_ATTEMPTS = 3
@@ -85,7 +85,7 @@ DENIED = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class RefUpdate:
     """A ref at the remote that shall go from `old` to `new`; None for `old` is a ref that must not exist, for `new`
     one to be deleted. Nobody can tell whether nothing was done, so `old` and `new` differ."""
@@ -103,7 +103,7 @@ class RefUpdate:
             raise ValueError(f"{self.ref}: an update to what is there already")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Remote:
     """A configured remote of a repository. Every method but `known` raises TransientError if it cannot be asked."""
 
@@ -334,7 +334,7 @@ def _collide(one: str, other: str) -> bool:
 # ------------------------------------------------------------------------------------------------ the answer to a push
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Told:
     """What git tells of one ref: a flag, a summary, and the reason of whoever did not want it."""
 

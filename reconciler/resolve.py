@@ -36,6 +36,7 @@ from reconciler.model import (
     TaskDemand,
     Workspace,
 )
+from reconciler.values import frozen
 
 INSTRUCTION_PATHS = ("AGENTS.md", "docs/AGENTS.md", ".agent/AGENTS.md")
 """Where instructions for agents are looked for, in the order in which they apply."""
@@ -53,7 +54,7 @@ MATCHED_CHARACTERS_MAX = 256
 """A pattern that is slow on a long text must not hold up a pass; the parser bounds defaults in the same way."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Place:
     """Where a plan is resolved: the commit everything is read from, its branch, its instructions, and what it says
     about the request's task; and on which occasion, if the request has several."""
@@ -263,7 +264,7 @@ def _judge(
 # ------------------------------------------------------------------------------------------------ nested pipelines
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Nested:
     """The child runs of a stage, the digests of what they execute, and what is wrong with them."""
 

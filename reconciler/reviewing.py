@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from reconciler.globs import matches
 from reconciler.model import Settings
+from reconciler.values import frozen
 
 RECORD_CHARACTERS_MAX = 48 * 1024
 """So much of the record of a run a reviewer is told."""
@@ -31,7 +31,7 @@ _RUN_KEYS = ("run_id", "task_id", "pipeline_id", "title", "status", "status_deta
 _STAGE_KEYS = ("id", "kind", "command", "role", "status", "exit_code", "signal", "timed_out", "summary")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Diff:
     """A change as text, cut after so many bytes unless it is `whole`, and how many files differ in all. `problem` says
     why there is none."""
@@ -42,7 +42,7 @@ class Diff:
     problem: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Since:
     """The watched files that have changed since the commit a run worked on; `more` of them are not listed."""
 

@@ -16,19 +16,20 @@ only wants to add something may ask them first.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
 from reconciler import roles
 from reconciler.checklist import Item
 from reconciler.model import ExecutionMode, Pipeline, Plan, Request, RunId, Settings, StageId, Tested
 from reconciler.order import Answer, Order
+from reconciler.values import frozen
 
 METHODS: Mapping[str, str] = {"planner": "plan", "builder": "build", "tester": "test", "reviewer": "review"}
 """The one method of each role."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class PlanningOrder:
     """What a planner is told. `plan` is the plan as ours makes it: ids, digests, the commit and every default are taken
     from there, whatever the planner says. `checklist` are the items of the task's checklist at the commit."""
@@ -40,7 +41,7 @@ class PlanningOrder:
     plan: Plan
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Planned:
     """What a planner wants: which stages shall run (`selection`, by id), and where each wants to be executed (`modes`;
     those that are not named stay as they are). `reason` is a line for people."""
@@ -51,7 +52,7 @@ class Planned:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class TesterAnswer:
     """A tester's verdict: `status` is `passed`, `failed` or `none`; `reasons` say what failed."""
 
@@ -60,7 +61,7 @@ class TesterAnswer:
     reasons: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ReviewerAnswer:
     """A reviewer's decision: `approve`, `reject` or `escalate`, and why."""
 

@@ -30,7 +30,7 @@ import hashlib
 import itertools
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TypeVar
 
@@ -52,6 +52,7 @@ from reconciler.model import (
     TaskId,
     name_of_run,
 )
+from reconciler.values import frozen
 
 T = TypeVar("T")
 
@@ -73,7 +74,7 @@ DIRECTORIES_KNOWN_MAX = 5_000
 # ------------------------------------------------------------------------------------------------ one run
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class RunDirectory:
     """The live records of one run. `path` is absolute. What is only read is named by text: every pass reads a dozen
     records of every run that is under way, and to make a Path of each name takes as long as to read it."""
@@ -200,7 +201,7 @@ def holding(directory: RunDirectory) -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------ all runs
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Runs:
     """All runs of a repository on this machine: `root` is `<checkout>/.runs`, `state` is where marks live."""
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.model import PlannedStage, StageKind
+from reconciler.values import frozen
 
 ASPECTS = ("filesystem", "network", "processes", "environment")
 """What a sandbox keeps apart, in the words of a manifest."""
@@ -72,7 +73,7 @@ class Refused(Exception):
 # ------------------------------------------------------------------------------------------------ demands
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Demand:
     """What a stage may reach. `write` None: all of the workspace."""
 
@@ -108,7 +109,7 @@ def environment(inherited: Mapping[str, str], own: Mapping[str, str], wanted: De
 # ------------------------------------------------------------------------------------------------ what is in reach
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Git:
     """What a sandbox shows of the repository: `paths` of files and directories as they are, and in place of the config
     in its git directory, `common`, another one. `pointer` is the file in the workspace that names the git directory of
@@ -120,7 +121,7 @@ class Git:
     pointer: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Scene:
     """One stage on one machine; all paths are absolute.
 
@@ -234,7 +235,7 @@ def _setting(line: str) -> tuple[str, str]:
 # ------------------------------------------------------------------------------------------------ this machine
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Bubblewrap:
     """The program on this machine. `reason` says why it is of no use here ("" if it is); `by_descriptor` whether it
     can bind what a descriptor holds, which nobody can exchange for a link meanwhile; `closing` whether it can keep a
@@ -389,7 +390,7 @@ def _mode(path: str | Path) -> int:
 # ------------------------------------------------------------------------------------------------ building
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Wall:
     """What stands around one stage. Without a `scene` there is nothing but the environment, because of `reason`; and
     if `refused`, the stage must not start at all."""
@@ -413,7 +414,7 @@ class Wall:
         return {"enforced": enforced, "unenforced": unenforced, "reason": self.reason}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Surroundings:
     """Where a stage is to run: its workspace, the run's directory and home, the repository's checkout, the package that
     a driver is read from, and the directory of files that a driver leaves ("" for a command). `own` is a directory that

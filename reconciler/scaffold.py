@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 
 from reconciler.model import Parameter, Pipeline
+from reconciler.values import frozen
 
 SCHEMAS = "https://gitops-reconciler.dev/schemas"
 
@@ -100,7 +100,7 @@ ITEMS = {"tests-green": "Tests green", "reviewed": "Reviewed"}
 """The items of a task that names none."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Task:
     """A task to be written: `items` are texts by the last part of their id, `mirrors` paths."""
 
@@ -149,7 +149,7 @@ def title_of(id_: str) -> str:
 # ------------------------------------------------------------------------------------------------ requests
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Wish:
     """A request to be written. `parameters` are those that were given, `items` what it could prove."""
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from reconciler.explain import Row
 from reconciler.model import Phase
+from reconciler.values import frozen
 
 NARROW = 64
 """Below so many columns, stages are counted and not drawn."""
@@ -22,7 +22,7 @@ ALIVE = (Phase.RUNNING, Phase.STARTING, Phase.STALE)
 MARKS = {"succeeded": "✓", "failed": "✗", "cancelled": "-", "waiting": "◷"}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Span:
     """A piece of a line in one style: the name of a phase, `title`, `dim`, `bad` or "" for plain text."""
 
@@ -33,7 +33,7 @@ class Span:
 Line = tuple[Span, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class View:
     """What the screen shows. `ages` say for how many seconds results have been there, by run; `next_s` and `beat_s` are
     counted from when the picture is drawn."""
@@ -73,7 +73,7 @@ def screen(view: View, width: int, height: int) -> tuple[Line, ...]:
     return tuple(_cut(each, width) for each in (*head, *body, *foot)[:height])
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class _Section:
     title: str
     lines: Sequence[Line]

@@ -30,9 +30,10 @@ from reconciler.model import (
     Wish,
 )
 from reconciler.phases import ENDED
+from reconciler.values import frozen
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Desired:
     """What the tip asks for and does not prove yet. `names` holds every name that has a request at all; `displaced`
     the runs that another one of their group cancels, and why: `diff` works that out first.
@@ -51,7 +52,7 @@ class Desired:
     displaced: Mapping[RunId, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Actual:
     """Runs that are under way or not yet proven on this machine, and what the tip proves of them.
 

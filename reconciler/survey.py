@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from reconciler.actions import Action
 from reconciler.conditions import read_conditions
@@ -14,10 +13,11 @@ from reconciler.explain import Row, rows
 from reconciler.freeze import Freezer
 from reconciler.model import RunId, TaskId
 from reconciler.observe import Observation, Observer
+from reconciler.values import frozen
 from reconciler.world import World
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Survey:
     """An observation, what a pass would decide about it, and the rows that show it."""
 

@@ -20,13 +20,14 @@ from reconciler.loop import Loop, Pass
 from reconciler.model import Phase, RunId, TaskId
 from reconciler.phases import ENDED
 from reconciler.terminal import single_line
+from reconciler.values import frozen
 from reconciler.watcher import Face, Turn
 
 COUNTS = re.compile(r"\b\d+(\.\d+)?(?= (s|try|tries)\b)")
 """Reasons count seconds and tries: that they grow is no news."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Event:
     """One line. `event` is its kind; the rest is empty where it says nothing."""
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reconciler import resolve
@@ -29,6 +28,7 @@ from reconciler.model import (
     Workspace,
 )
 from reconciler.requests import rejected
+from reconciler.values import frozen
 from reconciler.world import World
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ SETTINGS_PATH = "reconciler.yaml"
 NO_DEMAND = TaskDemand()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Trees:
     """The object ids at one commit that everything is read from."""
 

@@ -10,7 +10,8 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from reconciler.values import frozen
 
 WATCHDOG_S = 600
 """A pass may wait for the remote several times, each for a minute; after so long without a sign it hangs."""
@@ -18,7 +19,7 @@ STOP_S = 120
 RESTART_S = 10
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Place:
     """What is watched, and with which program: an absolute path and its first arguments. `search` is the PATH that
     stages are to have."""

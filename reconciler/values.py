@@ -32,7 +32,7 @@ def frozen(cls: type[T] | None = None, /, *, kw_only: bool = True) -> Any:
 
 
 def is_frozen(kind: object) -> bool:
-    """Return whether the values of a class are ours, and so cannot be changed by whoever holds one."""
+    """Return whether the values of a class may be shared: whoever gets one cannot change it for others."""
     return getattr(kind, "__setattr__", None) is _refuse_to_set
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from reconciler import process
 from reconciler.model import Process
+from reconciler.values import frozen
 
 REF_BYTES_MAX = 256
 DRAINED_BYTES = 4096
@@ -29,7 +30,7 @@ HINT = "a ref may have moved"
 NAMES = frozenset({"HEAD", "packed-refs", "tables.list"})
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Refs:
     """Where the refs that matter lie: the git directory that all worktrees share, and the names of the refs."""
 

@@ -27,6 +27,7 @@ from reconciler.errors import REFUSALS, ContentError, GitFailed, LockHeld, Trans
 from reconciler.loop import Loop, Pass
 from reconciler.phases import ENDED
 from reconciler.readiness import Readiness
+from reconciler.values import frozen
 from reconciler.watch import HINT, Bell, Events, Refs
 from reconciler.world import World
 
@@ -39,7 +40,7 @@ REST_MAX_S = 0.25
 RECORD_BYTES_MAX = 4096
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Turn:
     """What one turn came to: the pass, or what kept it from being done; when the next one is due. `wake_at_s` is before
     that where a face wants to see how runs get on."""

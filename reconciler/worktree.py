@@ -11,13 +11,13 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 from reconciler.errors import GitFailed
 from reconciler.git import BLOB_BYTES_MAX, Repository, run
+from reconciler.values import frozen
 
 COUNTED_BYTES_MAX = 64 * 1024 * 1024
 """A file larger than this is no text: its lines are not counted."""
@@ -26,7 +26,7 @@ _BINARY_BYTES = 8000
 _NUMBERS = ("diff", "--numstat", "-z", "--no-renames", "--no-ext-diff", "--no-textconv", "--no-relative")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Changed:
     """A file that differs, and how many lines came and went; 0 for what is no text."""
 

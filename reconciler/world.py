@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from reconciler import process
@@ -21,9 +21,10 @@ from reconciler.model import HostId, Instant, Rejection, Settings, Source
 from reconciler.process import Chance, Processes, Workers
 from reconciler.remote import NETWORK_TIMEOUT_S, Remote, open_remote
 from reconciler.rundir import Runs
+from reconciler.values import frozen
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class World:
     repository: Repository
     disk: Disk

@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 from math import isinf
 from reprlib import Repr
 from typing import Any, NoReturn
 
 from reconciler.model import Problem, Rejection
+from reconciler.values import frozen
 
 Pointer = tuple[str | int, ...]
 Place = tuple[int, int]
@@ -68,7 +68,7 @@ _shown = Repr()
 _shown.maxstring = 80
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Document:
     """What a file says. `marks` leads from a pointer to (line, column), from 1: of the key for an entry of a
     mapping, of the value for an item of a sequence. `spellings` holds what was written where it became no text.

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from reconciler import process
-from tests.scratch import ENVIRONMENT, Scratch
+from tests.scratch import ENVIRONMENT, NOT_OURS, Scratch
 
 
 @pytest.fixture(autouse=True)
 def hermetic(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let git and the reconciler read nothing that the person at this machine has configured."""
-    for name in [each for each in os.environ if each.startswith(("GIT_", "RECONCILER_", "MCP_", "CODEX_"))]:
+    for name in [each for each in os.environ if each.startswith((*NOT_OURS, "CODEX_"))]:
         monkeypatch.delenv(name)
     for name, value in ENVIRONMENT.items():
         if name.startswith("GIT_") or name == "TZ":

@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -31,6 +31,7 @@ from urllib.parse import urlsplit
 
 from reconciler import codec
 from reconciler.agent import Agent
+from reconciler.values import frozen
 
 ORDER_BYTES_MAX = 4 * 1024 * 1024
 REQUEST_BYTES_MAX = 32 * 1024 * 1024
@@ -61,7 +62,7 @@ class Shut(Exception):
     """There can be no door; the message says why."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Upstream:
     """Where a model is: `secure` for https, `path` before that of every request; what is added to each; and what may
     be asked, as method and path."""

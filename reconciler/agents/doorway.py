@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from reconciler.values import frozen
 
 PATIENCE_S = 20.0
 ANSWER_BYTES_MAX = 4096
@@ -19,7 +21,7 @@ class NoDoor(Exception):
     """Nobody opens; the message says why."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Doorway:
     """What an agent is told in place of its model's address and key. The door is open as long as `control` is."""
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Protocol
 
 from reconciler.agent import Agent
 from reconciler.agents.events import Reader
+from reconciler.values import frozen
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Place:
     """The absolute directories of one agent stage: where it works, and what is its own below the run directory.
 
@@ -24,7 +25,7 @@ class Place:
     temporary: Path
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Task:
     """One try: a new session, or with `resumed` the one named. `schema` is what the answer must satisfy, as a file and
     as text. `cost_left` is what is left of a budget in US dollars."""
@@ -39,7 +40,7 @@ class Task:
     cost_left: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Launch:
     """What is executed: `environment` is added to what is inherited, less the names in `without`. The prompt is
     standard input, a file that ends, unless `told_by_input` is False."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
+
+from reconciler.values import frozen
 
 TEXT_CHARACTERS_MAX = 256 * 1024
 """A text of an event is kept up to here; an answer must fit, output of commands need not."""
@@ -37,7 +38,7 @@ class Kind(StrEnum):
     MALFORMED = "malformed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Usage:
     """What was spent so far, as the agent counts it. `cost_usd` is None where it does not say."""
 
@@ -52,7 +53,7 @@ class Usage:
         return self.input_tokens + self.output_tokens
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Event:
     """One thing an agent said. `raw` is what the agent calls it.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler import codec
@@ -15,6 +14,7 @@ from reconciler.git import Change, Repository
 from reconciler.model import Plan, Workspace
 from reconciler.order import ARTIFACT_BYTES_MAX, Artifact
 from reconciler.redact import Redactor
+from reconciler.values import frozen
 
 EVENTS_BYTES_MAX = 512 * 1024
 EVENT_TEXT_MAX = 4096
@@ -64,7 +64,7 @@ def _spelled(event: Event) -> dict[str, object]:
     return kept
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Changed:
     """What became of the workspace; `change` is None and `problem` says why where nobody could tell."""
 

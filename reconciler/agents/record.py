@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from reconciler import codec
 from reconciler.agents.verdict import Spent
 from reconciler.disk import DISK
+from reconciler.values import frozen
 
 RECORD_BYTES_MAX = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Record:
     """`digest` is that of the stage that the session belongs to: another definition begins another session.
 

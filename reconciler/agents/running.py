@@ -17,13 +17,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from reconciler import process
 from reconciler.agents.driver import Launch
 from reconciler.agents.events import Event, Kind, Reader
 from reconciler.agents.verdict import How
+from reconciler.values import frozen
 
 LINE_BYTES_MAX = 4 * 1024 * 1024
 READ_BYTES = 64 * 1024
@@ -41,7 +41,7 @@ DESCRIPTORS_MAX = 65_536
 TOLD_TO_STOP = 128 + signal.SIGTERM
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Ending:
     how: How
     exit_code: int | None

@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from reconciler.git import Repository, open_repository
 from reconciler.order import ARTIFACT_BYTES_MAX, Answer, Artifact, Order, Verdict
 from reconciler.parse import pattern_fault
 from reconciler.redact import secret_values
+from reconciler.values import frozen
 
 DRIVERS: Mapping[str, type[Driver]] = {"codex": Codex, "claude": Claude, "command": Command}
 SCHEMA_BYTES_MAX = 64 * 1024
@@ -54,7 +55,7 @@ class Unfit(Exception):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Told:
     """What the commit says that the agent shall do. `schema` is "" where any answer will do."""
 
@@ -66,7 +67,7 @@ class Told:
 _NOTHING = object()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Given:
     """What the agent answered: as text, and as a value where a schema asked for one and there is one."""
 

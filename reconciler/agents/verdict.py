@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 
 from reconciler.agent import Agent
 from reconciler.agents.events import Kind
 from reconciler.agents.story import Story
 from reconciler.order import Verdict
+from reconciler.values import frozen
 
 
 class How(StrEnum):
@@ -23,7 +23,7 @@ class How(StrEnum):
     COST = "budget-cost"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Spent:
     """What a stage took over all its tries."""
 
@@ -32,7 +32,7 @@ class Spent:
     cost_usd: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Findings:
     """What was looked at when the agent was gone.
 
@@ -50,7 +50,7 @@ class Findings:
     spent: Spent = Spent()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Judgement:
     verdict: Verdict
     reason: str = ""

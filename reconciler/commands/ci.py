@@ -38,6 +38,7 @@ from reconciler.posting import (
 )
 from reconciler.process import Workers
 from reconciler.terminal import single_line
+from reconciler.values import frozen
 from reconciler.world import open_world, settings_at
 
 PAYLOAD_BYTES_MAX = 16 * 1024 * 1024
@@ -119,7 +120,7 @@ def _payload(environment: Mapping[str, str]) -> Mapping[str, Any]:
 # ------------------------------------------------------------------------------------------------ a proposal
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Proposal:
     """What is to be said about merging a commit: one line, Markdown, lines of text, and the problems in it."""
 

@@ -6,7 +6,6 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from reconciler.phases import ENDED, phase
 from reconciler.publish import full_log, read_records
 from reconciler.survey import Survey, find_run, survey, task_of
 from reconciler.terminal import format_option, print_json, single_line
+from reconciler.values import frozen
 from reconciler.world import World, open_world
 
 READ_BYTES = 1 << 16
@@ -55,7 +55,7 @@ def command(repo: str, run: str, stage: str | None, follow: bool, form: str) -> 
     return 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Source:
     """Where the logs of one run are: its records on this machine, or the manifest and blobs at the tip."""
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ from reconciler.session import Session
 from reconciler.stage import DRIVER, PACKAGE
 from reconciler.survey import find_run, survey
 from reconciler.terminal import format_option, print_json, single_line
+from reconciler.values import frozen
 from reconciler.world import World
 
 TRIES_MAX = 10
@@ -107,7 +108,7 @@ def _show(document: Mapping[str, Any], path: str) -> None:
 # ------------------------------------------------------------------------------------------------ what is reviewed
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Case:
     """A run that is to be reviewed, and by whom: everything read at one tip."""
 

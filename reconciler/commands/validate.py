@@ -6,7 +6,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from reconciler.errors import TransientError, UsageError
 from reconciler.git import BLOB_BYTES_MAX, Entry, Repository, open_repository
 from reconciler.model import Problem, RoleSettings, Settings, Severity
 from reconciler.terminal import print_json, single_line, use_colour
+from reconciler.values import frozen
 
 FILES_MAX = 100_000
 STANDARD_INPUT = "-"
@@ -48,7 +49,7 @@ _STAND_INS = {
 """Where a file stands in for one when `--as` says what it is."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Batch:
     """Files of one repository that are checked together: `prefix`, or a name of its own, is how one is shown."""
 

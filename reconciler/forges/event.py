@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from reconciler.errors import UsageError
 from reconciler.forges.forge import Kind
 from reconciler.forges.where import Environment, ci_kind
+from reconciler.values import frozen
 
 OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 BRANCH = re.compile(r"(?!-)[^\s~^:?*\[\\\x00-\x20\x7f]{1,244}")
@@ -30,7 +30,7 @@ class Cause(StrEnum):
     NOTHING = "nothing"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Event:
     """Why we were started. `base` and `head` are the commits of a proposal, `head` also of a push; `branch` is the one
     that is or would be changed; `note` says why there is nothing to do."""

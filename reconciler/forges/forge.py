@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from reconciler.errors import ForgeRefused, ForgeUnclear
 from reconciler.http import Answer, Http, NotListed
+from reconciler.values import frozen
 
 Found = TypeVar("Found")
 
@@ -33,7 +34,7 @@ class Kind(StrEnum):
 NAMES = {Kind.GITHUB: "GitHub", Kind.GITLAB: "GitLab", Kind.GITEA: "Gitea"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Site:
     """A repository at a forge: where people find the server, where programs do, and its path there (`owner/name`)."""
 
@@ -54,7 +55,7 @@ class State(StrEnum):
     ERROR = "error"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Check:
     """A status of a commit; the newest of a context counts. `link` is an address, "" for none."""
 
@@ -64,7 +65,7 @@ class Check:
     link: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Posted:
     """What became of a comment: its address, and `created`, `updated` or `unchanged`."""
 
@@ -72,7 +73,7 @@ class Posted:
     how: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Wanted:
     """A pull request as it shall be: of branch `head` into branch `base` of the same repository."""
 
@@ -82,7 +83,7 @@ class Wanted:
     body: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class PullRequest:
     """One that is there, open or not any more."""
 
@@ -147,7 +148,7 @@ LACKS: Mapping[Kind, Mapping[Purpose, str]] = {
 """Which permission each forge wants for each purpose, in that forge's own words."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Token:
     """What authorises us, and the environment variable it came from: only the name is ever told."""
 

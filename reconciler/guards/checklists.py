@@ -8,7 +8,6 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from reconciler import checklist, parse
@@ -19,6 +18,7 @@ from reconciler.globs import matches
 from reconciler.guards.findings import EVERYWHERE, Finding, Report, listed, report_of, texts
 from reconciler.model import Rejection, Settings, Severity
 from reconciler.scaffold import INDEX_PATH
+from reconciler.values import frozen
 
 if TYPE_CHECKING:
     from reconciler.guards.scene import Scene
@@ -29,7 +29,7 @@ CITED_MAX = 1000
 _TICK_CURE = "let a run prove it ('proves' in its request), or untick it"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Place:
     """An item and the file it stands in. `manifest_path` is where its evidence leads, from the root; None where it has
     none, or it leads out of the repository."""
@@ -39,7 +39,7 @@ class Place:
     manifest_path: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Task:
     """An entry of the registry: its checklist, and the files that repeat it. Lines are of the registry; `said` tells
     whether it names its checklist itself."""
@@ -51,7 +51,7 @@ class Task:
     mirrors: tuple[tuple[int, str], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Proof:
     """A manifest at the commit: what it says, the SHA-256 of its bytes, and those that others name for it."""
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from reconciler.guards.findings import EVERYWHERE, Finding, Report, chosen, report_of, shortened, texts
+from reconciler.values import frozen
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -40,7 +40,7 @@ _RULE = re.compile(r"^([^\s#:=][^#:=\n]*?)\s*::?(?![:=])", re.MULTILINE)
 _INCLUDE = re.compile(r"^\s*-?s?include\s", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Page:
     """What one document names, each with its line: where links lead, what stands in backticks and in blocks for a
     shell. `anchors` are what a link into it may name, `shown` the files whose content it shows."""
@@ -52,7 +52,7 @@ class Page:
     shown: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Known:
     """What there is: files, the folders they lie in, verbs of the reconciler, and what `make` can make (None where
     nobody can tell)."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from reconciler import codec
 from reconciler.globs import matches
 from reconciler.model import Severity
 from reconciler.order import Answer, Verdict
+from reconciler.values import frozen
 
 FINDINGS_MAX = 200
 PATH_CHARACTERS_MAX = 300
@@ -18,7 +18,7 @@ EVERYWHERE = "."
 """The path of a finding about the repository, or the change, as a whole."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Finding:
     """One thing a guardrail has to say. `line` counts from 1, 0 when the whole file is meant."""
 
@@ -36,7 +36,7 @@ class Finding:
         return f"{place}{mark}{self.reason}" + (f"; {self.cure}" if self.cure else "")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Report:
     """Everything a guardrail found, and how many things it looked at. `base` is the commit the change was measured
     from, "" for a guardrail that asks for no change."""

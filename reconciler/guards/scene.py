@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import cached_property
 from pathlib import Path
@@ -14,10 +13,11 @@ from reconciler.errors import ContentError
 from reconciler.git import Repository, open_repository
 from reconciler.model import Workspace
 from reconciler.order import Order
+from reconciler.values import frozen
 from reconciler.worktree import Changed, CommitFiles, Files, WorkTree
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Change:
     """What is judged: every file that differs between the commit or tree `base` and the workspace."""
 

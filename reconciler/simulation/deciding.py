@@ -13,6 +13,7 @@ from reconciler import parse, resolve, settings
 from reconciler.contracts import Contracts
 from reconciler.model import Pipeline, PipelineId, Plan, Rejection, Request, Settings, Source
 from reconciler.simulation.story import Deed
+from reconciler.values import frozen
 
 CONTRACTS = Contracts()
 APPROVERS = {"ann": "Ann <ann@example.invalid>", "bob": "Bob <bob@example.invalid>"}
@@ -21,7 +22,7 @@ NOBODY = "nobody-00000000"
 Files = Mapping[str, bytes | None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Said:
     """A decision that was committed; `plan` is the digest it is for, "" for whatever waits."""
 

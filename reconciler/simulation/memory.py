@@ -12,6 +12,7 @@ from typing import Any
 
 from reconciler import checklist, codec, parse, resolve, settings
 from reconciler.model import Pipeline, PipelineId, Plan, Rejection, Request, Settings
+from reconciler.values import is_frozen
 
 REMEMBERED_MAX = 2_000
 
@@ -55,7 +56,7 @@ class _Texts(codec.Spelling):
             known[id(value)] = (value, text)
             return text
 
-        return spell_once if codec.is_frozen(kind) else spell
+        return spell_once if is_frozen(kind) else spell
 
 
 _compact, _dump, _parse, _resolve = codec.compact, codec.dump, codec._parsed, resolve.resolve
@@ -69,7 +70,7 @@ def _quick_compact(value: Any) -> bytes:
         data = f"{_TEXTS[kind](value)}\n".encode()
     except UnicodeEncodeError:
         return _compact(value)
-    if codec.is_frozen(kind) and (kind, data) not in _parsed:
+    if is_frozen(kind) and (kind, data) not in _parsed:
         _remember_parsed(kind, data, value)
     return data
 
@@ -104,7 +105,7 @@ def _quick_parse(kind: type, data: bytes) -> Any:
             found = _parse(kind, data)
         except codec.CodecError as error:
             found = error
-        if codec.is_frozen(kind):
+        if is_frozen(kind):
             _remember_parsed(kind, data, found)
     if type(found) is codec.CodecError:
         raise found.with_traceback(None)

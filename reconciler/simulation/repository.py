@@ -18,11 +18,12 @@ from reconciler.errors import GitFailed, PublishBlocked, TipMoved
 from reconciler.git import TREE_MODE, Draft, Entry, LastChange, Objects, Repository
 from reconciler.simulation.disk import SimulatedDisk
 from reconciler.simulation.seams import Machine
+from reconciler.values import frozen
 
 FULL = re.compile("[0-9a-f]{40}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Commit:
     tree: str
     parents: tuple[str, ...]

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from functools import cache
 from random import Random
 
 from reconciler.simulation.scheduler import Happening
+from reconciler.values import frozen
 
 YEAR_S = 365 * 86400.0
 EPOCH_S = 1_900_000_000
@@ -75,7 +76,7 @@ DECISIONS = ("approve", "approve", "approve", "approve", "approve", "reject", "a
 PEOPLE = ("ask", "ask", "ask", "edit", "rerun", "cancel", "suspend", "delete", "break", "note", "checklist", "pipeline")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Deed:
     """Something a person commits: `at_s` into the history, about request number `about`, or about `path`."""
 
@@ -88,7 +89,7 @@ class Deed:
     pick: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(kw_only=False)
 class Behaviour:
     """How one try of one stage goes. A stubborn stage does not hear TERM."""
 
@@ -98,7 +99,7 @@ class Behaviour:
     stubborn: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Story:
     """One history, before it happens."""
 
@@ -229,7 +230,7 @@ def story_of(seed: int, *, remote: bool | None = None, waits: bool = False) -> S
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Waiting:
     """What a story has of gates and nested pipelines."""
 

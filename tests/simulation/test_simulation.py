@@ -19,6 +19,7 @@ from reconciler.simulation.memory import remembering
 from reconciler.simulation.shrink import shortest
 from reconciler.simulation.story import story_of
 from reconciler.simulation.tell import report, tell_seeds
+from reconciler.values import is_frozen
 
 CHUNK = 50
 SEEDS = int(os.environ.get("SIMULATED_SEEDS", "2000"))
@@ -93,7 +94,7 @@ def test_what_is_remembered_is_what_would_be_made(monkeypatch: pytest.MonkeyPatc
     def compact(value: Any) -> bytes:
         data = memory._quick_compact(value)
         assert data == memory._compact(value)
-        if memory._is_frozen(type(value)):
+        if is_frozen(type(value)):
             assert memory._parse(type(value), data) == value
         checked.append(type(value))
         return data

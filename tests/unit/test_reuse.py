@@ -169,7 +169,7 @@ def test_what_proves_nothing_is_not_cited(said: dict[str, Any]) -> None:
 
 def test_manifests_of_before_prove_no_key_and_are_evidence_all_the_same() -> None:
     old = {name: value for name, value in command().items() if name not in ("reuse_key", "reused")}
-    assert row(document(old))[8:] == [None, 0]
+    assert row(document(old))[8:] == [None, 0, ""]
 
 
 def test_a_run_that_cites_others_says_so() -> None:
