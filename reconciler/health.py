@@ -380,7 +380,7 @@ def files(count: int, errors: Sequence[str], warnings: Sequence[str]) -> Finding
 def leftovers(runs: Sequence[str]) -> Finding:
     if not runs:
         return fine("runs", "every run that is under way has its records")
-    text = f"marked as under way, and their records are gone: {_listed(runs)}; a pass ends and launches them anew"
+    text = f"marked as under way, and their records are gone: {_listed(runs)}; a pass launches anew what is asked for"
     return warning("runs", text, "reconciler reconcile --wait")
 
 

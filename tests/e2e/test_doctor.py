@@ -245,11 +245,14 @@ def test_records_that_are_not_excluded(ready: Scratch) -> None:
     assert findings(ready.path, code=0)["exclude"]["text"] == "/.runs/ is excluded"
 
 
-def test_runs_whose_records_are_gone(ready: Scratch) -> None:
-    ready.write(".git/reconciler/live/a-12345678", "t\n")
+@pytest.mark.parametrize("mark", ["t\n", ""], ids=["whole", "emptied by a power loss"])
+def test_runs_whose_records_are_gone(ready: Scratch, mark: str) -> None:
+    ready.write(".git/reconciler/live/a-12345678", mark)
     found = findings(ready.path, code=0)["runs"]
     assert (found["level"], found["cure"]) == ("warning", "reconciler reconcile --wait")
     assert "a-12345678" in found["text"]
+    assert ready.run("reconcile", "--wait").returncode == 0
+    assert findings(ready.path, code=0)["runs"]["level"] == "ok"
 
 
 def test_what_the_last_pass_could_not_do(ready: Scratch) -> None:
