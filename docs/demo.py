@@ -90,7 +90,8 @@ def quiet(*words: str) -> None:
 
 
 def run(words: list[str], *, cwd: Path = PLACE, check: bool = True) -> int:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "RECONCILER_", "PYTHONDONT"))}
+    without = ("GIT_", "RECONCILER_", "PYTHONDONTWRITE")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(without)}
     environment["PATH"] = f"{BIN}{os.pathsep}{environment.get('PATH', '')}"
     environment["GIT_PAGER"] = "cat"
     return subprocess.run(words, cwd=cwd, env=environment, check=check).returncode
