@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from reconciler.model import Problem
+from reconciler.model import Problem, Severity
 
-ANNOTATIONS_MAX = 50
-"""A forge shows a handful of a run's annotations; the rest is in the text."""
+ANNOTATIONS_MAX = 10
+"""The runner shows ten of a kind, and drops what comes after them; the rest is in the text."""
 
 
 def commands(problems: Iterable[Problem]) -> Iterator[str]:
-    """Yield one `::error` or `::warning` command a problem; no text of a repository can begin another."""
-    for number, each in enumerate(problems):
-        if number == ANNOTATIONS_MAX:
-            return
+    """Yield an `::error` or `::warning` command a problem, errors first; no text of a repository can begin another."""
+    told = dict.fromkeys(Severity, 0)
+    for each in sorted(problems, key=lambda each: each.severity is not Severity.ERROR):
+        told[each.severity] += 1
+        if told[each.severity] > ANNOTATIONS_MAX:
+            continue
         words = each.reason + (f"; {each.cure}" if each.cure else "")
         place = f",line={each.line},col={max(each.column, 1)}" if each.line else ""
         title = f",title={_property(each.rule)}"

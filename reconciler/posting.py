@@ -14,8 +14,8 @@ from typing import Any
 
 import click
 
+from reconciler import markup
 from reconciler.errors import TransientError
-from reconciler.forges import markup
 from reconciler.forges.forge import BODY_CHARACTERS_MAX, Check, Forge, Posted, Purpose, Site, State
 from reconciler.terminal import single_line
 

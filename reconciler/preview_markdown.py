@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
+from reconciler.markup import code
 from reconciler.model import Problem, Severity
 from reconciler.power import Power
 from reconciler.preview import Coming, Preview, Touched, Verdict
@@ -28,28 +29,22 @@ from reconciler.preview_text import (
 
 CHARACTERS_MAX = 60_000
 """GitHub refuses comments of more than 65,536 characters, and others allow more."""
-CELL_CHARACTERS_MAX = 300
 
 _ROOM = {"powers": 16_000, "problems": 9_000, "requests": 8_000, "runs": 16_000, "decisions": 4_000, "standing": 4_000}
 """Characters for each section: together less than a comment, whatever each of them holds."""
-_LOOKALIKES = str.maketrans({"`": "ˋ", "|": "│"})
 
 
 def markdown(shown: Preview) -> str:
     """Return a preview as one comment of at most `CHARACTERS_MAX` characters."""
-    parts = [f"### Plan: {conclusion(shown)}\n"]
-    parts.append(f"Merging {code(shown.head[:12])} into {code(shown.base[:12])}.\n")
-    if shown.verdict != Verdict.NOTHING:
-        parts += filter(None, _sections(shown))
-        parts.append(f"Plan {code(shown.digest)}\n")
-    return "\n".join(parts)
+    heading = f"### Plan: {conclusion(shown)}\n"
+    return f"{heading}\nMerging {code(shown.head[:12])} into {code(shown.base[:12])}.\n\n{body(shown)}"
 
 
-def code(text: str) -> str:
-    """Return text as a code span that nothing in it can end, in or outside a table."""
-    said = "".join(each if each.isprintable() else " " for each in text[: CELL_CHARACTERS_MAX + 1])
-    said = said.translate(_LOOKALIKES).strip() or "-"
-    return f"`{said[: CELL_CHARACTERS_MAX - 1]}…`" if len(said) > CELL_CHARACTERS_MAX else f"`{said}`"
+def body(shown: Preview) -> str:
+    """Return what `markdown` holds below its first lines."""
+    if shown.verdict == Verdict.NOTHING:
+        return ""
+    return "\n".join([*filter(None, _sections(shown)), f"Plan {code(shown.digest)}\n"])
 
 
 def block(lines: Iterable[str], language: str) -> str:

@@ -12,10 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from reconciler import codec
+from reconciler import codec, markup
 from reconciler.conditions import set_condition
 from reconciler.errors import GitFailed, PushUnclear, TipMoved, TransientError
-from reconciler.forges import markup
 from reconciler.manifest import artifact_root, manifest_path
 from reconciler.model import ForgeSettings, RunId, TaskId
 from reconciler.observe import Observation

@@ -58,6 +58,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "preview_markdown",
         "power",
         "annotations",
+        "markup",
         "named_plan",
         "health",
         "due",
@@ -201,7 +202,7 @@ PURE = [each for each in MODULES if line_of(each) in ("words", "pure") or each i
 # These stand in a family of joints and only judge what they are given.
 PURE_AMONG_JOINTS = (
     "agents/claude_events", "agents/codex_events", "agents/command_events", "agents/events", "agents/prompt",
-    "agents/story", "agents/verdict", "forges/event", "forges/markup", "forges/where",
+    "agents/story", "agents/verdict", "forges/event", "markup", "forges/where",
 )  # fmt: skip
 PURE = [each for each in MODULES if line_of(each) in ("words", "pure") or each in PURE_AMONG_JOINTS]
 TEST_FILES = sorted(TESTS.rglob("*.py"))

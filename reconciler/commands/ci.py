@@ -14,9 +14,10 @@ from typing import Any
 
 import click
 
+from reconciler import markup
+from reconciler.annotations import commands
 from reconciler.contracts import Contracts
 from reconciler.errors import ContentError, GitFailed, UsageError
-from reconciler.forges import markup
 from reconciler.forges.event import Cause, Event, event_of
 from reconciler.forges.forge import Check, Kind, Purpose, Site, State
 from reconciler.forges.opening import open_forge
@@ -133,21 +134,19 @@ class Proposal:
 
 def proposal_of(directory: Path, base: str, head: str) -> Proposal:
     """Return what is to be said about merging `head` into `base`. Nothing of `head` is executed."""
-    from reconciler.commands.validate import problems_at
+    from reconciler import preview_markdown, preview_text
+    from reconciler.proposal import propose
 
-    repository = open_repository(directory)
-    trees = repository.look_up([f"{each}^{{commit}}^{{tree}}" for each in (base, head)])
-    touched = {path for path, _ in repository.changes(trees[0], trees[1])}
+    found = propose(open_world(directory), base, head)
     # What was wrong before and is not touched is shown, and is nobody's fault here.
-    problems = [
-        each if each.path in touched else replace(each, severity=Severity.WARNING)
-        for each in problems_at(directory, head)
-    ]
-    errors = sum(each.severity is Severity.ERROR for each in problems)
-    title = f"{errors or 'no'} problem{'s' * (errors != 1)} in what this changes"
-    table = markup.problem_rows(problems) if problems else ""
-    lines = [*(each.sentence() for each in problems), title]
-    return Proposal(ok=not errors, title=title, markdown=table, lines=lines, problems=problems)
+    standing = [replace(each, severity=Severity.WARNING) for each in found.standing]
+    return Proposal(
+        ok=not found.fails,
+        title=preview_text.conclusion(found),
+        markdown=preview_markdown.body(found),
+        lines=[line for each in preview_text.lines(found) for line in each.split("\n")],
+        problems=[*found.problems, *standing],
+    )
 
 
 # ------------------------------------------------------------------------------------------------ what is done
@@ -184,7 +183,7 @@ class Tour:
         found = proposal_of(self.directory, event.base, event.head)
         for line in found.lines:
             click.echo(single_line(line))
-        marks += markup.marks(found.problems) if ci_kind(self.environment) is not Kind.GITLAB else []
+        marks += commands(found.problems) if ci_kind(self.environment) is not Kind.GITLAB else []
         body = comment_body(found.ok, found.title, found.markdown, event.base, event.head)
         if event.cause is Cause.PULL_REQUEST:
             posted = desk.comment(event.number, markup.PLAN_MARKER, body)
@@ -231,7 +230,7 @@ class Tour:
         problems = list(problems_at(self.directory, commit))
         for each in problems:
             click.echo(single_line(each.sentence()))
-        marks += markup.marks(problems)
+        marks += commands(problems)
         click.echo(f"{self.event.branch} is not the branch that is reconciled; nothing of it is executed")
         return 1 if any(each.severity is Severity.ERROR for each in problems) else 0
 

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from reconciler import annotations
+from reconciler.markup import code
 from reconciler.model import Name, Problem, RunId
 from reconciler.power import Power
 from reconciler.preview import NOWHERE, Change, Coming, Doing, Effect, Preview, Touched, Verdict, preview
 from reconciler.preview_gates import Asked, Judged
-from reconciler.preview_markdown import CHARACTERS_MAX, block, code, markdown
+from reconciler.preview_markdown import CHARACTERS_MAX, block, markdown
 from tests.scenarios.test_previews import NOW
 
 HOSTILE = [

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from markdown_it import MarkdownIt
 
-from reconciler.forges import markup
+from reconciler import markup
+from reconciler.annotations import commands
 from reconciler.model import Problem, Severity
 
 HOSTILE = [
@@ -24,7 +25,7 @@ def test_a_code_span_shows_text_and_does_nothing(text: str) -> None:
 
 
 def test_nothing_is_shown_as_a_dash() -> None:
-    assert markup.code("\n \x00") == "–"
+    assert markup.code("\n \x00") == "`-`"
 
 
 def test_a_long_text_is_cut_at_a_line_and_says_so() -> None:
@@ -42,13 +43,13 @@ def problem(**keys: object) -> Problem:
 
 
 def test_annotations_stay_one_command_each() -> None:
-    marks = markup.marks([problem(path="runs.d/a,b:c%.yaml", reason="one\n::error::two\r", line=2, column=0)])
-    assert marks == ["::error file=runs.d/a%2Cb%3Ac%25.yaml,line=2,col=1,title=reconciler::one%0A::error::two%0D"]
+    marks = list(commands([problem(path="runs.d/a,b:c%.yaml", reason="one\n::error::two\r", line=2, column=0)]))
+    assert marks == ["::error file=runs.d/a%2Cb%3Ac%25.yaml,line=2,col=1,title=x::one%0A::error::two%0D"]
 
 
 def test_no_more_annotations_than_a_runner_shows_and_errors_first() -> None:
     found = [problem(severity=Severity.WARNING), *(problem(reason=str(number)) for number in range(30))]
-    marks = markup.marks(found)
+    marks = list(commands(found))
     assert [each.startswith("::error ") for each in marks] == [True] * 10 + [False]
 
 

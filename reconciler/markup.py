@@ -1,29 +1,29 @@
 """Text that others wrote, in comments, logs and annotations of a forge, where it can neither act nor pretend.
 
 In a comment it stands in a code span: no mention, link, picture or HTML. In the log of Actions a line can be a command
-to the runner: those that we print cannot.
+to the runner: those that we print cannot. Pure.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from reconciler.model import Problem, Severity
+from reconciler.model import Problem
 
 PLAN_MARKER = "<!-- reconciler:plan -->"
-ANNOTATIONS_MAX = 10
-"""The runner shows ten of a kind, and drops what comes after them."""
 
 
-def code(text: str, characters_max: int = 200) -> str:
-    """Return a code span that shows a text on one line, also in a cell of a table."""
-    line = " ".join("".join(each if each.isprintable() else " " for each in text).split())
-    line = line if len(line) <= characters_max else f"{line[: characters_max - 1]}…"
-    fence = "`" * (max((len(each) for each in re.findall("`+", line)), default=0) + 1)
-    space = " " if line.startswith("`") or line.endswith("`") else ""
-    # In a table, a pipe ends the cell even within code unless it is escaped; outside of one the backslash would show.
-    return f"{fence}{space}{line.replace('|', '¦')}{space}{fence}" if line else "–"
+_LOOKALIKES = str.maketrans({"`": "ˋ", "|": "│"})
+
+
+def code(text: str, characters_max: int = 300) -> str:
+    """Return text as a code span on one line that nothing in it can end, in or outside a table.
+
+    What could end it is replaced by what looks like it: in a table, an escaped pipe shows its backslash elsewhere.
+    """
+    line = " ".join("".join(each if each.isprintable() else " " for each in text).split()).translate(_LOOKALIKES) or "-"
+    return f"`{line[: characters_max - 1]}…`" if len(line) > characters_max else f"`{line}`"
 
 
 def bounded(text: str, characters_max: int) -> str:
@@ -55,29 +55,7 @@ def _what(problem: Problem) -> str:
     return problem.reason + (f"; {problem.cure}" if problem.cure else "")
 
 
-# ------------------------------------------------------------------------------------------------ the runner of Actions
-
-
-def marks(problems: Iterable[Problem]) -> list[str]:
-    """Return the commands that let the runner show problems beside the lines they are in."""
-    found = sorted(problems, key=lambda each: each.severity is not Severity.ERROR)
-    kinds: dict[str, int] = {}
-    lines = []
-    for each in found:
-        kind = "error" if each.severity is Severity.ERROR else "warning"
-        kinds[kind] = kinds.get(kind, 0) + 1
-        if kinds[kind] <= ANNOTATIONS_MAX:
-            place = f",line={each.line},col={max(1, each.column)}" if each.line else ""
-            lines.append(f"::{kind} file={_property(each.path)}{place},title=reconciler::{_data(_what(each))}")
-    return lines
-
-
-def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")
+# ------------------------------------------------------------------------------------------------ logs
 
 
 def inert(text: str) -> str:
