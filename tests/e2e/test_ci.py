@@ -122,7 +122,8 @@ def test_a_proposal_gets_one_comment_that_is_kept_up_to_date_and_a_status(ci: Ci
     ci.pull_request(better := ci.propose(**GOOD))
     done = ci.run()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "✅" in ci.server.comments[0]["body"]
+    digest = done.stdout.split("plan sha256:")[1][:64]
+    assert all(each in ci.server.comments[0]["body"] for each in ("✅", f"`sha256:{digest}`", "1 run"))
     assert len(ci.server.comments) == 1
     assert (ci.server.statuses[-1]["sha"], ci.server.statuses[-1]["state"]) == (better, "success")
 
