@@ -17,6 +17,9 @@ from reconciler.errors import ContentError
 from reconciler.evidence import Proofs, Proven
 from reconciler.git import Repository
 from reconciler.model import Contract, Evidence, RunId
+from reconciler.pages import views
+from reconciler.pages.text import size
+from reconciler.pages.views import Line
 from reconciler.rundir import TASK_ID
 from reconciler.world import World
 
@@ -139,3 +142,27 @@ def believed(data: bytes | None, kept: Kept, contracts: Contract) -> tuple[Mappi
     if (document["task_id"], document["run_id"]) != (kept.task_id, kept.run_id):
         return None, (f"The manifest here is the one of another run: {document['run_id']}.",)
     return document, ()
+
+
+# ------------------------------------------------------------------------------------------------ for pages
+
+
+def line_of(kept: Kept) -> Line:
+    if kept.evidence is None:
+        return views.damaged_line(kept.task_id, kept.run_id)
+    return views.line_of_evidence(kept.evidence)
+
+
+def committed_ends(archive: Archive, found: Manifest) -> dict[str, bytes]:
+    """Return the logs of failed stages, by stage, as far as they are committed."""
+    commands = found.document["commands"] if found.document else ()
+    failed = [each for each in commands if each["status"] == "failed" and each["log_path"] in found.logs]
+    return {each["id"]: archive.log(found.logs[each["log_path"]])[-views.TAIL_BYTES :] for each in failed}
+
+
+def said_of_log(command: Mapping[str, Any], data: bytes) -> str:
+    """Return in a sentence how much of a log is here."""
+    whole, here = command["log_bytes"], len(data)
+    if here < whole:
+        return f"{size(here)} of {size(whole)} are committed, the beginning and the end. Redacted when it was written."
+    return f"{size(here)}, all of it. Redacted when it was written."

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from reconciler import __version__, codec
-from reconciler.archive import Archive, Kept, Manifest
+from reconciler.archive import Archive, Kept, Manifest, committed_ends, line_of, said_of_log
 from reconciler.checklist import Item
 from reconciler.codec import CodecError
 from reconciler.disk import Disk
@@ -23,7 +23,6 @@ from reconciler.errors import UsageError
 from reconciler.pagefiles import read_assets, read_templates
 from reconciler.pages import places, views
 from reconciler.pages.render import Pages, Site
-from reconciler.pages.text import size
 from reconciler.pages.views import EvidenceNote, Line, RunView
 from reconciler.world import World
 
@@ -127,12 +126,6 @@ class _Maker:
         return views.list_page(self.pages, self.site, lines, group, number, notices=notices).encode()
 
 
-def line_of(kept: Kept) -> Line:
-    if kept.evidence is None:
-        return views.damaged_line(kept.task_id, kept.run_id)
-    return views.line_of_evidence(kept.evidence)
-
-
 def _related(document: Mapping[str, Any] | None) -> tuple[str, ...]:
     """Return the runs that the page of a run names."""
     if document is None:
@@ -151,21 +144,6 @@ def _view(archive: Archive, kept: Kept, found: Manifest) -> RunView:
         ends=committed_ends(archive, found),
         damage=found.damage,
     )
-
-
-def committed_ends(archive: Archive, found: Manifest) -> dict[str, bytes]:
-    """Return the logs of failed stages, by stage, as far as they are committed."""
-    commands = found.document["commands"] if found.document else ()
-    failed = [each for each in commands if each["status"] == "failed" and each["log_path"] in found.logs]
-    return {each["id"]: archive.log(found.logs[each["log_path"]])[-views.TAIL_BYTES :] for each in failed}
-
-
-def said_of_log(command: Mapping[str, Any], data: bytes) -> str:
-    """Return in a sentence how much of a log is here."""
-    whole, here = command["log_bytes"], len(data)
-    if here < whole:
-        return f"{size(here)} of {size(whole)} are committed, the beginning and the end. Redacted when it was written."
-    return f"{size(here)}, all of it. Redacted when it was written."
 
 
 def _digest(*texts: str) -> str:
