@@ -221,7 +221,7 @@ class WebFace:
 
     def _queue(self, now: Now) -> Answer:
         seen = now.snapshot.seen
-        busy = sum(phase(run, self._world.now()) not in ENDED for run in now.actual.runs.values())
+        busy = sum(views.in_group(each, "active") for each in now.lines)
         said = f"{busy} under way; at most {seen.limits.runs_max} work at once."
         lines = [each for each in now.lines if each.at is None]
         return self._html(

@@ -1,5 +1,4 @@
-"""Where each page is: paths from the root of the site, without a leading slash, the same at an address and in a
-directory. Pure."""
+"""Where each page is, at an address and in a directory alike: paths from the root of the site. Pure."""
 
 from __future__ import annotations
 

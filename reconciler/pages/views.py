@@ -25,6 +25,8 @@ LABELS = {"": "All", "active": "Under way"} | {
     each: each.capitalize() for each in ("waiting", "failed", "succeeded", "cancelled", "damaged")
 }
 
+ENDED = ("succeeded", "failed", "cancelled")
+
 Document = Mapping[str, Any]
 
 
@@ -99,7 +101,7 @@ def line_of_row(row: Row) -> Line:
         phase=row.phase.value,
         detail=_bounded(row.reason or progress),
         reason=_bounded(row.reason, 4 * DETAIL_CHARACTERS_MAX),
-        at=row.completed_at,
+        at=row.completed_at if row.phase.value in ENDED else None,
         took_s=row.duration_s,
     )
 
@@ -186,10 +188,13 @@ def _matches(line: Line, query: str) -> bool:
 
 
 def _shown(shown: Sequence[Line], found: Sequence[Line], first: int, query: str) -> str:
-    matching = " that match" if query else ""
-    if len(shown) == len(found):
-        return f"{len(found)} {'run' if len(found) == 1 else 'runs'}{matching}"
-    return f"{first + 1} to {first + len(shown)} of {len(found)} runs{matching}"
+    noun, verb = ("run", " matches") if len(found) == 1 else ("runs", " match")
+    counted = f"{len(found)} {noun}" if len(shown) == len(found) else f"{_span(shown, first)} of {len(found)} {noun}"
+    return counted + (verb if query else "")
+
+
+def _span(shown: Sequence[Line], first: int) -> str:
+    return f"{first + 1} to {first + len(shown)}"
 
 
 def _groups(lines: Sequence[Line], group: str, number: int) -> list[Group]:
