@@ -25,7 +25,7 @@ from reconciler.pages import places, views
 from reconciler.pages.render import Pages, Site
 from reconciler.pages.text import log_text, size
 from reconciler.pages.views import EvidenceNote, Line, RunView
-from reconciler.phases import ENDED, phase, silence
+from reconciler.phases import phase, silence
 from reconciler.publish import full_log, read_records
 from reconciler.state import Actual
 from reconciler.world import World
