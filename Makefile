@@ -6,7 +6,7 @@ WORKERS ?= 2
 # As people have it: what Python compiled of a module is there when the module is loaded again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help bubblewrap demo test simulate soak mutate check lint types validate bench docs clean
+.PHONY: help bubblewrap chromium demo test simulate soak mutate check lint types validate bench docs clean
 
 help: ## Show what can be made
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -25,10 +25,17 @@ bubblewrap:
 		|| { apt-get update -qq && apt-get install -qq -y bubblewrap > /dev/null; } \
 		|| echo "bubblewrap could not be installed; tests of the sandbox will skip"
 
+# Tests of pages look at them with it; where it is missing and nobody is root, they skip and say so.
+chromium:
+	@command -v chromium > /dev/null || test "$$(id -u)" != 0 || ! command -v apt-get > /dev/null \
+		|| apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core > /dev/null \
+		|| { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core > /dev/null; } \
+		|| echo "chromium could not be installed; tests that look at pages will skip"
+
 demo: $(VENV)/installed ## Turn a committed request into committed evidence, on this project's own checks
 	$(BIN)/python docs/demo.py
 
-test: $(VENV)/installed bubblewrap ## Run all tests
+test: $(VENV)/installed bubblewrap chromium ## Run all tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
 
 SEEDS ?= 0:20000

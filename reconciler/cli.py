@@ -29,6 +29,8 @@ VERBS = {
     "status": "show runs: phase, stage, heartbeat, attempts, evidence",
     "logs": "print the output of a run's stages",
     "why": "explain a run or a request: waiting for what, rejected where",
+    "serve": "watch, and show runs, logs and metrics on a web page",
+    "report": "write the evidence of a commit as a static site",
     "start": "write and commit a request, then reconcile it",
     "resume": "let a run that ended or hangs go on, on a refreshed plan",
     "cancel": "end a run that is under way",

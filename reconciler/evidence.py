@@ -113,6 +113,10 @@ class Proven(Mapping[RunId, Evidence]):
     def __len__(self) -> int:
         return len(self._rows)
 
+    def frozen(self) -> Proven:
+        """Return the evidence as it is now, whatever is read later."""
+        return Proven(dict(self._rows))
+
 
 def evidence_row(run_id: str, oid: str, data: bytes | None) -> list[Any] | None:
     """Return the row of a committed manifest, None if it proves nothing: damaged, of another run, or not ended."""

@@ -9,7 +9,20 @@ import pytest
 
 from tests.scratch import ENVIRONMENT, Scratch
 
-HEAVY = {"git", "rich", "jsonschema", "jsonschema_rs", "ruamel", "markdown_it", "httpx", "watchdog", "hypothesis"}
+HEAVY = {
+    "git",
+    "rich",
+    "jsonschema",
+    "jsonschema_rs",
+    "ruamel",
+    "markdown_it",
+    "httpx",
+    "watchdog",
+    "hypothesis",
+    "jinja2",
+    "starlette",
+    "uvicorn",
+}
 PROGRAM = """
 import sys
 from reconciler.cli import cli
@@ -39,6 +52,8 @@ def loaded(scratch: Scratch, *words: str) -> set[str]:
         ["doctor", "--help"],
         ["completion", "bash"],
         ["watch", "--help"],
+        ["serve", "--help"],
+        ["report", "--help"],
         ["service", "install", "--help"],
     ],
 )
