@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from reconciler.cache import Cache, read_cache
@@ -21,13 +21,14 @@ from reconciler.pages import views
 from reconciler.pages.text import size
 from reconciler.pages.views import Line
 from reconciler.rundir import TASK_ID
+from reconciler.values import frozen
 from reconciler.world import World
 
 TASKS_MAX = 10_000
 VIOLATIONS_SHOWN = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Kept:
     """A run that a commit holds: `tree` is the object id of its directory, `evidence` None if its manifest proves
     nothing."""
@@ -38,7 +39,7 @@ class Kept:
     evidence: Evidence | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Manifest:
     """A committed manifest: its bytes, and what it says; `damage` is why it cannot be believed, then it says nothing.
     `logs` maps the path of a log that is committed to its blob."""

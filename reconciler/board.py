@@ -15,13 +15,14 @@ from reconciler.evidence import Proven
 from reconciler.loop import Loop
 from reconciler.model import Phase, RunId
 from reconciler.observe import Observation
+from reconciler.values import frozen
 from reconciler.watcher import Face, Turn
 
 WAITING = (Phase.ABSENT, Phase.WAITING)
 PASS_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Snapshot:
     """What the newest pass saw and decided; `trouble` is what has kept passes from being done since then, "" for
     nothing. `at_s` is the monotonic time of the last turn."""
@@ -33,7 +34,7 @@ class Snapshot:
     at_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Tally:
     """What is counted since the start. `buckets` are passes by the seconds they took at most, not added up."""
 

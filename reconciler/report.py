@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,6 +24,7 @@ from reconciler.pagefiles import read_assets, read_templates
 from reconciler.pages import places, views
 from reconciler.pages.render import Pages, Site
 from reconciler.pages.views import EvidenceNote, Line, RunView
+from reconciler.values import frozen
 from reconciler.world import World
 
 MARKER = ".reconciler-report.json"
@@ -31,7 +32,7 @@ MARKER_BYTES_MAX = 64 * 1024 * 1024
 FORMAT = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Written:
     """What a report came to: how many runs it shows, of how many, and how many files were written and removed."""
 
@@ -156,7 +157,7 @@ def _digest(*texts: str) -> str:
 # ------------------------------------------------------------------------------------------------ where
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Made:
     """The files that were written for one run, and what they are a function of: its directory in git, and which of the
     runs that its page names, `related`, have a page themselves, `linked`."""
@@ -167,7 +168,7 @@ class Made:
     files: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Marker:
     """What an earlier report wrote, by run, and what all runs share; `key` is the program's part in that."""
 

@@ -28,6 +28,7 @@ from reconciler.pages.views import EvidenceNote, Line, RunView
 from reconciler.phases import phase, silence
 from reconciler.publish import full_log, read_records
 from reconciler.state import Actual
+from reconciler.values import frozen
 from reconciler.world import World
 
 HTML, TEXT, JSON = "text/html; charset=utf-8", "text/plain; charset=utf-8", "application/json"
@@ -38,7 +39,7 @@ QUERY_CHARACTERS_MAX = 100
 OFFSET_MAX = 1 << 50
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Answer:
     """What a request is answered with."""
 

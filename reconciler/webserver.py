@@ -27,6 +27,7 @@ from reconciler import hooks
 from reconciler.board import Board
 from reconciler.errors import UsageError
 from reconciler.pages.render import POLICY
+from reconciler.values import frozen
 from reconciler.webface import TEXT, Answer, WebFace
 
 REQUESTS_MAX = 64
@@ -50,7 +51,7 @@ HEADERS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Door:
     """Who may come in: the hosts a request may name, and the secrets that let one wake the loop, b"" for none."""
 

@@ -7,13 +7,13 @@ not there is an error, never an empty place.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from reconciler.pages import places, text
+from reconciler.values import frozen
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
@@ -22,7 +22,7 @@ POLICY = (
 """What a page may load: what lies beside it, and nothing else."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Site:
     """What all pages of one site share: its name; `live` where a loop is behind it; `said`, one line about what it
     shows, and the commit that is."""

@@ -6,10 +6,10 @@ Escaping for HTML is the templates' matter; this is about what stays dangerous o
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from reconciler import aggregate
+from reconciler.values import frozen
 
 UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
@@ -32,7 +32,7 @@ def _shown(found: re.Match[str]) -> str:
     return chr(0x2400 + number) if number < 0x20 else "␡" if number == 0x7F else f"⟨U+{number:04X}⟩"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class LogText:
     """What is shown of a log: its lines, and a sentence about what is left out, "" if that is nothing."""
 

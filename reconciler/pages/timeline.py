@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from reconciler.pages.text import seconds_of
+from reconciler.values import frozen
 
 GAP_SHARE_MIN = 0.2
 """A pause is cut short if it is longer than this share of the time in which something worked."""
@@ -21,7 +21,7 @@ WIDTH_MIN = 0.6
 """The narrowest bar that can be seen, in hundredths of the width."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Bar:
     """Where a stage stands: `at` and `width` in hundredths of the whole width; `began_s` after the first stage."""
 
@@ -30,7 +30,7 @@ class Bar:
     began_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Gap:
     """A pause that is cut short: where it stands, and how long it was."""
 
@@ -39,7 +39,7 @@ class Gap:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Timeline:
     """`bars` by stage id; a stage that never began has none. `busy_s` is how long something worked."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from reconciler.checklist import Item
@@ -13,6 +13,7 @@ from reconciler.pages import places
 from reconciler.pages.render import Pages, Site
 from reconciler.pages.text import LogText, log_text
 from reconciler.pages.timeline import timeline
+from reconciler.values import frozen
 
 PAGE_RUNS_MAX = 200
 """So many runs are on one page of a list."""
@@ -30,7 +31,7 @@ ENDED = ("succeeded", "failed", "cancelled")
 Document = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Line:
     """One run in a list. `at` is the UTC instant it ended, None before; `phase` is one of `model.Phase`, or `damaged`
     where its manifest cannot be believed."""
@@ -45,7 +46,7 @@ class Line:
     took_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Group:
     """What a list can be narrowed to."""
 
@@ -55,7 +56,7 @@ class Group:
     current: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class EvidenceNote:
     """Whether a run is proven, and where; `said` is what to say if it is not."""
 
@@ -65,7 +66,7 @@ class EvidenceNote:
     said: str = "Nothing of it is committed yet."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class RunView:
     """All that is known of one run. `document` is its manifest, None where there is none that can be believed, and
     `damage` says why; `logs` are the paths of those that can be read, `ends` the last bytes of some by stage."""
@@ -80,7 +81,7 @@ class RunView:
     until: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class TaskLine:
     task_id: str
     runs: int
@@ -299,7 +300,7 @@ def task_page(
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Refused:
     """A file that was rejected, and every reason as a sentence."""
 
