@@ -77,7 +77,7 @@ def _do(order: Order, door: int | None) -> Answer:
     if order.role == "reviewer" and order.planned.kind == StageKind.AGENT:
         from reconciler.agents import run_reviewer
 
-        return run_reviewer(order)
+        return run_reviewer(order, door)
     if order.role:
         from reconciler.asking import ask
 

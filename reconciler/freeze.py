@@ -50,7 +50,7 @@ class Freezer:
     def complete(self, plan: Plan, *, cites: bool = True) -> Plan:
         """Return a plan with the verdict on its text, and with the keys of its stages. What a person wants executed
         (`rerun`, or not `cites`) cites no earlier success."""
-        if not any(each.untrusted or each.reuse is not None for each in plan.stages):
+        if not any(each.untrusted or each.reuse is not None for each in (*plan.stages, *plan.roles.judges)):
             return plan
         now = (self.observer.tip.commit, self.observer.proofs.tip)
         if now != self.seen:
@@ -59,7 +59,9 @@ class Freezer:
         stages = self._keyed(replace(plan, stages=trust.spread(judged)))
         if cites and not plan.rerun:
             stages = tuple(replace(each, cited=self._cited(each)) for each in stages)
-        return replace(plan, stages=stages)
+        judges = (replace(each, untrusted=self._unbelieved(plan, each)) for each in plan.roles.judges)
+        roles = replace(plan.roles, judges=tuple(trust.behind(each, stages) for each in judges))
+        return replace(plan, stages=stages, roles=roles)
 
     # -------------------------------------------------------------------------------------------- trust
 

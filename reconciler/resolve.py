@@ -191,7 +191,7 @@ def _plan(
         sandbox_missing=settings.sandbox.missing,
         group=request.concurrency.group if request.concurrency is not None else "",
         fired_at=place.occasion.fired_at,
-        roles=_roles(settings, len(stages)),
+        roles=_roles(settings, len(stages), request, place),
     )
     return replace(plan, digest=digest_of(plan))
 
@@ -212,7 +212,7 @@ def digest_of(plan: Plan) -> str:
 # ------------------------------------------------------------------------------------------------ roles
 
 
-def _roles(settings: Settings, index: int) -> PlannedRoles:
+def _roles(settings: Settings, index: int, request: Request, place: Place) -> PlannedRoles:
     """Return who takes the roles of a run; `index` is that of the first stage behind those of the pipeline."""
     said, judges = settings.roles, []
     if said.tester != BUILT_IN:
@@ -220,7 +220,9 @@ def _roles(settings: Settings, index: int) -> PlannedRoles:
     if said.agent is not None:
         # It begins anew each time: what it would go on with is about another state of the run.
         reviewer = codec.dump(replace(agent.resolve(said.agent, settings.agents), resume=False))
-        judges.append(_judge(said, roles.REVIEWER, index + len(judges), {"agent": said.agent}, reviewer))
+        judge = _judge(said, roles.REVIEWER, index + len(judges), {"agent": said.agent}, reviewer)
+        told = trust.unbelieved(judge, request, settings.trust, place.instructions)
+        judges.append(replace(judge, untrusted=told))
     elif said.reviewer != BUILT_IN:
         judges.append(_judge(said, roles.REVIEWER, index + len(judges), {"use": said.reviewer}))
     return PlannedRoles(

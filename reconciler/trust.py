@@ -38,11 +38,22 @@ def spread(stages: Sequence[PlannedStage]) -> tuple[PlannedStage, ...]:
     is over before such a stage begins stays free of its text.
     """
     before = {stage.id: frozenset(_needed(stage, stages)) for stage in stages}
-    sources = [each for each in stages if each.untrusted and each.selected and _may_write(each)]
+    sources = [each for each in stages if _is_source(each)]
     return tuple(
         replace(stage, untrusted=_joined(stage, [each for each in sources if stage.id not in before[each.id]]))
         for stage in stages
     )
+
+
+def behind(judge: PlannedStage, stages: Sequence[PlannedStage]) -> PlannedStage:
+    """Return the stage as which an agent judges a run, with the text that others acted on: it works where they did."""
+    if judge.agent is None:
+        return judge
+    return replace(judge, untrusted=_joined(judge, [each for each in stages if _is_source(each)]))
+
+
+def _is_source(stage: PlannedStage) -> bool:
+    return bool(stage.untrusted) and stage.selected and _may_write(stage)
 
 
 def _needed(stage: PlannedStage, stages: Sequence[PlannedStage]) -> Iterator[StageId]:

@@ -13,8 +13,8 @@ def run_agent(order: Order, door: int | None = None) -> Answer:
     return AgentStage(order, door).run()
 
 
-def run_reviewer(order: Order) -> Answer:
+def run_reviewer(order: Order, door: int | None = None) -> Answer:
     """Let the agent that is the reviewer look at a run, and judge whether it answered with a decision."""
     from reconciler.agents.review import run_reviewer
 
-    return run_reviewer(order)
+    return run_reviewer(order, door)

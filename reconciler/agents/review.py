@@ -27,8 +27,8 @@ ANSWER_SCHEMA = "review-answer"
 class ReviewStage(AgentStage):
     """An agent's stage whose prompt says what is to be reviewed, and whose answer must keep our schema."""
 
-    def __init__(self, order: Order, told: str) -> None:
-        super().__init__(order)
+    def __init__(self, order: Order, told: str, door: int | None) -> None:
+        super().__init__(order, door)
         self.told = told
 
     def _told(self, repository: Repository) -> Told:
@@ -39,10 +39,10 @@ class ReviewStage(AgentStage):
         return replace(said, prompt=f"{said.prompt.strip()}\n\n{told}", schema=schema)
 
 
-def run_reviewer(order: Order) -> Answer:
+def run_reviewer(order: Order, door: int | None = None) -> Answer:
     """Let the agent that is the reviewer look at a run: at what the order tells of it, else at one whose stages are
-    over."""
-    return ReviewStage(order, order.told or _about(order)).run()
+    over. It reaches its model through the `door` that is opened at this descriptor, if there is one."""
+    return ReviewStage(order, order.told or _about(order), door).run()
 
 
 def _plain(schema: Any) -> Any:

@@ -80,6 +80,22 @@ SIGNERS = {"allowed_signers": ".reconciler/allowed_signers"}
 # ------------------------------------------------------------------------------------------------ commands
 
 
+@walled
+@pytest.mark.parametrize("judged", [True, False])
+def test_an_agent_that_reviews_gets_no_secrets_for_a_prompt_that_nobody_vouches_for(
+    scratch: Scratch, judged: bool
+) -> None:
+    decide = 'cat > /dev/null; word=approve; test -z "$API_TOKEN" || word=reject'
+    tell = """printf '{"decision": "%s", "reasons": []}' $word"""
+    reviewer = {"use": "command", "command": ["sh", "-c", f"{decide}; {tell}"], "prompt_file": "prompts/review.md"}
+    trust = {"trust": {"paths": []}} if judged else {}
+    settings(scratch, roles={"reviewer": {"agent": reviewer}}, **trust)
+    scratch.write("prompts/review.md", "Look.")
+    scratch.simple("a", "true")
+    reconcile(scratch, **WHO)
+    assert scratch.manifest("a")["status"] == ("succeeded" if judged else "failed")
+
+
 def parametrised(scratch: Scratch, command: str, **stage: Any) -> None:
     scratch.pipeline("p", json.dumps({"parameters": {"x": {}}, "stages": [{"id": "s", "command": command, **stage}]}))
     scratch.request("a", "p", parameters="{x: $(id)}")

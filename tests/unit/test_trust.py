@@ -10,9 +10,22 @@ import pytest
 
 from reconciler import trust
 from reconciler.contracts import Contracts
-from reconciler.model import Instructions, Pipeline, Plan, Request, RunId, Settings, Source, Trust
+from reconciler.model import (
+    Instructions,
+    Pipeline,
+    Plan,
+    Request,
+    RoleSettings,
+    RunId,
+    Settings,
+    Source,
+    StageId,
+    Text,
+    Trust,
+)
 from reconciler.parse import parse_pipeline, parse_request
 from reconciler.resolve import Place, resolve
+from reconciler.settings import agent_of
 
 CONTRACTS = Contracts()
 NOBODY = Trust(paths=())
@@ -20,7 +33,13 @@ AGENT = {"id": "a", "agent": {"use": "codex", "prompt_file": "prompts/x.md", "ou
 INSTRUCTIONS = Instructions(hash="0" * 64, sources=("AGENTS.md",))
 
 
-def plan_of(*stages: dict[str, Any], settings: Trust = NOBODY, request: str = "", parent: str = "") -> Plan:
+def plan_of(
+    *stages: dict[str, Any],
+    settings: Trust = NOBODY,
+    request: str = "",
+    parent: str = "",
+    roles: RoleSettings = RoleSettings(),
+) -> Plan:
     said = {"parameters": {"x": {"default": "1"}}, "stages": list(stages)}
     pipeline = parse_pipeline(json.dumps(said).encode(), Source(path="pipelines/p.yaml"), CONTRACTS)
     asked = parse_request(f"task: t\npipeline: p\n{request}".encode(), Source(path="runs.d/r.yaml"), CONTRACTS)
@@ -29,7 +48,7 @@ def plan_of(*stages: dict[str, Any], settings: Trust = NOBODY, request: str = ""
     if parent:
         asked = replace(asked, parent=RunId(parent))
     place = Place(commit="c" * 40, branch="main", instructions=INSTRUCTIONS)
-    plan = resolve(asked, {pipeline.id: pipeline}, Settings(trust=settings), place)
+    plan = resolve(asked, {pipeline.id: pipeline}, Settings(trust=settings, roles=roles), place)
     assert isinstance(plan, Plan), plan
     return plan
 
@@ -103,3 +122,16 @@ def test_one_that_closes_the_run_leaves_nothing_for_those_before() -> None:
 def test_one_that_may_write_nothing_leaves_nothing_behind() -> None:
     assert spread({**AGENT, "sandbox": {"write": []}}, command("d")) == {"a": False, "d": True}
     assert spread({**AGENT, "sandbox": {"write": ["out"]}}, command("d")) == {"a": False, "d": False}
+
+
+def test_an_agent_that_judges_acts_on_its_prompt_and_on_what_others_left() -> None:
+    reviewer = agent_of({"use": "codex", "prompt_file": "prompts/review.md"})
+    given = {"settings": NOBODY, "request": GIVEN, "roles": RoleSettings(agent=reviewer, tester="strict")}
+    tester, judge = plan_of(COMMAND, **given).roles.judges
+    assert [each.path for each in judge.untrusted] == ["runs.d/r.yaml", "prompts/review.md", "AGENTS.md"]
+    assert tester.untrusted == ()
+    writer = replace(plan_of(COMMAND).stages[0], untrusted=(Text(path="x"),))
+    left = trust.behind(replace(judge, untrusted=()), [writer, replace(writer, id=StageId("d"), untrusted=())])
+    assert left.untrusted == (Text(path="x"),)
+    assert trust.behind(replace(judge, untrusted=()), [replace(writer, sandbox={"write": []})]).untrusted == ()
+    assert trust.behind(tester, [writer]).untrusted == ()
