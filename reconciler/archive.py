@@ -51,11 +51,11 @@ class Manifest:
 
 
 class Archive:
-    """What commits prove, remembering what was read last."""
+    """What commits prove, remembering what was read last; `cache` is what somebody remembers already."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, cache: Cache | None = None) -> None:
         self.world = world
-        self.cache: Cache = read_cache(world.repository.state / "cache.json", world.disk)
+        self.cache = cache or read_cache(world.repository.state / "cache.json", world.disk)
         self.proofs = Proofs(world, self.cache)
         self._known: tuple[str | None, dict[str, Kept]] | None = None
 
@@ -65,7 +65,9 @@ class Archive:
         if self._known is None or self._known[0] != tree:
             self.proofs.read_tree(tree)
             found = _in_order(list(self._directories(tree, Proven(self.proofs.rows))))
-            self._known = (tree, {each.run_id: each for each in found})
+            # Where two directories claim to be one run, the one that is believed is the first.
+            first = {each.run_id: each for each in reversed(found)}
+            self._known = (tree, {each.run_id: each for each in found if first[each.run_id] is each})
         return self._known[1]
 
     def _directories(self, tree: str | None, proven: Proven) -> list[Kept]:
@@ -75,8 +77,10 @@ class Archive:
         for task in sorted(tasks, key=lambda each: each.path)[:TASKS_MAX]:
             runs = repository.tree(repository.tree(task.oid)["cli"].oid) if _has_runs(repository, task.oid) else {}
             for name, entry in runs.items():
-                if entry.is_tree and TASK_ID.fullmatch(name[:-9]) and "manifest.json" in repository.tree(entry.oid):
-                    evidence = proven[RunId(name)] if name in proven else None
+                evidence = proven.get(RunId(name))
+                if evidence is not None and evidence.task_id != task.path:
+                    evidence = None  # it says that it is elsewhere
+                if evidence is not None or (entry.is_tree and _is_run(repository, name, entry.oid)):
                     found.append(Kept(task_id=task.path, run_id=name, tree=entry.oid, evidence=evidence))
         return found
 
@@ -96,6 +100,11 @@ class Archive:
         wanted = {task: oid for task, oid in sorted(files.items())[:TASKS_MAX] if TASK_ID.fullmatch(task)}
         read = repository.blobs(wanted.values())
         return {task: _items(data, task) for task, (_, data) in zip(wanted, read, strict=True)}
+
+
+def _is_run(repository: Repository, name: str, tree: str) -> bool:
+    """Return whether a directory is one of a run, although its manifest proves nothing."""
+    return bool(TASK_ID.fullmatch(name[:-9])) and "manifest.json" in repository.tree(tree)
 
 
 def _has_runs(repository: Repository, task_tree: str) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 
 from reconciler import __version__, codec
 from reconciler.archive import Archive, Kept, Manifest, committed_ends, line_of, said_of_log
+from reconciler.cache import Cache
 from reconciler.checklist import Item
 from reconciler.codec import CodecError
 from reconciler.disk import Disk
@@ -44,10 +45,10 @@ class Written:
     files_removed: int
 
 
-def report(world: World, commit: str, directory: Path, runs_max: int, name: str) -> Written:
+def report(world: World, commit: str, directory: Path, runs_max: int, name: str, cache: Cache | None = None) -> Written:
     """Write the report of a commit. Raise UsageError, touching nothing, if the directory is somebody else's."""
     before = read_marker(world.disk, directory)
-    archive = Archive(world)
+    archive = Archive(world, cache)
     every = list(archive.runs(commit).values())
     maker = _Maker(archive, commit, every[:runs_max], len(every), name)
     out = _Out(world.disk, directory, before, maker.key)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from reconciler.errors import UsageError
 from reconciler.terminal import format_option, print_json
+
+if TYPE_CHECKING:
+    from reconciler.cache import Cache
+    from reconciler.world import World
 
 RUNS_SHOWN = 1_000
 
@@ -41,9 +46,9 @@ def command(repo: str, output: str, ref: str | None, runs_max: int, title: str |
     from reconciler.report import report
 
     world = open_world(Path(repo))
-    commit = _commit(world, ref)
+    commit, cache = _commit(world, ref)
     name = title or world.checkout.name or "runs"
-    found = report(world, commit, Path(output).absolute(), runs_max, name[:100])
+    found = report(world, commit, Path(output).absolute(), runs_max, name[:100], cache)
     if form == "json":
         print_json(found)
         return 0
@@ -65,18 +70,17 @@ def _need_pages() -> None:
         raise UsageError("pages need the extra 'serve'; run: python3 -m pip install 'gitops-reconciler[serve]'")
 
 
-def _commit(world: object, ref: str | None) -> str:
-    """Return the commit that is meant. Raise UsageError if there is none of that name."""
+def _commit(world: World, ref: str | None) -> tuple[str, Cache | None]:
+    """Return the commit that is meant, and what was read on the way to it. Raise UsageError if there is none of that
+    name."""
     from reconciler.observe import Observer
-    from reconciler.world import World
 
-    assert isinstance(world, World)
     if ref is None:
         observer = Observer(world)
         observer.recall()
         seen = observer.observe()
-        return seen.evidence_tip or seen.tip
+        return seen.evidence_tip or seen.tip, observer.cache
     oid = None if "\n" in ref else world.repository.look_up([f"{ref}^{{commit}}"])[0]
     if oid is None:
         raise UsageError(f"--ref {ref}: there is no such commit here; fetch it first, or name another one")
-    return oid
+    return oid, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import field
 from typing import Any
@@ -145,7 +146,14 @@ def in_group(line: Line, group: str) -> bool:
 
 def page_count(lines: Sequence[Line], group: str = "") -> int:
     """Return how many pages a list fills, at least one."""
-    return max(1, -(-sum(in_group(each, group) for each in lines) // PAGE_RUNS_MAX))
+    return max(1, -(-_counts(lines)[group] // PAGE_RUNS_MAX))
+
+
+def _counts(lines: Sequence[Line]) -> dict[str, int]:
+    """Return how many runs are in each group, "" for all."""
+    phases = Counter(each.phase for each in lines)
+    groups = {group: sum(phases[each] for each in within) for group, within in places.GROUPS.items()}
+    return {"": len(lines), **groups}
 
 
 def list_page(
@@ -199,10 +207,9 @@ def _span(shown: Sequence[Line], first: int) -> str:
 
 
 def _groups(lines: Sequence[Line], group: str, number: int) -> list[Group]:
-    counts = {each: sum(in_group(line, each) for line in lines) for each in ("", *places.GROUPS)}
     return [
         Group(label=LABELS[each], count=count, place=places.listed(each), current=each == group and number == 1)
-        for each, count in counts.items()
+        for each, count in _counts(lines).items()
         if count or each in ("", group)
     ]
 

@@ -170,6 +170,22 @@ def test_a_damaged_manifest_is_shown_as_damaged(told: Scratch, damage: str) -> N
     assert run_id in (site / "list/damaged.html").read_text()
 
 
+def test_a_manifest_in_the_place_of_another_is_not_believed(told: Scratch) -> None:
+    run_id = told.run_id("a")
+    text = told.git("show", f"HEAD:.runs/t/cli/{run_id}/manifest.json")
+    for path in (f".runs/other/cli/{run_id}/manifest.json", ".runs/t/cli/b-12345678/manifest.json"):
+        told.write(path, text)
+        told.git("add", "-f", path)
+    told.git("commit", "-q", "-m", "copies")
+    assert report(told, "--ref", "HEAD").returncode == 0
+    site = told.outside / "site"
+    assert "of another run" in (site / "runs/t/b-12345678.html").read_text()
+    assert "succeeded" in (site / f"runs/t/{run_id}.html").read_text()
+    assert not (site / f"runs/other/{run_id}.html").exists()
+    for page in site.rglob("*.html"):
+        assert all((page.parent / each.partition("#")[0]).exists() for each in Links(page).found)
+
+
 def test_a_repository_without_runs_has_a_page(scratch: Scratch) -> None:
     scratch.settings()
     scratch.commit()
