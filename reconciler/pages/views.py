@@ -319,7 +319,9 @@ def queue_page(
     pages: Pages, site: Site, lines: Sequence[Line], rejections: Sequence[Rejection], said: str, notices: Sequence[str]
 ) -> str:
     """Return the page of what waits, with reasons, and of what was rejected."""
-    waits = [each for each in lines if each.at is None and (each.reason or in_group(each, "waiting"))]
+    told = {each.name for each in rejections}
+    open_ = [each for each in lines if each.at is None and (each.phase, each.name) not in {("absent", n) for n in told}]
+    waits = [each for each in open_ if each.reason or in_group(each, "waiting")]
     refused = [
         Refused(path=each.path, problems=tuple(_bounded(problem.sentence(), 1000) for problem in each.problems[:20]))
         for each in rejections[:QUEUE_MAX]

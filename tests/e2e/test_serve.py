@@ -135,7 +135,7 @@ def test_a_run_under_way_is_shown_as_it_is_now(served: Served) -> None:
 def test_the_queue_says_why(served: Served) -> None:
     page = served.get("/queue.html").text
     assert f"waits for {served.scratch.run_id('b')}" in page
-    assert "there is no pipeline &#39;nothing&#39;" in page
+    assert page.count("there is no pipeline &#39;nothing&#39;") == 1
 
 
 def test_a_list_is_searched_without_a_script(served: Served) -> None:
