@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: help bubblewrap demo test simulate soak mutate check lint types validate bench docs clean
+.PHONY: help bubblewrap outside demo test simulate soak mutate check lint types validate bench docs clean
 
 help: ## Show what can be made
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -23,10 +23,15 @@ bubblewrap:
 		|| { apt-get update -qq && apt-get install -qq -y bubblewrap > /dev/null; } \
 		|| echo "bubblewrap could not be installed; tests of the sandbox will skip"
 
+# What checks and runs the files for forges; where a registry does not give it, its tests skip and say so.
+outside: $(VENV)/installed
+	@test -e $(VENV)/outside || { $(BIN)/python -m pip install --quiet --group outside && touch $(VENV)/outside; } \
+		|| echo "act, zizmor, pre-commit or check-jsonschema could not be installed; tests of files for forges will skip"
+
 demo: $(VENV)/installed ## Turn a committed request into committed evidence, on this project's own checks
 	$(BIN)/python docs/demo.py
 
-test: $(VENV)/installed bubblewrap ## Run all tests
+test: $(VENV)/installed bubblewrap outside ## Run all tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
 
 SEEDS ?= 0:20000
