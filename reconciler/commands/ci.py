@@ -35,6 +35,7 @@ from reconciler.posting import (
     run_check,
     run_page,
     runs_table,
+    write_output,
     write_summary,
 )
 from reconciler.process import Workers
@@ -123,29 +124,57 @@ def _payload(environment: Mapping[str, str]) -> Mapping[str, Any]:
 
 @frozen
 class Proposal:
-    """What is to be said about merging a commit: one line, Markdown, lines of text, and the problems in it."""
+    """What is to be said about merging a commit: one line, Markdown, lines of text, and the problems in it. `digest` is
+    `sha256:<hex>` over what merging would do, "" where nothing can be said."""
 
     ok: bool
     title: str
     markdown: str
     lines: Sequence[str]
     problems: Sequence[Problem]
+    digest: str = ""
 
 
 def proposal_of(directory: Path, base: str, head: str) -> Proposal:
     """Return what is to be said about merging `head` into `base`. Nothing of `head` is executed."""
-    from reconciler import preview_markdown, preview_text
+    from reconciler.preview_markdown import body
+    from reconciler.preview_text import conclusion, lines
     from reconciler.proposal import propose
 
-    found = propose(open_world(directory), base, head)
+    try:
+        found = propose(open_world(directory), base, head)
+    except UsageError as error:
+        return _unplanned(directory, base, head, str(error))
     # What was wrong before and is not touched is shown, and is nobody's fault here.
     standing = [replace(each, severity=Severity.WARNING) for each in found.standing]
     return Proposal(
         ok=not found.fails,
-        title=preview_text.conclusion(found),
-        markdown=preview_markdown.body(found),
-        lines=[line for each in preview_text.lines(found) for line in each.split("\n")],
+        title=conclusion(found),
+        markdown=body(found),
+        lines=[line for each in lines(found) for line in each.split("\n")],
         problems=[*found.problems, *standing],
+        digest=found.digest,
+    )
+
+
+def _unplanned(directory: Path, base: str, head: str, why: str) -> Proposal:
+    """Return what can be said of `head` where too little of the history is here to merge it: what is wrong with it."""
+    from reconciler.commands.validate import problems_at
+
+    repository = open_repository(directory)
+    trees = repository.look_up([f"{each}^{{commit}}^{{tree}}" for each in (base, head)])
+    touched = {path for path, _ in repository.changes(trees[0], trees[1])}
+    problems = [
+        each if each.path in touched else replace(each, severity=Severity.WARNING)
+        for each in problems_at(directory, head)
+    ]
+    errors = sum(each.severity is Severity.ERROR for each in problems)
+    title = f"{errors or 'no'} problem{'s' * (errors != 1)} in what this changes"
+    table = markup.problem_rows(problems) if problems else ""
+    note = f"what merging would do is not said: {why}"
+    lines = [*(each.sentence() for each in problems), title, note]
+    return Proposal(
+        ok=not errors, title=title, markdown=f"{table}\n{markup.code(note, 400)}\n", lines=lines, problems=problems
     )
 
 
@@ -193,6 +222,8 @@ class Tour:
         link = run_page(self.environment, _site(desk))
         desk.status(event.head, Check(context=PLAN_CONTEXT, state=state, description=found.title, link=link))
         self._conclude(desk, body)
+        if not self.rehearsing:
+            write_output(self.environment, "plan-digest", found.digest)
         return 0 if found.ok else 1
 
     def _desk(self, settings: Settings) -> Desk:

@@ -128,6 +128,46 @@ def test_a_proposal_gets_one_comment_that_is_kept_up_to_date_and_a_status(ci: Ci
     assert (ci.server.statuses[-1]["sha"], ci.server.statuses[-1]["state"]) == (better, "success")
 
 
+def test_a_proposal_is_told_what_merging_would_do_and_the_digest_of_that_is_handed_on(ci: Ci) -> None:
+    output = ci.place / "output"
+    ci.pull_request(ci.propose(**GOOD))
+    done = ci.run(GITHUB_OUTPUT=str(output))
+    assert done.returncode == 0, done.stderr
+    name, _, digest = output.read_text().strip().partition("=")
+    assert name == "plan-digest"
+    assert digest.startswith("sha256:") and len(digest) == 71
+    (comment,) = ci.server.comments
+    for text in (comment["body"], ci.summary, done.stdout):
+        assert digest in text
+        assert "r-" in text
+    planned = ci.clone.run("plan", "--base", ci.base, "--head", "HEAD", "--format", "json")
+    assert json.loads(planned.stdout)["digest"] == digest
+
+
+def test_what_cannot_be_merged_is_told_and_fails(ci: Ci) -> None:
+    head = ci.propose(**GOOD)
+    ci.clone.git("switch", "-q", "main")
+    ci.clone.write("runs.d/r.yaml", "task: other\npipeline: p\n")
+    ci.base = ci.clone.push("the same request, otherwise")
+    ci.clone.git("switch", "-q", "--detach", head)
+    ci.pull_request(head)
+    done = ci.run()
+    assert done.returncode == 1
+    assert "cannot be merged" in done.stdout and "cannot be merged" in ci.server.comments[0]["body"]
+
+
+def test_where_the_history_is_too_short_what_is_wrong_is_said_all_the_same(ci: Ci) -> None:
+    ci.clone.git("switch", "-q", "--orphan", "apart")
+    ci.clone.settings("branch: main\n", lease_s=60)
+    ci.clone.pipeline("p", BUILD)
+    ci.clone.write("runs.d/r.yaml", BAD["runs.d/r.yaml"])
+    ci.pull_request(ci.clone.commit("a history of its own"))
+    done = ci.run()
+    assert done.returncode == 1
+    assert "nobody" in done.stdout and "what merging would do is not said: " in done.stdout
+    assert "nobody" in ci.server.comments[0]["body"]
+
+
 def test_nothing_of_a_proposal_is_executed_and_nothing_is_published(ci: Ci) -> None:
     marker = ci.clone.outside / "executed"
     ci.pull_request(ci.propose(**GOOD, **{"pipelines/p.yaml": f"stages:\n  - {{id: s, command: touch {marker}}}\n"}))
