@@ -21,6 +21,7 @@ from dataclasses import field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from reconciler.checkout import Checkout
 from reconciler.disk import DISK
 from reconciler.errors import ContentError, GitFailed, PublishBlocked, TipMoved, UsageError
 from reconciler.locks import remove_stale_locks
@@ -36,6 +37,7 @@ BLOB_BYTES_MAX = 8 * 1024 * 1024
 
 PUBLISH_REF = "refs/reconciler/publish"
 OWN_REFS = "refs/reconciler/"
+REFLOG = "reconciler: publish evidence"
 
 OPTIONS = (
     "-c", "core.hooksPath=/dev/null",
@@ -249,6 +251,14 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
+
+
+def _hang_up(process: subprocess.Popen[bytes]) -> None:
+    """Let git that waits for more words know that there are none, and wait for it: it takes back what it has begun."""
+    if process.poll() is None:
+        with contextlib.suppress(subprocess.TimeoutExpired, BrokenPipeError):
+            process.communicate(timeout=END_PATIENCE_S)
+    _stop(process)
 
 
 def without_credentials(text: str) -> str:
@@ -861,17 +871,42 @@ class Repository:
         if self.commit_of(branch) != old:
             raise TipMoved(f"{branch}: moved while evidence was made for {old[:12]}")
         self._refuse_during_rebase(branch)
-        try:
-            run(("merge", "--ff-only", "--quiet", "--no-stat", "--no-autostash", new), directory=checkout)
-        except GitFailed as error:
-            if self.commit_of(branch) != old:
-                raise TipMoved(f"{branch}: moved while evidence was made for {old[:12]}") from None
-            raise PublishBlocked(_blocked(error)) from None
+        if self.look_up([f"{new}^1"])[0] != old and not self.is_ancestor(old, new):
+            raise PublishBlocked(f"{new[:12]} does not follow {old[:12]}, where '{branch}' is")
+        Checkout(repository=self, directory=checkout, branch=branch).move(old, new)
+
+    def ask(self, directory: Path, *arguments: str, standard_input: bytes = b"", timeout_s: float = TIMEOUT_S) -> bytes:
+        """Return what git prints in a checkout of this repository."""
+        return run(arguments, directory=directory, standard_input=standard_input, timeout_s=timeout_s)
+
+    @contextlib.contextmanager
+    def prepared(self, branch: str, old: str, new: str, directory: Path) -> Iterator[Callable[[], None]]:
+        """Lock a branch that is at `old`, and HEAD of the checkout in `directory` if it names it; hand out what moves
+        the branch to `new`. Left without that, nothing has moved. Raise GitFailed if it is elsewhere, or in use."""
+        words = ("update-ref", "-m", REFLOG, "-z", "--stdin")
+        with tempfile.TemporaryFile() as errors:
+            process = _popen(words, directory, subprocess.PIPE, errors=errors.fileno())
+
+            def tell(lines: str, answer: bytes) -> None:
+                assert process.stdin is not None
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.write(lines.encode(errors="surrogateescape"))
+                    process.stdin.flush()
+                if _read_until(process, len(answer)) != answer:
+                    _end(process)
+                    errors.seek(0)
+                    raise _failed(words, process.returncode, errors.read(STDERR_BYTES_MAX), b"")
+
+            try:
+                tell(f"start\0update refs/heads/{branch}\0{new}\0{old}\0prepare\0", b"start: ok\nprepare: ok\n")
+                yield lambda: tell("commit\0", b"commit: ok\n")
+            finally:
+                _hang_up(process)
 
     def _move_ref(self, branch: str, old: str, new: str) -> None:
         self._refuse_during_rebase(branch)
         try:
-            self.git("update-ref", "-m", "reconciler: publish evidence", f"refs/heads/{branch}", new, old)
+            self.git("update-ref", "-m", REFLOG, f"refs/heads/{branch}", new, old)
         except GitFailed:
             if self.commit_of(branch) != old:
                 raise TipMoved(f"{branch}: moved while evidence was made for {old[:12]}") from None
@@ -1006,12 +1041,3 @@ def _quoted(path: str) -> bytes:
     if not UNSAID.search(raw):
         return b'"%s"' % raw
     return b'"' + b"".join(b"\\%03o" % each if each < 32 or each in b'"\\' else bytes([each]) for each in raw) + b'"'
-
-
-def _blocked(error: GitFailed) -> str:
-    """Return in one line what stands in the way of moving a checkout."""
-    files = [line.strip() for line in error.stderr.splitlines() if line.startswith("\t")]
-    if files:
-        shown = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
-        return f"it would overwrite your work in {shown}; commit, stash or remove it"
-    return str(error)

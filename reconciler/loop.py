@@ -334,7 +334,7 @@ class Loop:
             self.contact.lost(error)
             return replace(result, online=False)
         except (PublishBlocked, TransientError) as error:
-            if self._is_locked(error):
+            if self._is_locked(error) or self._was_locked(error):
                 return replace(result, tip_moved=True)
             reason = f"{error}; {REFUSED}" if isinstance(error, PushRefused) else str(error)
             set_condition(self.world.repository.state, "publish", reason, seen.now.at, self.world.disk)
@@ -349,6 +349,14 @@ class Loop:
         self.locked += 1
         self.world.repository.clear_stale_locks()
         return True
+
+    def _was_locked(self, error: TransientError) -> bool:
+        """Return whether a checkout could not move because of a lock file whose maker was dead, which is gone now."""
+        return (
+            isinstance(error, PublishBlocked)
+            and ".lock" in str(error)
+            and bool(self.world.repository.clear_stale_locks())
+        )
 
     def _note(self, publication: Publication) -> None:
         self.published_s, self.last, self.locked = self.world.now().monotonic_s, publication, 0

@@ -70,6 +70,7 @@ LINES: dict[str, tuple[str, ...]] = {
     "edges": (
         "disk",
         "git",
+        "checkout",
         "locks",
         "lent",
         "rundir",

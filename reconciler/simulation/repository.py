@@ -197,6 +197,7 @@ class SimulatedRepository(Repository):
             ("disk", disk),
             ("store", store),
             ("refs", {}),
+            ("begun", {}),
             ("found", store.found),
             ("move", host.scheduler.move),
         ):
@@ -206,6 +207,8 @@ class SimulatedRepository(Repository):
     disk: SimulatedDisk
     store: Store
     refs: dict[str, str]
+    begun: dict[str, tuple[str, str]]
+    """From where to where a branch moves whose checkout may have moved before."""
     found: dict[str, str | None]
     move: Any
 
@@ -392,9 +395,17 @@ class SimulatedRepository(Repository):
             raise PublishBlocked("it would overwrite your work in notes.txt; commit, stash or remove it")
         if self.refs.get(ref) != old:
             raise TipMoved(f"{branch}: moved while evidence was made for {old[:12]}")
-        self.refs[ref] = new
-        self.host.moved(ref, old, new)
+        left = self.begun.get(ref, ("", ""))
+        target = left[1] if left[0] == old else new
+        self.begun[ref] = (old, target)
+        self.move("move the branch after its checkout to", target)
+        if self.refs.get(ref) != old:
+            raise TipMoved(f"{branch}: moved while evidence was made for {old[:12]}")
+        self.refs[ref] = target
+        self.host.moved(ref, old, target)
         self.move("")
+        if target != new:
+            raise TipMoved(f"{branch}: an interrupted move to {target[:12]} has been brought to its end")
 
     def add_worktree(self, path: Path, commit: str) -> None:
         self.remove_worktree(path)
