@@ -20,12 +20,12 @@ import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from reconciler.disk import DISK
 from reconciler.errors import GitFailed, PublishBlocked, TipMoved
+from reconciler.values import frozen
 
 INTENT_PATH = "reconciler/advance.json"
 """Below the git directory of a checkout: which branch moves from where to where."""
@@ -76,7 +76,7 @@ class File(Protocol):
     def is_file(self) -> bool: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Checkout:
     """The checkout of a branch in `directory`."""
 
