@@ -118,6 +118,18 @@ def write_summary(environment: Mapping[str, str], text: str) -> None:
         click.echo(f"no summary was written: {error.strerror}", err=True)
 
 
+def write_output(environment: Mapping[str, str], name: str, value: str) -> None:
+    """Hand a value of one line to what comes after this in its CI run, where the CI has a file for that."""
+    path = environment.get("GITHUB_OUTPUT", "")
+    if not path:
+        return
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(f"{name}={single_line(value)}\n")
+    except OSError as error:
+        click.echo(f"no output was written: {error.strerror}", err=True)
+
+
 def run_page(environment: Mapping[str, str], site: Site | None) -> str:
     """Return the address of this CI run, "" if it has none."""
     url = environment.get("CI_JOB_URL", "")

@@ -35,6 +35,7 @@ from reconciler.posting import (
     run_check,
     run_page,
     runs_table,
+    write_output,
     write_summary,
 )
 from reconciler.process import Workers
@@ -123,13 +124,15 @@ def _payload(environment: Mapping[str, str]) -> Mapping[str, Any]:
 
 @frozen
 class Proposal:
-    """What is to be said about merging a commit: one line, Markdown, lines of text, and the problems in it."""
+    """What is to be said about merging a commit: one line, Markdown, lines of text, the problems in it, and
+    the digest of what merging does, `sha256:<hex>`."""
 
     ok: bool
     title: str
     markdown: str
     lines: Sequence[str]
     problems: Sequence[Problem]
+    digest: str
 
 
 def proposal_of(directory: Path, base: str, head: str) -> Proposal:
@@ -146,6 +149,7 @@ def proposal_of(directory: Path, base: str, head: str) -> Proposal:
         markdown=preview_markdown.body(found),
         lines=[line for each in preview_text.lines(found) for line in each.split("\n")],
         problems=[*found.problems, *standing],
+        digest=found.digest,
     )
 
 
@@ -193,6 +197,8 @@ class Tour:
         link = run_page(self.environment, _site(desk))
         desk.status(event.head, Check(context=PLAN_CONTEXT, state=state, description=found.title, link=link))
         self._conclude(desk, body)
+        if not self.rehearsing:
+            write_output(self.environment, "plan-digest", found.digest)
         return 0 if found.ok else 1
 
     def _desk(self, settings: Settings) -> Desk:

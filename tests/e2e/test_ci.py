@@ -128,6 +128,15 @@ def test_a_proposal_gets_one_comment_that_is_kept_up_to_date_and_a_status(ci: Ci
     assert (ci.server.statuses[-1]["sha"], ci.server.statuses[-1]["state"]) == (better, "success")
 
 
+def test_the_digest_of_what_merging_does_is_handed_on(ci: Ci) -> None:
+    output = ci.place / "output"
+    ci.pull_request(ci.propose(**GOOD))
+    done = ci.run(GITHUB_OUTPUT=str(output))
+    assert done.returncode == 0, done.stderr
+    planned = ci.clone.run("plan", "--base", ci.base, "--head", "HEAD", "--format", "json")
+    assert output.read_text() == f"plan-digest={json.loads(planned.stdout)['digest']}\n"
+
+
 def test_nothing_of_a_proposal_is_executed_and_nothing_is_published(ci: Ci) -> None:
     marker = ci.clone.outside / "executed"
     ci.pull_request(ci.propose(**GOOD, **{"pipelines/p.yaml": f"stages:\n  - {{id: s, command: touch {marker}}}\n"}))
