@@ -70,8 +70,13 @@ bench: $(VENV)/installed ## Measure, with a reference in the same run
 	$(BIN)/python benchmarks/remote.py
 	$(BIN)/python benchmarks/watch.py
 
-docs: $(VENV)/installed ## Write the generated reference pages
+$(VENV)/docs-installed: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --group docs
+	@touch $@
+
+docs: $(VENV)/docs-installed ## Write the generated reference pages, and the site into build/site
 	$(BIN)/python docs/reference/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file docs/site/mkdocs.yml
 
 clean: ## Remove what was set up here
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,5 +1,5 @@
 """Write the pages of `docs/reference/`: `formats.md` from the JSON Schemas, `cli.md` from the verbs themselves, so that
-no page says something else than they do.
+no page says something else than they do; and the list of decisions, `docs/adr/README.md`, from their titles.
 
 python docs/reference/generate.py            write the pages
 python docs/reference/generate.py --check    exit 1 if a page is not what it is made from
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMAS = ROOT / "schemas"
 PAGE = ROOT / "docs" / "reference" / "formats.md"
+DECISIONS = ROOT / "docs" / "adr"
 
 BOUND_SHOWN_MAX = 1_000_000_000
 """A larger bound is there for machines; people learn nothing from it."""
@@ -72,7 +73,11 @@ is a key of your own choice. *required* means that the file, or the map the key 
 
 
 def main(arguments: Sequence[str]) -> int:
-    wanted = {PAGE: page(read_schemas(SCHEMAS)), PAGE.with_name("cli.md"): cli_page()}
+    wanted = {
+        PAGE: page(read_schemas(SCHEMAS)),
+        PAGE.with_name("cli.md"): cli_page(),
+        DECISIONS / "README.md": decisions_page(DECISIONS),
+    }
     if "--check" not in arguments:
         for path, text in wanted.items():
             path.write_text(text, encoding="utf-8")
@@ -320,7 +325,7 @@ CLI_EXIT_CODES = """\
 | 1 | A run failed or was cancelled, a file was rejected, or the repository does not say what it must. |
 | 2 | The command line asks for something that cannot be. |
 | 3 | The time of `--timeout` is over and a run is still under way; it goes on. |
-| 4 | A run waits for approval. Approvals are not available yet, so nothing ends like this today. |
+| 4 | A run waits for approval, or the reviewer leaves it to a person. |
 | 70 | A bug in the reconciler. What is printed can be pasted into a report. |
 | 75 | The environment refused: evidence could not be committed, git failed, another reconciler is busy. Try again. |
 | 130 | Interrupted with Ctrl-C; runs under way go on. |
@@ -395,6 +400,30 @@ def _meaning(option: click.Option) -> str:
     said += [f"Default: `{option.default}`." if option.show_default and isinstance(option.default, str) else ""]
     said += [f"Also from the environment: {', '.join(f'`{each}`' for each in names)}." if names else ""]
     return " ".join(each for each in said if each)
+
+
+# ------------------------------------------------------------------------------------------------ decisions
+
+DECISIONS_INTRODUCTION = """\
+# Decisions
+
+<!-- Written by docs/reference/generate.py from the titles of the pages beside it. -->
+
+What was decided about how this works, why, and what was considered instead. Each page tells one decision.
+
+"""
+
+
+def decisions_page(directory: Path) -> str:
+    """Return the list of the decisions that lie in a directory, by their numbers."""
+    titles = ((path.name, _title(path)) for path in sorted(directory.glob("[0-9]*.md")))
+    return DECISIONS_INTRODUCTION + "".join(f"- [{title}]({name})\n" for name, title in titles)
+
+
+def _title(path: Path) -> str:
+    """Return the heading of a page, with a dot behind its number that no reader takes for that of a list."""
+    with path.open(encoding="utf-8") as page:
+        return page.readline().removeprefix("# ").strip().replace(".", ":", 1)
 
 
 if __name__ == "__main__":
