@@ -76,7 +76,7 @@ $(VENV)/docs-installed: $(VENV)/installed
 
 docs: $(VENV)/docs-installed ## Write the generated reference pages, and the site into build/site
 	$(BIN)/python docs/reference/generate.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file docs/site/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/site/mkdocs.yml
 
 clean: ## Remove what was set up here
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

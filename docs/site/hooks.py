@@ -1,6 +1,6 @@
 """What the site needs beyond the pages in docs/: files from elsewhere in the repository that pages link to.
 
-A link must lead somewhere in the repository and on the site. So what lies beside docs/ and is linked is put on the site:
+A link must lead somewhere in the repository and on the site. So what lies beside docs/ and is linked comes with it:
 schemas as they are, the changelog as a page. And the theme wants one script from elsewhere, which lies here instead.
 """
 
@@ -44,5 +44,5 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
 
 
 def on_post_template(output_content: str, template_name: str, config: MkDocsConfig) -> str:
-    """Return a page without a source, such as the one for addresses that lead nowhere, that loads nothing from other places."""
+    """Return the page for addresses that lead nowhere, which loads nothing from other places either."""
     return output_content.replace(SHIM, "site/iframe-worker.js")

@@ -1,4 +1,4 @@
-"""What the README and the guide show is done here: their files become runs, and their commands are typed.
+"""What the README, the guide and its pages show is done here: their files become runs, and their commands are typed.
 
 A block of commands is one shell script, run from its first line to its last; each line must succeed. What cannot be
 typed as it stands has a line in `INSTEAD`, with the reason.
@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 
 from tests.scratch import ENVIRONMENT, Hub, Scratch
-from tests.test_docs import GUIDE, README, examples, fences, name_of
+from tests.test_docs import GUIDE, GUIDES, README, examples, fences, name_of
+
+DOCUMENTS = [README, *GUIDES]
 
 ENDS = {
     "0001-diagnostics": "succeeded",
@@ -39,6 +41,17 @@ INSTEAD: dict[str, tuple[str, str]] = {
     ),
     'reconciler reject 0001-release --stage ship --reason "the changelog is empty"': (
         "reconciler reject --help", "no run of the documents waits at a gate; test_approvals.py rejects one"
+    ),
+    "reconciler review 0001-diagnostics": (
+        "reconciler review --help", "no model is here; test_review.py asks an agent"
+    ),
+    "reconciler service status": ("reconciler service status || test $? = 1", "nobody watches here, and it says so"),
+    'git add runs.d && git commit -m "runs: ask for a release"': (
+        "echo 'rerun: 1' >> runs.d/0001-diagnostics.yaml && git commit -am asked", "nobody has written a request here"
+    ),
+    "reconciler watch": ("reconciler watch --help", "it stays; test_watch.py ends one"),
+    "RECONCILER_FORGE_TOKEN=$GITHUB_TOKEN reconciler ci --timeout 50m": (
+        "reconciler ci --help", "this is no CI; tests/forges runs it against one"
     ),
     'eval "$(reconciler completion bash)"': (
         "bash -c 'eval \"$(reconciler completion bash)\"'", "the script is for bash, and this is sh"
@@ -76,11 +89,11 @@ def path(tmp_path: Path) -> str:
     return f"{tmp_path}/bin:{ENVIRONMENT['PATH']}"
 
 
-def furnish(scratch: Scratch, document: Path) -> None:
-    """Commit what a document shows, and what its pipelines need. Of two examples of one file the first counts."""
+def furnish(scratch: Scratch, *documents: Path) -> None:
+    """Commit what documents show, and what their pipelines need. Of two examples of one file the first counts."""
     for name, text in WORLD.items():
         scratch.write(name, text).chmod(0o755)
-    for place, rejected, data in reversed(examples(document)):
+    for place, rejected, data in reversed([each for document in documents for each in examples(document)]):
         if not rejected:
             scratch.write(place, data)
     scratch.commit()
@@ -92,7 +105,12 @@ def phases(scratch: Scratch) -> dict[str, str]:
     return {each["name"]: each["phase"] for each in told["runs"]}
 
 
-@pytest.mark.parametrize("document", [README, GUIDE], ids=name_of)
+def asks(document: Path) -> bool:
+    """Return whether a document shows a request."""
+    return any(place.startswith("runs.d/") and ".approval." not in place for place, *_ in examples(document))
+
+
+@pytest.mark.parametrize("document", [each for each in DOCUMENTS if asks(each)], ids=name_of)
 def test_the_requests_of_a_document_end_as_it_says(scratch: Scratch, path: str, document: Path) -> None:
     furnish(scratch, document)
     done = scratch.run("reconcile", "--wait", "--timeout", "80s", PATH=path)
@@ -119,7 +137,7 @@ OURS = re.compile(r"(^|[\s(])reconciler [a-z]", re.MULTILINE)
 
 def blocks() -> Iterator[Any]:
     """Yield every block of commands in which ours are."""
-    for document in (README, GUIDE):
+    for document in DOCUMENTS:
         for number, text in enumerate(fences(document, "sh"), start=1):
             if OURS.search(re.sub(r"#.*", "", text)):
                 yield pytest.param(document, text, id=f"{name_of(document)}-{number}")
@@ -136,7 +154,7 @@ def test_a_block_of_commands_can_be_typed(hub: Hub, path: str, document: Path, t
     begins_anew = text.startswith("cd my-project")
     clone = hub.clone("my-project")
     if not begins_anew:
-        furnish(clone, document)
+        furnish(clone, document, GUIDE)
         clone.push()
         clone.run("reconcile", "--wait", "--timeout", "80s", PATH=path)
         clone.git("pull", "-q")
