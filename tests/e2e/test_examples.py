@@ -49,6 +49,8 @@ INSTEAD: dict[str, tuple[str, str]] = {
     'git add runs.d && git commit -m "runs: ask for a release"': (
         "echo 'rerun: 1' >> runs.d/0001-diagnostics.yaml && git commit -am asked", "nobody has written a request here"
     ),
+    "python3 -m pip install 'gitops-reconciler[serve]'": ("true", "it is installed here, from this checkout"),
+    "reconciler serve": ("reconciler serve --help", "it stays; test_serve.py asks one"),
     "reconciler watch": ("reconciler watch --help", "it stays; test_watch.py ends one"),
     "RECONCILER_FORGE_TOKEN=$GITHUB_TOKEN reconciler ci --timeout 50m": (
         "reconciler ci --help", "this is no CI; tests/forges runs it against one"
