@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -24,7 +24,6 @@ from reconciler.model import BUILT_IN, Rejection, Settings, Severity
 from reconciler.process import worker_environment
 from reconciler.remote import Remote
 from reconciler.terminal import format_option, print_json, single_line, use_colour
-from reconciler.values import frozen
 from reconciler.world import World, open_world, settings_at
 from reconciler.yaml_events import Document, load_yaml
 
@@ -123,7 +122,7 @@ def _repository(repo: str) -> dict[str, list[Finding]]:
     }
 
 
-@frozen(kw_only=False)
+@dataclass(frozen=True)  # without slots: what is asked once is kept beside the fields
 class Place:
     """A repository that is looked at; what several findings need is asked once."""
 
