@@ -155,11 +155,13 @@ def run(
     config: Sequence[str] = (),
     variables: Mapping[str, str] | None = None,
     git_directory: Path | None = None,
+    more_s: Callable[[], float] = lambda: 0.0,
 ) -> bytes:
     """Run git in `directory` and return what it prints. Raise GitFailed with its exit status and last words.
 
     `config` holds settings, `<key>=<value>`, and `variables` of the environment, for this command only;
-    `git_directory` takes the place of the one that git would find.
+    `git_directory` takes the place of the one that git would find. When the time is over, `more_s` says once how much
+    more there is.
     """
     with tempfile.TemporaryFile() as feed:
         feed.write(standard_input)
@@ -167,7 +169,7 @@ def run(
         place = () if git_directory is None else (f"--git-dir={git_directory}", f"--work-tree={directory}")
         process = _popen((*place, *arguments), directory, feed.fileno(), config=config, variables=variables)
         try:
-            output, errors = process.communicate(timeout=timeout_s)
+            output, errors = _communicate(process, timeout_s, more_s)
         except subprocess.TimeoutExpired:
             _stop(process)
             raise GitFailed(f"git {_verb(arguments)}: no answer within {timeout_s:g} s") from None
@@ -177,6 +179,19 @@ def run(
     if process.returncode != 0:
         raise _failed(arguments, process.returncode, errors, output)
     return output
+
+
+def _communicate(
+    process: subprocess.Popen[bytes], timeout_s: float, more_s: Callable[[], float]
+) -> tuple[bytes, bytes]:
+    """Return what a process prints and complains of. Raise TimeoutExpired if it does not end in time."""
+    try:
+        return process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        longer_s = more_s()
+        if longer_s <= 0:
+            raise
+        return process.communicate(timeout=longer_s)
 
 
 def _popen(
@@ -438,6 +453,7 @@ class Repository:
         timeout_s: float = TIMEOUT_S,
         config: Sequence[str] = (),
         git_directory: Path | None = None,
+        more_s: Callable[[], float] = lambda: 0.0,
     ) -> str:
         """Return the text git prints, without the final newline."""
         output = run(
@@ -447,6 +463,7 @@ class Repository:
             timeout_s=timeout_s,
             config=config,
             git_directory=git_directory,
+            more_s=more_s,
         )
         return output.decode(errors="surrogateescape").removesuffix("\n")
 

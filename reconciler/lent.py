@@ -6,7 +6,8 @@ with (what is pushed is named by object id), and many deletions are told in anot
 is here, to be pruned, without leases. What git is about to do then is looked at by the guard, a hook before the push,
 which has it done only if it is, ref by ref from its old value to its new one, what was asked for. So a pattern that
 meets more than one ref, and a claim that is gone or has moved, stop the push before the server hears of it, as a lease
-does.
+does. What the guard looks at is what git tells the server to compare with: over HTTP, too, git sends the old values of
+the one advertisement that it has asked for, so what moves behind the guard's back is refused by the server.
 """
 
 from __future__ import annotations

@@ -13,7 +13,9 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from reconciler import git
@@ -173,20 +175,23 @@ class Remote:
             raise ValueError(f"{len(refs)} updates: at most {UPDATES_MAX} are pushed at once, and each ref once")
         if not updates:
             return frozenset()
+        began_s = time.monotonic()
         if atomic and sum(each.new is None for each in updates) >= DELETIONS_MANY:
             told = self._push_guarded(updates)
             if told is not None:
                 return _verdict(refs, atomic, *told)
+        rest = replace(self, timeout_s=max(self.timeout_s / 4, self.timeout_s - (time.monotonic() - began_s)))
         # Without a lease on every single ref, git would move that one from anywhere.
         leases = [f"--force-with-lease={each.ref}:{each.old or ''}" for each in updates]
         moves = [f"{each.new or ''}:{each.ref}" for each in updates]
         with without_refs(self.repository, updates[0].new or updates[0].old or "") as place:
             options = ("--no-verify", *(["--atomic"] if atomic else []), *leases)
-            return _verdict(refs, atomic, *self._send([*options, "--end-of-options", self.name, *moves], place))
+            return _verdict(refs, atomic, *rest._send([*options, "--end-of-options", self.name, *moves], place))
 
     def _push_guarded(self, updates: Sequence[RefUpdate]) -> tuple[Mapping[str, Told], str] | None:
         """Push as `push` does, many deletions told as patterns to be pruned; return what git tells. None if nothing
-        was pushed because a ref is not where it must be, or nobody can guard that: then git has to be told one by one.
+        was pushed because a ref is not where it must be, or nobody can guard that: then git has to be told one by one,
+        in the other half of the time, which is this one's only if the guard has let it pass.
         """
         oid = updates[0].new or updates[0].old or ""
         nothing = "0" * len(oid)
@@ -197,20 +202,28 @@ class Remote:
             if hooks is None:
                 return None
             words = ["--verify", "--atomic", "--force", "--prune", "--end-of-options", self.name, *moves]
+            half = replace(self, timeout_s=self.timeout_s / 2)
             try:
-                return self._send(words, place, f"core.hooksPath={hooks}")
+                return half._send(
+                    words,
+                    place,
+                    f"core.hooksPath={hooks}",
+                    more_s=lambda: half.timeout_s if has_passed(hooks) else 0.0,
+                )
             except TransientError:
                 if has_passed(hooks):
                     raise
                 return None  # also where git waits for ever because the guard cannot be started
 
-    def _send(self, words: Sequence[str], place: Path | None, *settings: str) -> tuple[Mapping[str, Told], str]:
+    def _send(
+        self, words: Sequence[str], place: Path | None, *settings: str, more_s: Callable[[], float] = lambda: 0.0
+    ) -> tuple[Mapping[str, Told], str]:
         """Return what git tells of each ref, and what it says to people. Raise what a push means that ended without a
         word on any."""
         options = ("--porcelain", "--no-follow-tags", "--no-signed", "--no-progress", "--no-force-if-includes")
         words = ("push", *options, "--recurse-submodules=no", *words)
         try:
-            return _told(self._network(*words, git_directory=place, settings=settings)), ""
+            return _told(self._network(*words, git_directory=place, settings=settings, more_s=more_s)), ""
         except GitFailed as error:
             told = _told(error.stdout)
             if not told:
@@ -240,7 +253,13 @@ class Remote:
 
     # -------------------------------------------------------------------------------------------- small parts
 
-    def _network(self, *arguments: str, git_directory: Path | None = None, settings: Sequence[str] = ()) -> str:
+    def _network(
+        self,
+        *arguments: str,
+        git_directory: Path | None = None,
+        settings: Sequence[str] = (),
+        more_s: Callable[[], float] = lambda: 0.0,
+    ) -> str:
         """Run git against the remote, as if nothing but its address were configured for it."""
         config = (
             *settings,
@@ -250,7 +269,9 @@ class Remote:
             "fetch.pruneTags=false",
             "advice.fetchShowForcedUpdates=false",
         )
-        return self.repository.git(*arguments, timeout_s=self.timeout_s, config=config, git_directory=git_directory)
+        return self.repository.git(
+            *arguments, timeout_s=self.timeout_s, config=config, git_directory=git_directory, more_s=more_s
+        )
 
     def _bring(self, branches: Sequence[str]) -> None:
         self._network(

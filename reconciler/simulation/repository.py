@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, cached_property, lru_cache
@@ -362,6 +362,7 @@ class SimulatedRepository(Repository):
         timeout_s: float = 0.0,
         config: Sequence[str] = (),
         git_directory: Path | None = None,
+        more_s: Callable[[], float] = lambda: 0.0,
     ) -> str:
         """Make notes from a stream; nothing else is asked of git in words."""
         if arguments[0] != "fast-import":
