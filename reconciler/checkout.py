@@ -32,6 +32,8 @@ INTENT_PATH = "reconciler/advance.json"
 INTENT_BYTES_MAX = 4096
 TIMEOUT_S = 600.0
 """How long git may take to write the files."""
+LOCK_PATIENCE_S = 1.0
+"""How long another git that is at work on the index is waited for: most are at it for some milliseconds."""
 
 UNDER_WAY = (
     ("MERGE_HEAD", "a merge is in progress; conclude or abort it"),
@@ -90,8 +92,10 @@ class Checkout:
         Raise TipMoved if the branch, or HEAD, is elsewhere by now, and PublishBlocked with the reason if something of a
         person would be overwritten; nothing has moved then.
         """
-        intent = self._git_directory() / INTENT_PATH
-        self._finish(intent, old)
+        place = self._git_directory()
+        intent, lock = place / INTENT_PATH, place / "index.lock"
+        DISK.wait_for(lambda: None if lock.exists() else True, LOCK_PATIENCE_S)
+        self._finish(intent, lock, old)
         self._intend(intent, old, new)
         reason = self._move(old, new)
         intent.unlink(missing_ok=True)
@@ -171,19 +175,34 @@ class Checkout:
         DISK.make_directory(intent.parent)
         DISK.write_atomic(intent, json.dumps({"branch": self.branch, "old": old, "new": new}).encode() + b"\n")
 
-    def _finish(self, intent: Path, old: str) -> None:
+    def _finish(self, intent: Path, lock: Path, old: str) -> None:
         """Bring a move to its end that was interrupted. Raise TipMoved if there was one: the branch has moved now, and
         PublishBlocked if work of a person is in its way."""
         new = self._interrupted(intent, old)
         if not new:
             intent.unlink(missing_ok=True)
             return
-        self._clear(old, new)
+        with self._index_locked(lock):
+            self._clear(old, new)
         reason = self._move(old, new)
         if reason:
             raise PublishBlocked(reason)
         intent.unlink(missing_ok=True)
         raise TipMoved(f"{self.branch}: an interrupted move to {new[:12]} has been brought to its end")
+
+    @contextlib.contextmanager
+    def _index_locked(self, lock: Path) -> Iterator[None]:
+        """Lock the index as git does. Raise PublishBlocked if somebody else has: that may be the git whose move was
+        interrupted, which goes on when only we have died, and writes the files at this moment."""
+        try:
+            descriptor = os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        except FileExistsError:
+            raise PublishBlocked(f"git is at work on the index; if it is not, remove {lock}") from None
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+            os.close(descriptor)  # until then everybody sees that the lock is in use
 
     def _interrupted(self, intent: Path, old: str) -> str:
         """Return where the branch was to move to from `old`, "" if nothing was begun or it has become void: a person

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -159,6 +160,29 @@ def test_a_move_that_died_among_the_files_is_brought_to_its_end(
     finish(repository, old, commit)
     assert {name: (scratch.path / name).read_bytes() for name in files} == files
     assert scratch.git("status", "--porcelain") == " M README.md\n"
+
+
+def test_files_that_an_orphaned_git_still_writes_are_left_to_it(repository: Repository, scratch: Scratch) -> None:
+    old, commit = tip(repository), evidence(repository)
+    die_while_files_are_written(repository, scratch, commit, "tasks/t.md")
+    lock = scratch.write(".git/index.lock", "")
+    with pytest.raises(PublishBlocked, match=r"index\.lock"):
+        repository.advance("main", old, evidence(repository, later=b"1"))
+    assert (scratch.path / "out/t/state.json").read_bytes() == b"{}\n"
+    assert lock.exists()
+    lock.unlink()
+    finish(repository, old, commit)
+    assert scratch.git("status", "--porcelain") == ""
+
+
+def test_a_git_that_is_at_work_for_a_moment_is_waited_for(
+    repository: Repository, scratch: Scratch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reconciler.checkout.LOCK_PATIENCE_S", 30.0)
+    lock = scratch.write(".git/index.lock", "")
+    threading.Timer(0.1, lock.unlink).start()
+    repository.advance("main", tip(repository), evidence(repository))
+    assert scratch.git("status", "--porcelain") == ""
 
 
 def test_a_person_s_edit_after_an_interrupted_move_is_kept_and_named(
