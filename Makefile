@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-WORKERS ?= 2
+# Tests wait for processes a quarter of their time: three at once keep two cores busy.
+WORKERS ?= 3
 # As people have it: what Python compiled of a module is there when the module is loaded again.
 unexport PYTHONDONTWRITEBYTECODE
 
