@@ -22,6 +22,7 @@ from reconciler.actions import (
     Reclaim,
     Release,
     Restore,
+    Resume,
     Retire,
     TakeOver,
     Wait,
@@ -68,8 +69,8 @@ REFUSED = "let the reconciler push there, or set 'publish: {mode: branch}' in re
 LOCKED_MAX = 20
 """So often publishing is tried again while git finds a lock file: half a minute, in which a dead git's is removed."""
 
-SETTLING = (Cancel, Abandon, Quarantine, Restore, Retire, Forget, TakeOver, Yield, Release)
-"""Actions after which another pass finds the world changed at once."""
+SETTLING = (Cancel, Abandon, Quarantine, Restore, Retire, Forget, Resume, TakeOver, Yield, Release)
+"""Actions after which another pass finds the world changed at once: to resume may be to find that it has ended."""
 FULL_S = 60.0
 """A pass is due at least so often, whatever has happened: what wakes the loop is a hint."""
 POLL_S = 0.25
