@@ -269,7 +269,7 @@ def finish_like_the_first(host: Path) -> None:
     observer = Observer(world)
     observer.ask()
     seen = observer.observe()
-    [(task_id, first)] = world.runs.marked()
+    [(first, task_id)] = world.runs.marks().items()
     claims, wanted = Claims(world, observer), []
     for wish in seen.desired.wishes:
         if wish.run_id == first:
