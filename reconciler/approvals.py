@@ -68,21 +68,8 @@ class Approvals:
         for path, (oid, data) in zip(paths, read, strict=True):
             approval = self.requests.parse(path, Entry("100644", oid, path), data)
             if isinstance(approval, Approval):
-                found.append(self._decision(approval))
+                found.append(decision_of(approval, self._change(approval.source.path)))
         return tuple(found)
-
-    def _decision(self, approval: Approval) -> Decision:
-        change = self._change(approval.source.path)
-        return Decision(
-            stage=approval.stage,
-            decision=approval.decision,
-            reason=approval.reason,
-            actor=change.author if change is not None else "",
-            at=change.at if change is not None else "",
-            commit=change.commit if change is not None else None,
-            signer=change.signer if change is not None else None,
-            plan=approval.plan,
-        )
 
     def _early(self, run_id: RunId, commit: str) -> frozenset[str]:
         """Return the commits of decisions that the commit a run works on holds already."""
@@ -119,3 +106,17 @@ class Approvals:
             self.world.disk.make_directory(place.parent)
             self.world.disk.write_atomic(place, data or b"", sync=False)
         return place
+
+
+def decision_of(approval: Approval, change: LastChange | None) -> Decision:
+    """Return what a file decides: who says it is told by the commit that changed it last, nobody without one."""
+    return Decision(
+        stage=approval.stage,
+        decision=approval.decision,
+        reason=approval.reason,
+        actor=change.author if change is not None else "",
+        at=change.at if change is not None else "",
+        commit=change.commit if change is not None else None,
+        signer=change.signer if change is not None else None,
+        plan=approval.plan,
+    )

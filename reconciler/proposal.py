@@ -13,10 +13,11 @@ from itertools import islice
 from pathlib import Path
 
 from reconciler import proposal_powers, proposal_problems, reviewed
+from reconciler.approvals import decision_of
 from reconciler.approve import Case
 from reconciler.cache import read_cache
 from reconciler.errors import ContentError, UsageError
-from reconciler.git import Entry, LastChange
+from reconciler.git import Entry
 from reconciler.model import Approval, Decision, Name, Plan, Settings
 from reconciler.preview import NOWHERE, Change, Preview, Verdict, Wanted, preview
 from reconciler.preview_gates import Cast
@@ -269,24 +270,11 @@ def _casts(base: Side, merged: Side, pair: Pair, changed: Mapping[str, Entry | N
         approval = merged.requests.parse(path, entry, data)
         if isinstance(approval, Approval):
             last = merged.world.repository.last_change(pair.head, path, signers)
-            yield _cast(base, approval, _decision(approval, last))
+            yield _cast(base, approval, decision_of(approval, last))
 
 
 def _is_decision(path: str) -> bool:
     return path.startswith("runs.d/") and path.endswith(APPROVAL_SUFFIX)
-
-
-def _decision(approval: Approval, last: LastChange | None) -> Decision:
-    return Decision(
-        stage=approval.stage,
-        decision=approval.decision,
-        reason=approval.reason,
-        actor=last.author if last is not None else "",
-        at=last.at if last is not None else "",
-        commit=last.commit if last is not None else None,
-        signer=last.signer if last is not None else None,
-        plan=approval.plan,
-    )
 
 
 def _cast(base: Side, approval: Approval, decision: Decision) -> Cast:

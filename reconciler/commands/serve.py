@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,9 +77,7 @@ def command(
     workers = Workers()
     workers.prepare()
     from reconciler.board import Board
-    from reconciler.commands.watch import warm
-    from reconciler.loop import Loop
-    from reconciler.observe import Observer
+    from reconciler.commands.watch import beginning, conclude, warm
     from reconciler.tidings import Lines
     from reconciler.watcher import Watcher
     from reconciler.webface import WebFace
@@ -89,15 +86,11 @@ def command(
 
     directory = Path(repo).resolve()
 
-    def begin() -> Loop:
-        world = open_world(directory, workers)
-        return Loop(world, Observer(world))
-
     def beside() -> World:
         return open_world(directory)
 
     board = Board(Lines(form))
-    watcher = Watcher(begin, board, readiness, warm=warm)
+    watcher = Watcher(beginning(directory, workers), board, readiness, warm=warm)
     listening = bind(host, port)
     face = WebFace(beside, board, (title or directory.name or "runs")[:100])
     server = WebServer(App(face, board, door, watcher.wake), listening)
@@ -108,10 +101,7 @@ def command(
         watcher.run()
     finally:
         server.stop()
-    if watcher.stopping == signal.SIGINT.name:
-        click.echo("interrupted; runs under way go on, and the next pass picks everything up", err=True)
-        return INTERRUPTED
-    return 0
+    return conclude(watcher)
 
 
 def _need_modules() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,8 @@ from reconciler.readiness import take_readiness
 from reconciler.terminal import format_option
 
 if TYPE_CHECKING:
-    from reconciler.watcher import Face
+    from reconciler.loop import Loop
+    from reconciler.watcher import Face, Watcher
     from reconciler.world import World
 
 INTERRUPTED = 130
@@ -44,24 +46,34 @@ def command(repo: str, lines: bool, form: str) -> int:
     readiness = take_readiness()
     workers = Workers()
     workers.prepare()
-    from reconciler.loop import Loop
-    from reconciler.observe import Observer
     from reconciler.watcher import Watcher
-    from reconciler.world import open_world
 
     # Where it is by name, now: a directory that is moved away takes who stands in it along.
-    directory = Path(repo).resolve()
+    begin = beginning(Path(repo).resolve(), workers)
+    watcher = Watcher(begin, _face(lines or form == "json", form), readiness, warm=warm)
+    watcher.run()
+    return conclude(watcher)
+
+
+def beginning(directory: Path, workers: Workers) -> Callable[[], Loop]:
+    """Return what opens a repository anew, for a loop that stays."""
+    from reconciler.loop import Loop
+    from reconciler.observe import Observer
+    from reconciler.world import open_world
 
     def begin() -> Loop:
         world = open_world(directory, workers)
         return Loop(world, Observer(world))
 
-    watcher = Watcher(begin, _face(lines or form == "json", form), readiness, warm=warm)
-    watcher.run()
-    if watcher.stopping == signal.SIGINT.name:
-        click.echo("interrupted; runs under way go on, and the next pass picks everything up", err=True)
-        return INTERRUPTED
-    return 0
+    return begin
+
+
+def conclude(watcher: Watcher) -> int:
+    """Say why a watcher ended, if a person ended it, and return the exit code."""
+    if watcher.stopping != signal.SIGINT.name:
+        return 0
+    click.echo("interrupted; runs under way go on, and the next pass picks everything up", err=True)
+    return INTERRUPTED
 
 
 def _face(lines: bool, form: str) -> Face:
