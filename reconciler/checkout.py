@@ -92,10 +92,10 @@ class Checkout:
         Raise TipMoved if the branch, or HEAD, is elsewhere by now, and PublishBlocked with the reason if something of a
         person would be overwritten; nothing has moved then.
         """
-        place = self._git_directory()
-        intent, lock = place / INTENT_PATH, place / "index.lock"
+        lock = self._git_directory() / "index.lock"
         DISK.wait_for(lambda: None if lock.exists() else True, LOCK_PATIENCE_S)
-        self._finish(intent, lock, old)
+        self.finish(old)
+        intent = self._git_directory() / INTENT_PATH
         self._intend(intent, old, new)
         reason = self._move(old, new)
         intent.unlink(missing_ok=True)
@@ -175,14 +175,15 @@ class Checkout:
         DISK.make_directory(intent.parent)
         DISK.write_atomic(intent, json.dumps({"branch": self.branch, "old": old, "new": new}).encode() + b"\n")
 
-    def _finish(self, intent: Path, lock: Path, old: str) -> None:
-        """Bring a move to its end that was interrupted. Raise TipMoved if there was one: the branch has moved now, and
-        PublishBlocked if work of a person is in its way."""
+    def finish(self, old: str) -> None:
+        """Bring a move from `old` to its end that was interrupted. Raise TipMoved if there was one: the branch has
+        moved now, and PublishBlocked if work of a person is in its way."""
+        intent = self._git_directory() / INTENT_PATH
         new = self._interrupted(intent, old)
         if not new:
             intent.unlink(missing_ok=True)
             return
-        with self._index_locked(lock):
+        with self._index_locked(self._git_directory() / "index.lock"):
             self._clear(old, new)
         reason = self._move(old, new)
         if reason:

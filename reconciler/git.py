@@ -21,7 +21,7 @@ from dataclasses import field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from reconciler.checkout import Checkout
+from reconciler.checkout import INTENT_PATH, Checkout
 from reconciler.disk import DISK
 from reconciler.errors import ContentError, GitFailed, PublishBlocked, TipMoved, UsageError
 from reconciler.locks import remove_stale_locks
@@ -874,6 +874,14 @@ class Repository:
             with contextlib.suppress(OSError):
                 found.append(Path(os.fsdecode(remembered.read_bytes().strip())).parent)
         return found
+
+    def finish_advance(self, branch: str, old: str) -> None:
+        """Bring a move of a checkout that was interrupted to its end. Raise TipMoved if there was one, PublishBlocked
+        if a person's work is in its way: what it has written so far is nobody's work, and looks like it."""
+        if any((each / INTENT_PATH).exists() for each in (self.common, *(self.common / "worktrees").glob("*"))):
+            checkout = self._checkout_of(branch)
+            if checkout is not None:
+                Checkout(repository=self, directory=checkout, branch=branch).finish(old)
 
     def advance(self, branch: str, old: str, new: str) -> None:
         """Move a branch from `old` to `new`, and its checkout with it, keeping a person's work.

@@ -89,6 +89,7 @@ def publish(
         epoch_s=int(datetime.fromisoformat(seen.now.at).timestamp()),
     )
     if world.remote is None:
+        world.repository.finish_advance(ground.branch, ground.old)
         _spare_ignored_work(world, seen, draft.files)
     commit = world.repository.make_commit(draft)
     _keep_full_logs(world, proofs)

@@ -389,6 +389,11 @@ class SimulatedRepository(Repository):
     def clear_stale_locks(self) -> list[str]:
         return []
 
+    def finish_advance(self, branch: str, old: str) -> None:
+        left = self.begun.get(f"refs/heads/{branch}", ("", ""))
+        if left[0] == old:
+            self.advance(branch, old, "")
+
     def advance(self, branch: str, old: str, new: str) -> None:
         ref = f"refs/heads/{branch}"
         self._ask("move the branch to", new)

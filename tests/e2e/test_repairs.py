@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.locks import LOCK_AGE_S
 from reconciler.model import Process
 from reconciler.process import descendants, is_alive
 from tests.scratch import Scratch
@@ -195,3 +196,28 @@ def test_a_worktree_is_made_although_git_was_killed_while_it_made_one(scratch: S
     assert scratch.manifest("a")["status"] == "succeeded"
     assert scratch.git("worktree", "list").count("\n") == 1
     assert list((scratch.path / ".git").glob("worktrees/*")) == []
+
+
+def test_what_a_git_that_was_killed_among_the_files_has_written_is_nobody_s_work(scratch: Scratch) -> None:
+    scratch.settings("runs_max: 2\n")
+    scratch.pipeline("p", "workspace: empty\nstages:\n  - {id: s, command: 'true'}\n")
+    until = f"until test -e {scratch.outside}/go; do sleep 0.05; done"
+    scratch.pipeline("q", f"workspace: empty\nstages:\n  - {{id: s, command: '{until}'}}\n")
+    scratch.request("a", "p")
+    scratch.request("b", "q")
+    kill_git_at(scratch, "out/t/state.json")
+    scratch.commit()
+    scratch.run("reconcile")
+    scratch.wait_for(lambda: not scratch.processes(scratch.directory("a")))
+    scratch.run("reconcile")
+    assert not (scratch.outside / "armed").exists()
+    assert (scratch.path / "out/t/README.md").exists()
+    assert not scratch.git("ls-files", "out")
+    lock = scratch.path / ".git/index.lock"
+    os.utime(lock, (lock.stat().st_mtime - LOCK_AGE_S - 1,) * 2)
+    (scratch.outside / "go").touch()
+    scratch.wait_for(lambda: not scratch.processes(scratch.directory("b")))
+    done = scratch.run("reconcile", "--wait")
+    assert done.returncode == 0, done.stderr
+    assert [scratch.manifest(each)["status"] for each in "ab"] == ["succeeded", "succeeded"]
+    assert scratch.git("status", "--porcelain") == ""
