@@ -13,7 +13,7 @@ be gone before others take over. The ratio is that of client-go's leader electio
 
 from __future__ import annotations
 
-import platform
+import os
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -191,7 +191,7 @@ class Claims:
     def _announcement(self, runs: Mapping[RunId, int]) -> Announcement:
         return Announcement(
             host=self._me(),
-            name=platform.node(),
+            name=os.uname().nodename,
             at=self.world.now().at,
             lease_s=self.observer.settings.lease_s,
             runs=dict(sorted(runs.items())),

@@ -60,11 +60,13 @@ class Find(NamedTuple):
 class Named:
     """A secret that tells by what stands `before` it. Both patterns see lower case.
 
-    The last group of `secret` is the secret, else its whole match. `before` starts with a literal: this makes it fast.
+    The last group of `secret` is the secret, else its whole match. `before` starts with the letters of `word`: where
+    they are not, there is nothing to compile and to search.
     """
 
     kind: str
-    before: re.Pattern[bytes]
+    word: bytes
+    before: bytes
     secret: bytes
 
 
@@ -81,7 +83,9 @@ class Token:
 
 
 def _named(kind: str, before: str, secret: str) -> Named:
-    return Named(kind=kind, before=re.compile(before.encode()), secret=secret.encode())
+    letters = re.match(r"[a-z:/-]+(?![?*{|])", before)
+    assert letters is not None, before
+    return Named(kind=kind, word=letters[0].encode(), before=before.encode(), secret=secret.encode())
 
 
 def _token(kind: str, prefixes: str, rest: str) -> Token:
@@ -270,7 +274,7 @@ def _trie(words: Iterable[str]) -> str:
 
 
 _BY_PREFIX = _by_prefix(_TOKENS)
-_PREFIX = re.compile(_trie(prefix.decode() for prefix in _BY_PREFIX).encode())
+_PREFIX = _trie(prefix.decode() for prefix in _BY_PREFIX).encode()
 _RUN = b"a" * RUN_MIN
 _SHAPE = re.sub(rb"[^a]", b" ", re.sub(rb"[A-Za-z0-9_-]", b"a", bytes(range(256))))
 """What `bytes.translate` takes to make every letter of a token an `a` and all else a space."""
@@ -278,9 +282,9 @@ _SHAPE = re.sub(rb"[^a]", b" ", re.sub(rb"[A-Za-z0-9_-]", b"a", bytes(range(256)
 # ------------------------------------------------------------------------------------------- private keys
 
 _KEY_WORDS = (b"PRIVATE KEY", b"Private-Lines: ")
-_KEY_BEGIN = re.compile(rb"-{4,5} ?BEGIN (?:[A-Z0-9]{1,16} ){0,3}PRIVATE KEY(?: BLOCK)? ?-{4,5}|Private-Lines: \d+")
-_KEY_END = re.compile(rb"-{4,5} ?END (?:[A-Z0-9]{1,16} ){0,3}PRIVATE KEY(?: BLOCK)? ?-{4,5}|Private-MAC: [0-9a-f]+")
-_KEY_BODY = re.compile(rb"[A-Za-z0-9+/=]{24}")
+_KEY_BEGIN = rb"-{4,5} ?BEGIN (?:[A-Z0-9]{1,16} ){0,3}PRIVATE KEY(?: BLOCK)? ?-{4,5}|Private-Lines: \d+"
+_KEY_END = rb"-{4,5} ?END (?:[A-Z0-9]{1,16} ){0,3}PRIVATE KEY(?: BLOCK)? ?-{4,5}|Private-MAC: [0-9a-f]+"
+_KEY_BODY = rb"[A-Za-z0-9+/=]{24}"
 
 
 @dataclass(slots=True)
@@ -293,7 +297,7 @@ class KeyBlock:
     def ends_with(self, line: bytes) -> bool:
         """Count `line` and return whether it is the last one."""
         self.swallowed_bytes += len(line)
-        self.quiet_lines = 0 if _KEY_BODY.search(line) else self.quiet_lines + 1
+        self.quiet_lines = 0 if _compiled(_KEY_BODY).search(line) else self.quiet_lines + 1
         return self.swallowed_bytes >= KEY_BLOCK_MAX or self.quiet_lines >= QUIET_LINES_MAX
 
 
@@ -346,7 +350,7 @@ class Redactor:
             return self._swallow_key(text, self._key_block)
         if self._in_value and (size := self._swallow_value(text)):
             return size
-        if any(word in text for word in _KEY_WORDS) and (begin := _KEY_BEGIN.search(text)):
+        if any(word in text for word in _KEY_WORDS) and (begin := _compiled(_KEY_BEGIN).search(text)):
             out += (self._redact(text[: begin.start()]), _mark("private-key"))
             self._key_block = KeyBlock()
             self.count += 1
@@ -356,7 +360,7 @@ class Redactor:
         return size
 
     def _swallow_key(self, line: bytes, block: KeyBlock) -> int:
-        end = _KEY_END.search(line)
+        end = _compiled(_KEY_END).search(line)
         if end or block.ends_with(line):
             self._key_block = None
         return end.end() if end else len(line)
@@ -447,8 +451,10 @@ def _united(finds: Iterable[Find]) -> Iterator[Find]:
 def _named_secrets(lower: bytes) -> Iterator[Find]:
     """Yield the secrets that tell by what stands before them."""
     for rule in _NAMED:
+        if rule.word not in lower:
+            continue
         seen = 0
-        for before in rule.before.finditer(lower):
+        for before in _compiled(rule.before).finditer(lower):
             # A name within a value matters only if its own value lies behind: at the very end. To look at all of
             # them would take quadratic time.
             if before.end() + NAME_MAX < seen:
@@ -474,7 +480,7 @@ def _prefixes(text: bytes, lower: bytes) -> Iterator[tuple[int, bytes]]:
     shape, end = text.translate(_SHAPE) + b" ", 0
     while (start := shape.find(_RUN, end)) >= 0:
         end = shape.find(b" ", start)
-        for prefix in _PREFIX.finditer(lower, max(start - RUN_LEAD, 0), end):
+        for prefix in _compiled(_PREFIX).finditer(lower, max(start - RUN_LEAD, 0), end):
             yield prefix.start(), prefix[0]
 
 

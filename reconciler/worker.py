@@ -14,7 +14,6 @@ import errno
 import gc
 import json
 import os
-import platform
 import select
 import selectors
 import signal
@@ -224,11 +223,12 @@ def _libc() -> ctypes.CDLL:
 @cache
 def _host() -> Host:
     """Return the facts about this machine that a manifest holds."""
+    system = os.uname()
     return Host(
-        name=platform.node(),
-        system=f"{platform.system()} {platform.release()}",
-        machine=platform.machine(),
-        python=platform.python_version(),
+        name=system.nodename,
+        system=f"{system.sysname} {system.release}",
+        machine=system.machine,
+        python=sys.version.split()[0],
         cpus=os.cpu_count() or 1,
     )
 

@@ -10,14 +10,14 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
-RECONCILER = [sys.executable, "-m", "reconciler"]
+from tests import preloaded
+
 NOT_OURS = ("GIT_", "RECONCILER_", "MCP_", "PYTHONDONTWRITE")
 """What this process has been given and the reconciler of a test must not see; without what Python compiled of a module
 each start of it takes twice as long."""
@@ -86,16 +86,10 @@ class Scratch:
         return git(self.path, *words)
 
     def run(self, *words: str, timeout: float = 90, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*RECONCILER, *words], cwd=self.path, env=ENVIRONMENT | environment, capture_output=True, text=True,
-            check=False, timeout=timeout, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        return preloaded.run(words, cwd=self.path, env=ENVIRONMENT | environment, timeout=timeout)
 
     def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [*RECONCILER, *words], cwd=self.path, env=ENVIRONMENT | environment, text=True, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-        )  # fmt: skip
+        process = preloaded.start(words, cwd=self.path, env=ENVIRONMENT | environment)
         self.started.append(process)
         return process
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.scratch import ENVIRONMENT, RECONCILER, Hub, Scratch
+from tests.preloaded import RECONCILER
+from tests.scratch import ENVIRONMENT, Hub, Scratch
 
 CLEAN = {
     name: value

@@ -10,7 +10,8 @@ import git
 import jsonschema
 import pytest
 
-from tests.scratch import RECONCILER, Scratch
+from tests.preloaded import RECONCILER
+from tests.scratch import Scratch
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "schemas"
 

@@ -9,7 +9,8 @@ import subprocess
 import pytest
 
 from reconciler.cli import VERBS
-from tests.scratch import ENVIRONMENT, RECONCILER, Scratch
+from tests.preloaded import RECONCILER
+from tests.scratch import ENVIRONMENT, Scratch
 
 
 def ready(scratch: Scratch) -> None:

@@ -30,7 +30,8 @@ from reconciler.observe import Observer
 from reconciler.watcher import Face, Turn, Watcher
 from reconciler.watchface import Screen
 from reconciler.world import open_world
-from tests.scratch import ENVIRONMENT, RECONCILER, Hub, Scratch, git
+from tests.preloaded import RECONCILER
+from tests.scratch import ENVIRONMENT, Hub, Scratch, git
 from tests.unit.test_watch import Deaf
 
 HUNG_S = 30

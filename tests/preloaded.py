@@ -1,0 +1,244 @@
+"""The command line, forked from a process that has it loaded: nine tenths of what starting it costs are imports.
+
+`start` is `subprocess.Popen` for it: a process and session of its own with the arguments, directory, environment and
+standard streams it is given, and a real exit status. What is decided when an interpreter starts cannot be given to a fork: with
+variables that Python itself reads, or with RECONCILER_TESTS_EXEC=1 in the environment, it is executed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+RECONCILER = (sys.executable, "-m", "reconciler")
+EXECUTED = bool(os.environ.get("RECONCILER_TESTS_EXEC"))
+READ_AT_START = ("PYTHON", "LC_", "LANG")
+ORDER_BYTES_MAX = 1024 * 1024
+COMMANDS = ("reconcile", "status", "plan", "validate", "why", "logs", "start", "resume", "cancel", "approve", "new")
+LOADED = (
+    *(f"reconciler.commands.{each}" for each in COMMANDS),
+    *("reconciler.redact", "_ruamel_yaml", "jsonschema_rs", "markdown_it", "graphlib", "email", "string", "glob"),
+)
+"""What those verbs load, at once or when they need it."""
+
+
+class Forked(subprocess.Popen[str]):
+    """A process that was forked for us: its exit status comes through a pipe, since only its parent can wait for it."""
+
+    def __init__(self, pid: int, status: int, stdout: IO[str] | None, stderr: IO[str] | None) -> None:
+        self.pid, self.returncode, self.args = pid, None, list(RECONCILER)  # type: ignore[assignment]
+        self.stdin, self.stdout, self.stderr = None, stdout, stderr
+        self._status = status
+        # What Popen keeps for its own methods.
+        self.encoding = self.errors = None
+        self.text_mode, self.pipesize, self._input = True, -1, None
+        self._communication_started, self._child_created, self._sigint_wait_secs = False, True, 0.25
+        self._closed_child_pipe_fds = self._in_use = False
+
+    def poll(self) -> int | None:
+        return self._look(0)
+
+    def _internal_poll(self, *_: Any, **__: Any) -> int | None:
+        return self._look(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        found = self._look(timeout)
+        if found is None:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        return found
+
+    def _wait(self, timeout: float | None) -> int:
+        return self.wait(timeout)
+
+    def _look(self, timeout: float | None) -> int | None:
+        if self.returncode is None and select.select([self._status], [], [], timeout)[0]:
+            said = os.read(self._status, 16)
+            self.returncode = os.waitstatus_to_exitcode(int(said)) if said else -signal.SIGKILL
+            os.close(self._status)
+        return self.returncode
+
+    def send_signal(self, sig: int) -> None:
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, sig)
+
+    def __del__(self, *_: Any) -> None:
+        if self.returncode is None:
+            with contextlib.suppress(OSError):
+                os.close(self._status)
+
+
+def start(words: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> subprocess.Popen[str]:
+    """Start the command line with pipes for what it prints and nothing to read."""
+    if EXECUTED or any(name.startswith(READ_AT_START) and os.environ.get(name) != value for name, value in env.items()):
+        return subprocess.Popen(
+            [*RECONCILER, *words], cwd=cwd, env=env, text=True, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+    pipes = [os.pipe() for _ in range(3)]
+    order = {"words": list(words), "cwd": str(cwd), "env": dict(env)}
+    try:
+        pid = _server().fork(order, [each[1] for each in pipes])
+    finally:
+        for _, theirs in pipes:
+            os.close(theirs)
+    out, err, status = (ours for ours, _ in pipes)
+    return Forked(pid, status, open(out, encoding="utf-8"), open(err, encoding="utf-8"))
+
+
+def run(words: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
+    """Run the command line to its end; KILL it when its time is over."""
+    with start(words, cwd=cwd, env=env) as process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except BaseException:
+            process.kill()
+            raise
+    return subprocess.CompletedProcess([*RECONCILER, *words], process.returncode, out, err)
+
+
+# ------------------------------------------------------------------------------------------------ who forks
+
+
+class Server:
+    """The process that forks, as long as the one that started it lives."""
+
+    def __init__(self) -> None:
+        self._connection, theirs = socket.socketpair()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.preloaded", str(theirs.fileno())],
+            cwd=Path(__file__).parent.parent, pass_fds=(theirs.fileno(),), start_new_session=True,
+            stdin=subprocess.DEVNULL, env={each: value for each, value in os.environ.items() if each != "PYTHONDONTWRITEBYTECODE"},
+        )  # fmt: skip
+        theirs.close()
+        atexit.register(self.end)
+
+    def end(self) -> None:
+        self._connection.close()
+        self._process.wait()
+
+    def fork(self, order: Mapping[str, object], descriptors: Sequence[int]) -> int:
+        data = json.dumps(order).encode()
+        socket.send_fds(self._connection, [len(data).to_bytes(4, "big")], descriptors)
+        self._connection.sendall(data)
+        return int.from_bytes(_exactly(self._connection, 4), "big")
+
+
+@cache
+def _server() -> Server:
+    return Server()
+
+
+def _exactly(connection: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        received = connection.recv(size - len(data))
+        if not received:
+            raise EOFError
+        data += received
+    return data
+
+
+def serve(connection: socket.socket) -> Mapping[str, Any] | None:
+    """Fork for every order; return it in the fork, and None at the end in the process that forks."""
+    wake, wakened = socket.socketpair()
+    wake.setblocking(False)
+    wakened.setblocking(False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wakened.fileno())
+    children: dict[int, int] = {}
+    while True:
+        ready = select.select([connection, wake], [], [])[0]
+        if wake in ready:
+            with contextlib.suppress(BlockingIOError):
+                wake.recv(4096)
+            _tell(children)
+        if connection not in ready:
+            continue
+        try:
+            size, descriptors, _, _ = socket.recv_fds(connection, 4, 3)
+            order = json.loads(_exactly(connection, int.from_bytes(size, "big")))
+        except (EOFError, ValueError):
+            return None
+        pid = os.fork()
+        if not pid:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for each in (connection, wake, wakened):
+                each.detach()
+            _become(order, descriptors)
+            return order  # type: ignore[no-any-return]
+        children[pid] = descriptors.pop()
+        for each in descriptors:
+            os.close(each)
+        connection.sendall(pid.to_bytes(4, "big"))
+
+
+def _tell(children: dict[int, int]) -> None:
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                return
+            descriptor = children.pop(pid)
+            with contextlib.suppress(BrokenPipeError):
+                os.write(descriptor, b"%d" % status)
+            os.close(descriptor)
+
+
+def _become(order: Mapping[str, Any], descriptors: Sequence[int]) -> None:
+    """Take on what a process has that was executed with an order."""
+    os.setsid()
+    for target, source in enumerate((os.open(os.devnull, os.O_RDONLY), *descriptors[:2])):
+        os.dup2(source, target)
+    os.closerange(3, 1024)
+    os.chdir(order["cwd"])
+    os.environ.clear()
+    os.environ.update(order["env"])
+    time.tzset()
+    sys.argv = [*RECONCILER[1:2], *order["words"]]
+    sys.path[0] = order["cwd"]
+
+
+def main() -> None:
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    import reconciler.cli
+
+    for each in LOADED:
+        importlib.import_module(each)
+    gc.freeze()
+    if serve(connection) is not None:
+        sys.argv[0] = str(Path(reconciler.cli.__file__).with_name("__main__.py"))
+        try:
+            reconciler.cli.main()
+        except SystemExit as ending:
+            _end(ending.code)
+
+
+def _end(code: object) -> NoReturn:
+    """End as an interpreter does, without taking apart what it has loaded: that would take longer than most verbs."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for each in (sys.stdout, sys.stderr):
+        with contextlib.suppress(BrokenPipeError):
+            each.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+if __name__ == "__main__":
+    main()
