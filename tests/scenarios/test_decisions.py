@@ -445,34 +445,26 @@ def subjects(action: Action) -> list[str]:
             return [action.run_id]
 
 
-@settings(deadline=None, max_examples=200)
-@given(WORLDS)
-def test_every_world_has_one_decision(case: dict[str, Any]) -> None:
+def every_world_has_one_decision(case: dict[str, Any]) -> None:
     assert decide(case) == decide(case)
     assert all(phase(run, NOW) in Phase for run in actual_of(case).runs.values())
 
 
-@settings(deadline=None, max_examples=200)
-@given(WORLDS, st.randoms(use_true_random=False))
-def test_the_order_in_which_the_world_was_read_does_not_matter(case: dict[str, Any], random: Any) -> None:
+def the_order_in_which_the_world_was_read_does_not_matter(case: dict[str, Any], random: Any) -> None:
     shuffled = dict(case)
     for key in ("wishes", "runs"):
         shuffled[key] = random.sample(case[key], len(case[key]))
     assert decide(shuffled) == decide(case)
 
 
-@settings(deadline=None, max_examples=200)
-@given(WORLDS)
-def test_a_run_is_acted_on_once_and_in_one_way(case: dict[str, Any]) -> None:
+def a_run_is_acted_on_once_and_in_one_way(case: dict[str, Any]) -> None:
     actions = decide(case)
     concerned = [subject for action in actions for subject in subjects(action)]
     assert len(concerned) == len(set(concerned))
     assert sum(isinstance(each, Publish) for each in actions) <= 1
 
 
-@settings(deadline=None, max_examples=200)
-@given(WORLDS)
-def test_only_what_was_never_claimed_is_launched_and_never_more_than_there_is_room_for(case: dict[str, Any]) -> None:
+def only_what_was_never_claimed_is_launched_and_never_more_than_there_is_room_for(case: dict[str, Any]) -> None:
     runs = actual_of(case).runs
     launched = [each.plan.run_id for each in decide(case) if isinstance(each, Launch)]
     at_work = sum(phase(run, NOW) not in (*ENDED, Phase.WAITING) for run in runs.values())
@@ -482,17 +474,13 @@ def test_only_what_was_never_claimed_is_launched_and_never_more_than_there_is_ro
     assert not launched or at_work + len(launched) + len(taken) <= case["runs_max"]
 
 
-@settings(deadline=None, max_examples=200)
-@given(WORLDS)
-def test_no_name_is_launched_while_an_older_run_of_it_has_not_ended(case: dict[str, Any]) -> None:
+def no_name_is_launched_while_an_older_run_of_it_has_not_ended(case: dict[str, Any]) -> None:
     open_names = {name_of(run_id) for run_id, run in actual_of(case).runs.items() if phase(run, NOW) not in ENDED}
     launched = {each.plan.name for each in decide(case) if isinstance(each, Launch)}
     assert not launched & open_names
 
 
-@settings(deadline=None, max_examples=200)
-@given(WORLDS)
-def test_only_a_stale_run_is_resumed_or_given_up(case: dict[str, Any]) -> None:
+def only_a_stale_run_is_resumed_or_given_up(case: dict[str, Any]) -> None:
     runs = actual_of(case).runs
     for action in decide(case):
         if isinstance(action, Launch | Resume | TakeOver | Reclaim | Release | Publish):
@@ -503,9 +491,7 @@ def test_only_a_stale_run_is_resumed_or_given_up(case: dict[str, Any]) -> None:
             assert phase(runs[action.run_id], NOW) not in ENDED
 
 
-@settings(deadline=None, max_examples=200)
-@given(WORLDS)
-def test_no_run_of_another_host_goes_on_here_before_that_host_fell_silent(case: dict[str, Any]) -> None:
+def no_run_of_another_host_goes_on_here_before_that_host_fell_silent(case: dict[str, Any]) -> None:
     theirs = {each["run"]: each["silent"] for each in case.get("held", ()) if each["by"] == "them"}
     for action in decide(case):
         for run_id in set(subjects(action)) & theirs.keys():
@@ -515,9 +501,7 @@ def test_no_run_of_another_host_goes_on_here_before_that_host_fell_silent(case: 
                 assert isinstance(action, Yield | Wait | Retire | Release | Quarantine), spoken(action)
 
 
-@settings(deadline=None, max_examples=200)
-@given(WORLDS)
-def test_what_ended_is_published_until_the_tip_proves_it_and_then_put_away(case: dict[str, Any]) -> None:
+def what_ended_is_published_until_the_tip_proves_it_and_then_put_away(case: dict[str, Any]) -> None:
     actual, actions = actual_of(case), decide(case)
     published = {run for each in actions if isinstance(each, Publish) for _, run in each.runs}
     for run_id in published:
@@ -531,9 +515,7 @@ def test_what_ended_is_published_until_the_tip_proves_it_and_then_put_away(case:
             assert actual.proves(action.run_id, actual.runs[action.run_id].number)
 
 
-@settings(deadline=None, max_examples=200)
-@given(WORLDS)
-def test_a_run_is_launched_alone_in_its_group_and_after_what_it_comes_after(case: dict[str, Any]) -> None:
+def a_run_is_launched_alone_in_its_group_and_after_what_it_comes_after(case: dict[str, Any]) -> None:
     actual, desired = actual_of(case), desired_of(case)
     wishes = {each.run_id: each for each in desired.wishes}
     groups = [group for each in case["wishes"] if (group := (each.get("concurrency") or {}).get("group"))]
@@ -555,3 +537,24 @@ def test_a_run_is_launched_alone_in_its_group_and_after_what_it_comes_after(case
 
 def _group(each: Wish) -> str:
     return each.request.concurrency.group if each.request.concurrency is not None else ""
+
+
+PROMISES = (
+    every_world_has_one_decision,
+    a_run_is_acted_on_once_and_in_one_way,
+    only_what_was_never_claimed_is_launched_and_never_more_than_there_is_room_for,
+    no_name_is_launched_while_an_older_run_of_it_has_not_ended,
+    only_a_stale_run_is_resumed_or_given_up,
+    no_run_of_another_host_goes_on_here_before_that_host_fell_silent,
+    what_ended_is_published_until_the_tip_proves_it_and_then_put_away,
+    a_run_is_launched_alone_in_its_group_and_after_what_it_comes_after,
+)
+
+
+@settings(deadline=None, max_examples=400)
+@given(WORLDS, st.randoms(use_true_random=False))
+def test_what_is_promised_holds_in_every_world(case: dict[str, Any], random: Any) -> None:
+    """All at once, because to think of a world takes ten times as long as to decide about it."""
+    for promise in PROMISES:
+        promise(case)
+    the_order_in_which_the_world_was_read_does_not_matter(case, random)
