@@ -84,6 +84,8 @@ class Claims:
         if announce and runs:
             messages.append(codec.compact(self._announcement(runs)))
         oids = self._write(messages)
+        assert self.observer.hearing is not None
+        self.observer.hearing.wrote(dict(zip(oids, messages, strict=True)))
         updates = [
             RefUpdate(ref=claim_ref(each.run_id), old=each.old, new=oid)
             for each, oid in zip(wanted, oids, strict=False)

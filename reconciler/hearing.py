@@ -78,15 +78,20 @@ class Hearing:
         self.hosts: dict[HostId, Announcement] = {}
         self._wanted: dict[str, str] = {}
         self._notes: dict[str, Note | None] = {}
+        self._written: dict[str, bytes] = {}
 
     def ask(self, branches: Sequence[str]) -> None:
-        """Fetch the branches and all claims and hosts. Raise GitFailed if the remote does not answer."""
+        """Fetch the branches and all claims and hosts. Raise GitFailed if the remote does not answer, or if a note that
+        it has is not here all the same."""
         assert self.world.remote is not None
         asked = self.world.now()
         self.refs = dict(self.world.remote.fetch(branches))
         self.asked, self.answered = asked, self.world.now()
         self.memory.asked, self.changed = asked, True
-        self._read()
+        if gone := self._read():
+            # `git gc --prune=now` removes what no ref leads to at that moment. Fetched anew, it is there again.
+            self.world.remote.keep([RefUpdate(ref=ref, old=None, new=None) for ref in gone])
+            raise GitFailed(f"git fetch: {gone[0]} was fetched and is not here; is git gc --prune=now at work?")
         self._listen(self.answered)
 
     def recall(self, branches: Sequence[str]) -> None:
@@ -94,6 +99,10 @@ class Hearing:
         assert self.world.remote is not None
         self.refs = dict(self.world.remote.known(branches))
         self._read()
+
+    def wrote(self, notes: Mapping[str, bytes]) -> None:
+        """Remember notes by object id that are about to be pushed: what we say ourselves need not be read."""
+        self._written = dict(notes)
 
     def note(self, updates: Sequence[RefUpdate]) -> None:
         """Take over what we changed at the remote ourselves."""
@@ -151,18 +160,23 @@ class Hearing:
 
     # -------------------------------------------------------------------------------------------- listening
 
-    def _read(self) -> None:
-        """Read the notes behind the refs; one that cannot be read counts as a claim of nobody, which falls silent."""
-        wanted = {ref: oid for ref, oid in self.refs.items() if ref.startswith((CLAIMS, HOSTS))}
-        if wanted == self._wanted:
-            return
-        self._wanted = wanted
-        missing = sorted({oid for oid in wanted.values() if oid not in self._notes})
-        found = read_notes(self.world.repository, missing) if missing else {}
+    def _read(self) -> Sequence[str]:
+        """Read the notes behind the refs; one that says nothing we understand counts as a claim of nobody, which falls
+        silent. Return the refs whose notes are not in the repository: nothing is known of those yet."""
+        named = {ref: oid for ref, oid in self.refs.items() if ref.startswith((CLAIMS, HOSTS))}
+        if named == self._wanted:
+            return ()
+        new = sorted({oid for oid in named.values() if oid not in self._notes})
+        found = {oid: self._written[oid] for oid in new if oid in self._written}
+        unread = [oid for oid in new if oid not in found]
+        found |= read_notes(self.world.repository, unread) if unread else {}
+        unread = [oid for oid in unread if oid not in found]
+        gone = {oid for oid, there in zip(unread, self.world.repository.look_up(unread), strict=True) if there is None}
+        self._wanted = wanted = {ref: oid for ref, oid in named.items() if oid not in gone}
         kinds: dict[str, type[Note]] = {
             oid: SharedClaim if ref.startswith(CLAIMS) else Announcement for ref, oid in wanted.items()
         }
-        for oid in missing:
+        for oid in set(new) - gone:
             self._notes[oid] = _parsed(kinds[oid], found.get(oid))
         self._notes = {oid: self._notes[oid] for oid in wanted.values()}
         self.claims = {
@@ -176,6 +190,7 @@ class Hearing:
             for ref, each in sorted(notes.items())
             if isinstance(each, Announcement) and ref == host_ref(each.host)
         }
+        return [ref for ref, oid in named.items() if oid in gone]
 
     def _claim(self, ref: str, oid: str) -> SharedClaim:
         run_id, note = RunId(ref.removeprefix(CLAIMS)), self._notes[oid]

@@ -292,6 +292,29 @@ def test_a_person_commits_rebases_stashes_and_collects_garbage_meanwhile(hub: Hu
     assert hub.shared() == []
 
 
+def test_claims_that_garbage_collection_took_away_are_fetched_again_and_nobody_else_s(hub: Hub) -> None:
+    a, b = hub.clones("a", "b", lease_s=60)
+    a.simple("x", f"echo ran >> {hub.outside}/ran; until test -e {hub.outside}/go; do sleep 0.05; done")
+    a.push()
+    for each in (a, b):
+        assert each.run("reconcile").returncode == 0
+        notes = each.git("for-each-ref", "--format=%(objectname)", "refs/reconciler/remote/claims").split()
+        assert len(notes) == 1
+        for oid in notes:
+            (each.path / ".git/objects" / oid[:2] / oid[2:]).unlink()
+    for each in (a, b):
+        each.run("status")
+        done = each.run("reconcile")
+        assert "left to others" not in done.stderr, done.stderr
+        assert each.git("for-each-ref", "--format=%(objectname)", "refs/reconciler/remote/claims").split() == notes
+        assert each.git("cat-file", "-t", notes[0]) == "commit\n"
+    (hub.outside / "go").touch()
+    assert a.run("reconcile", "--wait").returncode == 0
+    assert b.run("reconcile", "--wait").returncode == 0
+    assert hub.outcomes("x") == ["succeeded"]
+    assert (hub.outside / "ran").read_text() == "ran\n"
+
+
 def _insist(scratch: Scratch, *words: str) -> None:
     """Do what a person does with git, again if it was told that the index is in use."""
     for _ in range(100):

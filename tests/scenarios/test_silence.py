@@ -44,6 +44,9 @@ class Table:
     def contents(self, oids: Sequence[str], kind: str = "") -> Iterator[tuple[str, bytes]]:
         return ((oid, b"tree 0\n\n" + self.notes[oid]) for oid in oids)
 
+    def look_up(self, oids: Sequence[str]) -> tuple[str | None, ...]:
+        return tuple(oid if oid in self.notes else None for oid in oids)
+
 
 class Machine:
     """This machine: its clocks, and what it has heard."""
@@ -55,7 +58,7 @@ class Machine:
 
     def process(self) -> Hearing:
         """Return what a new process of this machine knows."""
-        repository = SimpleNamespace(state=self.state, objects=self.table)
+        repository = SimpleNamespace(state=self.state, objects=self.table, look_up=self.table.look_up)
         world: Any = SimpleNamespace(repository=repository, disk=DISK, remote=self.table, now=lambda: self.now)
         return Hearing(world)
 

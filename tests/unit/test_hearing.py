@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from reconciler import codec
-from reconciler.hearing import _parsed
-from reconciler.model import Announcement, Claim, HostId, Instant, Process, RunId, SharedClaim, TaskId
+from reconciler.errors import GitFailed
+from reconciler.hearing import Hearing, _parsed
+from reconciler.model import Announcement, Claim, HostId, Instant, Process, RunId, SharedClaim, TaskId, claim_ref
+from reconciler.remote import RefUpdate, write_notes
+from reconciler.world import open_world
+from tests.scratch import Hub
 
 AT = Instant(at="2026-03-01T12:00:00.000Z", monotonic_s=1.0, boot_id="theirs")
 CLAIM = Claim(
@@ -68,3 +75,44 @@ def test_what_is_no_note_is_none(data: bytes | None) -> None:
 def test_a_lease_is_bounded(said: float, taken: float) -> None:
     found: Any = _parsed(Announcement, codec.compact(replace(LIVING, lease_s=said)))
     assert found.lease_s == taken
+
+
+# ------------------------------------------------------------------------------------------------ notes that are gone
+
+
+@pytest.fixture
+def heard(tmp_path: Path) -> Iterator[tuple[Hub, Hearing, str]]:
+    """Who hears of a claim that has just been pushed, and whose object `git gc --prune=now` has removed."""
+    hub = Hub(tmp_path)
+    [clone] = hub.clones("a")
+    world = open_world(clone.path)
+    assert world.remote is not None
+    [oid] = write_notes(world.repository, [codec.compact(SHARED)], "R <r@example.invalid>", 1_700_000_000)
+    assert not world.remote.push([RefUpdate(ref=claim_ref(SHARED.run_id), old=None, new=oid)], atomic=False)
+    clone.git("gc", "-q", "--prune=now")
+    yield hub, Hearing(world), oid
+    world.repository.objects.close()
+
+
+def test_what_is_pushed_need_not_be_read(heard: tuple[Hub, Hearing, str]) -> None:
+    _, hearing, oid = heard
+    hearing.wrote({oid: codec.compact(SHARED)})
+    hearing.note([RefUpdate(ref=claim_ref(SHARED.run_id), old=None, new=oid)])
+    assert hearing.claims == {SHARED.run_id: SHARED}
+
+
+def test_a_note_that_is_gone_is_no_claim_of_a_stranger_and_is_fetched_again(heard: tuple[Hub, Hearing, str]) -> None:
+    _, hearing, oid = heard
+    hearing.note([RefUpdate(ref=claim_ref(SHARED.run_id), old=None, new=oid)])
+    assert hearing.claims == {}
+    with contextlib.suppress(GitFailed):
+        hearing.ask(["main"])
+    hearing.ask(["main"])
+    assert hearing.claims == {SHARED.run_id: SHARED}
+
+
+def test_what_is_there_and_no_note_counts_as_a_claim_of_nobody(heard: tuple[Hub, Hearing, str]) -> None:
+    hub, hearing, _ = heard
+    hub.git("update-ref", "refs/reconciler/claims/b-22222222", "main")
+    hearing.ask(["main"])
+    assert hearing.claims[RunId("b-22222222")].host == "unknown"
