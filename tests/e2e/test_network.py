@@ -21,6 +21,9 @@ from tests.scratch import ENVIRONMENT, Clone, Hub, wait_for
 SHORT = {"RECONCILER_REMOTE_TIMEOUT": "2"}
 
 
+SAID_BYTES_MAX = 1 << 16
+
+
 class Proxy:
     """A TCP proxy in front of a git server, which can be told to misbehave.
 
@@ -67,17 +70,16 @@ class Proxy:
             selector = selectors.DefaultSelector()
             for each in (client, server):
                 selector.register(each, selectors.EVENT_READ)
-            first, pushes, sent = True, False, False
+            said, sent = b"", False
             while not self.ended.is_set():
                 for key, _ in selector.select(0.05):
                     assert isinstance(key.fileobj, socket.socket)
                     with contextlib.suppress(ConnectionError):
                         data = key.fileobj.recv(1 << 16)
                         if key.fileobj is client:
-                            pushes = pushes or (first and b"git-receive-pack" in data)
-                            first = False
+                            said += data[: SAID_BYTES_MAX - len(said)]  # a word may come in two parts
                             # The server answers the list of commands when it has the pack behind it, if there is one.
-                            sent = sent or (pushes and (b"report-status" in data or b"PACK" in data))
+                            sent = b"git-receive-pack" in said and (b"report-status" in said or b"PACK" in said)
                             server.sendall(data)
                         elif sent and self.drop_answers and data:
                             # The first word behind a pack is the report of what was done.
