@@ -29,6 +29,7 @@ from reconciler.actions import (
     Yield,
 )
 from reconciler.apply import Done, apply, claims_for, fence, is_recorded, subject_of
+from reconciler.bus import Bus
 from reconciler.claims import Claims, Wanted
 from reconciler.conditions import set_condition
 from reconciler.contact import Contact
@@ -130,6 +131,7 @@ class Loop:
     locked: int = 0
     opener: Opener | None = None
     pulls: PullRequests = field(init=False)
+    bus: Bus | None = None
 
     def __post_init__(self) -> None:
         self.contact = Contact(self.world, self.observer)
@@ -146,7 +148,9 @@ class Loop:
             seen = replace(seen, limits=replace(seen.limits, publish_due=due))
             actions = self.freezer.complete_all(diff(seen.desired, seen.actual, seen.now, seen.limits))
             self._note_concerned(seen)
+            heard = self.bus.tell(seen) if self.bus is not None else ()
             result = self._act(seen, actions)
+            result = replace(result, told=(*heard, *result.told))
             if self.claims.refused is not None:
                 self.observer.online, result = False, replace(result, online=False)
             self.observer.remember()

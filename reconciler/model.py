@@ -14,6 +14,7 @@ from datetime import tzinfo
 from enum import StrEnum
 from typing import NewType, Protocol
 
+from reconciler.outgoing import CloudSync, Credential, Notification, Outgoing
 from reconciler.values import frozen
 
 Name = NewType("Name", str)
@@ -535,6 +536,15 @@ class Settings:
     ageing_s: float = 3600.0
     require_plan: bool = False
     roles: RoleSettings = RoleSettings()
+    subscribers: tuple[str, ...] = ()
+    credentials: Mapping[str, Credential] = field(default_factory=dict)
+    cloud_sync: CloudSync | None = None
+    notifications: tuple[Notification, ...] = ()
+
+    @property
+    def outgoing(self) -> Outgoing:
+        """What leaves the repository."""
+        return Outgoing(credentials=self.credentials, cloud_sync=self.cloud_sync, notifications=self.notifications)
 
 
 # ---------------------------------------------------------------------------------------------- plans

@@ -11,6 +11,7 @@ import click
 
 from reconciler.actions import Launch, Wait
 from reconciler.aggregate import duration
+from reconciler.bus import Bus
 from reconciler.conditions import read_conditions
 from reconciler.loop import Loop, Pass, unproven
 from reconciler.manifest import artifact_root
@@ -34,7 +35,7 @@ class Session:
         self, directory: Path, *, workers: Workers | None = None, quiet: bool = False, branch: str | None = None
     ) -> None:
         self.world = open_world(directory, workers)
-        self.loop = Loop(self.world, Observer(self.world, branch), opener=_opener)
+        self.loop = Loop(self.world, Observer(self.world, branch), opener=_opener, bus=Bus(self.world))
         self.published: dict[RunId, tuple[TaskId, str]] = {}
         self.quiet = quiet
         self.said: set[str] = set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from reconciler import outlet_settings as outlets
 from reconciler.agent import BUILT_IN as AGENTS
 from reconciler.model import (
     AgentSettings,
@@ -42,7 +43,8 @@ def parse_settings(data: bytes | None, source: Source, contract: Contract) -> Se
     if data is None:
         return Settings()
     checks = (_intervals, _silence, _lease, _ageing, _patterns, _commands, _reviewer)
-    document = examine("settings", data, source, contract, *checks)
+    outgoing = (outlets.unknown_credentials, outlets.bad_templates, outlets.open_mail)
+    document = examine("settings", data, source, contract, *checks, *outgoing)
     if isinstance(document, Rejection):
         return document
     return Settings(**fields_of(document.value, _SETTINGS))
@@ -208,4 +210,8 @@ _SETTINGS: Conversions = {
     "ageing": ("ageing_s", parse_duration),
     "require_plan": ("require_plan", bool),
     "roles": ("roles", _roles),
+    "subscribers": ("subscribers", tuple),
+    "credentials": ("credentials", outlets.credentials),
+    "cloud_sync": ("cloud_sync", outlets.cloud_sync),
+    "notifications": ("notifications", outlets.notifications),
 }

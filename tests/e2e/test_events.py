@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from pathlib import Path
 from typing import Any
 
 from reconciler.contracts import Contracts
-from tests.scratch import Scratch
+from tests import subscriber_package
+from tests.scratch import ENVIRONMENT, Scratch
 
 PIPELINE = """\
 workspace: empty
@@ -61,3 +64,31 @@ def test_a_run_tells_its_whole_story_without_secrets_and_nothing_of_it_is_commit
     assert "tokenvalue" not in (scratch.directory("r") / "events.jsonl").read_text()
     assert "events.jsonl" not in scratch.git("ls-tree", "-r", "--name-only", "HEAD")
     assert scratch.git("status", "--porcelain") == ""
+
+
+def test_a_package_subscribes_and_one_that_throws_is_named_and_breaks_nobody(scratch: Scratch, tmp_path: Path) -> None:
+    python, chat = subscriber_package.install(tmp_path), tmp_path / "chat"
+    scratch.settings("subscribers: [broken, chat, missing]\n")
+    scratch.simple("a", "true")
+    done = subprocess.run(
+        [str(python), "-m", "reconciler", "reconcile", "--wait"], cwd=scratch.path, capture_output=True, text=True,
+        env={**ENVIRONMENT, "CHAT_FILE": str(chat)}, check=False, timeout=90,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "subscriber 'broken': ValueError at run:started: no idea what run:started is" in done.stderr
+    assert "subscriber 'missing': no installed package has it; install the package" in done.stderr
+    heard = [line.split(" ") for line in chat.read_text().splitlines()]
+    assert heard[0][0] == "run:started" and heard[-1][0] == "run:completed"
+    assert {each[1] for each in heard} == {scratch.run_id("a")}
+    assert len(heard) == len({each[0] for each in heard})
+
+
+def test_the_end_of_a_run_that_was_given_up_is_told_by_the_pass(scratch: Scratch) -> None:
+    scratch.settings()
+    scratch.simple("a", "sleep 60", attempts_max=1)
+    scratch.run("reconcile")
+    scratch.wait_for(lambda: (scratch.record("a", "events.jsonl")).exists())
+    scratch.kill_run("a")
+    assert scratch.run("reconcile", "--wait").returncode == 1
+    assert told(scratch, "a")[-1]["event"] == "run:failed"
+    assert told(scratch, "a")[-1]["data"]["status"] == "failed"
