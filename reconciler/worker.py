@@ -99,12 +99,19 @@ def _become_worker(order: Mapping[str, str], secrets: Sequence[bytes]) -> int:
     try:
         _redirect_standard_streams(directory)
         lease = Path(order["lease"]) if order["lease"] else None
+        secrets = [*withheld(order.get("withheld", "").split()), *secrets]
         run_attempt(directory, int(order["number"]), Path(order["checkout"]), order["plan"], secrets, lease)
     except BaseException:
         # Nobody waits for this process: the traceback goes where a person looks after a lost attempt.
         traceback.print_exc()
         return 70
     return 0
+
+
+def withheld(names: Sequence[str]) -> tuple[bytes, ...]:
+    """Take variables out of this process, for it and its stages have no use for them; return what must not be seen of
+    them all the same."""
+    return secret_values({f"{name}_SECRET": os.environ.pop(name, "") for name in names})
 
 
 def _redirect_standard_streams(directory: RunDirectory) -> None:

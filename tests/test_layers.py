@@ -126,6 +126,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "agents/",
         "forges/",
         "bus",
+        "confided",
         "credentials/",
         "outlets/",
     ),
