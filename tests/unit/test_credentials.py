@@ -107,8 +107,8 @@ def test_what_was_handed_out_is_seen_in_no_text_and_no_value() -> None:
     secret = found.get("a")
     assert "correct horse battery" not in cleaned("it is\n correct horse battery and correct%20horse%20battery")
     assert "correct" not in f"{secret!r} {found!r}"
-    confide("localhost")  # what looks plain is a secret once it was one
-    assert "localhost" not in cleaned("at localhost")
+    confide("incorrect")  # what looks plain is a secret once it was one
+    assert "incorrect" not in cleaned("it is incorrect")
 
 
 # ------------------------------------------------------------------------------------------------ sources
@@ -197,7 +197,7 @@ def test_a_program_that_does_not_is_refused_and_nothing_of_it_is_told(text: str,
 
 
 def test_a_program_that_hangs_is_ended_with_all_it_started() -> None:
-    with pytest.raises(NoCredential, match="it takes longer than 0.1 s"):
+    with pytest.raises(NoCredential, match="it takes longer than"):
         command("import os, time; os.fork(); time.sleep(600)", timeout_s=0.1).get("a")
     with pytest.raises(NoCredential, match="No such file"):
         FromCommand(argv=("/nowhere/program",), timeout_s=1.0).get("a")
