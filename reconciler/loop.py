@@ -30,7 +30,6 @@ from reconciler.actions import (
     Yield,
 )
 from reconciler.apply import Done, apply, claims_for, fence, is_recorded, subject_of
-from reconciler.bus import Bus
 from reconciler.claims import Claims, Wanted
 from reconciler.conditions import set_condition
 from reconciler.contact import Contact
@@ -58,7 +57,8 @@ from reconciler.values import frozen
 from reconciler.world import World
 
 if TYPE_CHECKING:
-    # What delivers is loaded when settings name somebody to deliver to.
+    # What delivers is loaded when settings name somebody to deliver to, and what tells when there is something to.
+    from reconciler.bus import Bus
     from reconciler.outlets.deliveries import Deliveries
 
 PASS_LOCK_PATIENCE_S = 60.0
@@ -141,6 +141,7 @@ class Loop:
     locked: int = 0
     opener: Opener | None = None
     pulls: PullRequests = field(init=False)
+    tells: bool = False
     bus: Bus | None = None
     deliveries: Deliveries | None = None
 
@@ -160,7 +161,7 @@ class Loop:
             actions = self.freezer.complete_all(diff(seen.desired, seen.actual, seen.now, seen.limits))
             self._note_concerned(seen)
             self._withhold(seen)
-            heard = self.bus.tell(seen) if self.bus is not None else ()
+            heard = self._tell(seen)
             result = self._act(seen, actions)
             result = replace(result, troubles=(*heard, *self._deliver(seen)))
             if self.claims.refused is not None:
@@ -174,7 +175,7 @@ class Loop:
         for _ in range(MOVED_MAX):
             result = self.run_pass()
             watch(result)
-            owes = result.publication is not None and result.seen.settings.outgoing.said
+            owes = result.publication is not None and result.seen.settings.tells_others
             if not result.tip_moved and not _sets_free(result) and not owes:
                 break
             if result.tip_moved:
@@ -265,15 +266,25 @@ class Loop:
 
     # -------------------------------------------------------------------------------------------- what leaves
 
+    def _tell(self, seen: Observation) -> tuple[str, ...]:
+        """Tell subscribers, and journals, what is new of the runs under way; return what subscribers threw."""
+        if self.bus is None:
+            if not self.tells or not seen.actual.runs:
+                return ()
+            from reconciler.bus import Bus
+
+            self.bus = Bus(self.world)
+        return self.bus.tell(seen)
+
     def _withhold(self, seen: Observation) -> None:
         """Let no stage inherit a variable that holds a credential of the reconciler's own."""
-        if names := [each.env for each in seen.settings.credentials.values() if each.env]:
+        if names := [str(each["env"]) for each in seen.settings.credentials.values() if "env" in each]:
             self.world.workers.withhold(names)
 
     def _deliver(self, seen: Observation) -> tuple[str, ...]:
         """Settle what leaves the repository, if settings name somebody to deliver to; return what is in the way."""
         if self.deliveries is None:
-            if not seen.settings.outgoing.said:
+            if not seen.settings.tells_others:
                 return ()
             from reconciler.outlets.deliveries import Deliveries
 

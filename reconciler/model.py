@@ -14,7 +14,6 @@ from datetime import tzinfo
 from enum import StrEnum
 from typing import NewType, Protocol
 
-from reconciler.outgoing import CloudSync, Credential, Notification, Outgoing
 from reconciler.values import frozen
 
 Name = NewType("Name", str)
@@ -509,7 +508,8 @@ class RoleSettings:
 @frozen
 class Settings:
     """`reconciler.yaml`. `branch` None means the branch HEAD names; `runs_max` None twice the cores; `remote` None
-    that there is none, whatever is configured."""
+    that there is none, whatever is configured. `credentials`, `cloud_sync` and `notifications` are as the file says
+    them."""
 
     branch: str | None = None
     remote: str | None = "origin"
@@ -537,14 +537,14 @@ class Settings:
     require_plan: bool = False
     roles: RoleSettings = RoleSettings()
     subscribers: tuple[str, ...] = ()
-    credentials: Mapping[str, Credential] = field(default_factory=dict)
-    cloud_sync: CloudSync | None = None
-    notifications: tuple[Notification, ...] = ()
+    credentials: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    cloud_sync: Mapping[str, object] | None = None
+    notifications: tuple[Mapping[str, object], ...] = ()
 
     @property
-    def outgoing(self) -> Outgoing:
-        """What leaves the repository."""
-        return Outgoing(credentials=self.credentials, cloud_sync=self.cloud_sync, notifications=self.notifications)
+    def tells_others(self) -> bool:
+        """Whether anything leaves the repository; as values it is `outlet_settings.outgoing`."""
+        return self.cloud_sync is not None or bool(self.notifications)
 
 
 # ---------------------------------------------------------------------------------------------- plans

@@ -116,11 +116,6 @@ class Outgoing:
     cloud_sync: CloudSync | None = None
     notifications: tuple[Notification, ...] = ()
 
-    @property
-    def said(self) -> bool:
-        """Whether anything leaves the repository at all."""
-        return self.cloud_sync is not None or bool(self.notifications)
-
 
 TEMPLATE_FIELDS = (
     "attempt",

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from string import Template
 from typing import Any
 
-from reconciler.model import Violation
+from reconciler.model import Settings, Violation
 from reconciler.outgoing import (
     TEMPLATE_FIELDS,
     CloudSync,
@@ -15,6 +15,7 @@ from reconciler.outgoing import (
     Email,
     KeyringEntry,
     Notification,
+    Outgoing,
     Slack,
     To,
     Webhook,
@@ -33,9 +34,13 @@ NAMED = (
 """Where a credential is named."""
 
 
-def credentials(value: Mapping[str, Mapping[str, Any]]) -> dict[str, Credential]:
-    """Return the credentials that settings name, by name."""
-    return {name: _credential(each) for name, each in value.items()}
+def outgoing(said: Settings) -> Outgoing:
+    """Return what leaves the repository, of settings that keep their schema."""
+    return Outgoing(
+        credentials={name: _credential(each) for name, each in said.credentials.items()},
+        cloud_sync=_cloud_sync(said.cloud_sync) if said.cloud_sync is not None else None,
+        notifications=tuple(map(_notification, said.notifications)),
+    )
 
 
 def _credential(value: Mapping[str, Any]) -> Credential:
@@ -47,14 +52,12 @@ def _credential(value: Mapping[str, Any]) -> Credential:
     return Credential(**fields_of(value, known))
 
 
-def cloud_sync(value: Mapping[str, Any]) -> CloudSync:
-    """Return where manifests are uploaded to."""
+def _cloud_sync(value: Mapping[str, Any]) -> CloudSync:
     return CloudSync(**fields_of(value, {"tasks": ("tasks", tuple)}))
 
 
-def notifications(value: list[Mapping[str, Any]]) -> tuple[Notification, ...]:
-    """Return the rules of notifications, in their order."""
-    return tuple(Notification(**fields_of(each, {"to": ("to", _to), "when": ("when", _when)})) for each in value)
+def _notification(value: Mapping[str, Any]) -> Notification:
+    return Notification(**fields_of(value, {"to": ("to", _to), "when": ("when", _when)}))
 
 
 def _to(value: Mapping[str, Any]) -> To:
@@ -75,7 +78,14 @@ def _when(value: Mapping[str, Any]) -> When:
 # ------------------------------------------------------------------------------------------------ what is wrong
 
 
-def unknown_credentials(document: Document) -> Iterator[Violation]:
+def violations(document: Document) -> Iterator[Violation]:
+    """Yield everything that is wrong although each value by itself keeps its schema."""
+    yield from _unknown_credentials(document)
+    yield from _bad_templates(document)
+    yield from _open_mail(document)
+
+
+def _unknown_credentials(document: Document) -> Iterator[Violation]:
     """Yield a violation wherever a credential is named that `credentials` does not hold."""
     said: object = document.value.get("credentials")
     known = sorted(map(str, said)) if isinstance(said, dict) else []
@@ -87,7 +97,7 @@ def unknown_credentials(document: Document) -> Iterator[Violation]:
                 yield Violation(path=pointer, reason=reason, cure=cure, rule="unknown-credential")
 
 
-def bad_templates(document: Document) -> Iterator[Violation]:
+def _bad_templates(document: Document) -> Iterator[Violation]:
     """Yield a violation for every template that could not be filled in."""
     for pointer, text in at(document.value, "notifications.[].template"):
         if isinstance(text, str) and (reason := _fault(text)):
@@ -103,7 +113,7 @@ def _fault(text: str) -> str:
     return f"the template names {shown(unknown[0])}, which is no field" if unknown else ""
 
 
-def open_mail(document: Document) -> Iterator[Violation]:
+def _open_mail(document: Document) -> Iterator[Violation]:
     """Yield a violation where mail, or what authorises it, would cross a network in the clear."""
     for pointer, each in at(document.value, "notifications.[].to.email"):
         if not isinstance(each, dict):

@@ -11,7 +11,6 @@ import click
 
 from reconciler.actions import Launch, Wait
 from reconciler.aggregate import duration
-from reconciler.bus import Bus
 from reconciler.conditions import read_conditions
 from reconciler.loop import Loop, Pass, unproven
 from reconciler.manifest import artifact_root
@@ -35,7 +34,7 @@ class Session:
         self, directory: Path, *, workers: Workers | None = None, quiet: bool = False, branch: str | None = None
     ) -> None:
         self.world = open_world(directory, workers)
-        self.loop = Loop(self.world, Observer(self.world, branch), opener=_opener, bus=Bus(self.world))
+        self.loop = Loop(self.world, Observer(self.world, branch), opener=_opener, tells=True)
         self.published: dict[RunId, tuple[TaskId, str]] = {}
         self.quiet = quiet
         self.said: set[str] = set()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from reconciler import outlet_settings as outlets
 from reconciler.agent import BUILT_IN as AGENTS
 from reconciler.model import (
     AgentSettings,
@@ -42,9 +41,8 @@ def parse_settings(data: bytes | None, source: Source, contract: Contract) -> Se
     """Return the settings that `data` says, the defaults where it says nothing, or everything that is wrong."""
     if data is None:
         return Settings()
-    checks = (_intervals, _silence, _lease, _ageing, _patterns, _commands, _reviewer)
-    outgoing = (outlets.unknown_credentials, outlets.bad_templates, outlets.open_mail)
-    document = examine("settings", data, source, contract, *checks, *outgoing)
+    checks = (_intervals, _silence, _lease, _ageing, _patterns, _commands, _reviewer, _outgoing)
+    document = examine("settings", data, source, contract, *checks)
     if isinstance(document, Rejection):
         return document
     return Settings(**fields_of(document.value, _SETTINGS))
@@ -132,6 +130,14 @@ def _reviewer(document: Document) -> Iterator[Violation]:
             yield Violation(path=pointer, reason=reason, cure="say both or neither", rule="agent-command")
 
 
+def _outgoing(document: Document) -> Iterator[Violation]:
+    """Yield what is wrong with what leaves the repository; what knows of that is loaded where something does."""
+    if isinstance(document.value, dict) and {"cloud_sync", "notifications"} & document.value.keys():
+        from reconciler.outlet_settings import violations
+
+        yield from violations(document)
+
+
 def _heartbeat(value: Mapping[str, Any]) -> Heartbeat:
     seconds: Conversions = {key: (f"{key}_s", parse_duration) for key in value}
     return Heartbeat(**fields_of(value, seconds))
@@ -211,7 +217,5 @@ _SETTINGS: Conversions = {
     "require_plan": ("require_plan", bool),
     "roles": ("roles", _roles),
     "subscribers": ("subscribers", tuple),
-    "credentials": ("credentials", outlets.credentials),
-    "cloud_sync": ("cloud_sync", outlets.cloud_sync),
-    "notifications": ("notifications", outlets.notifications),
+    "notifications": ("notifications", tuple),
 }

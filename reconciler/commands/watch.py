@@ -57,14 +57,13 @@ def command(repo: str, lines: bool, form: str) -> int:
 
 def beginning(directory: Path, workers: Workers) -> Callable[[], Loop]:
     """Return what opens a repository anew, for a loop that stays."""
-    from reconciler.bus import Bus
     from reconciler.loop import Loop
     from reconciler.observe import Observer
     from reconciler.world import open_world
 
     def begin() -> Loop:
         world = open_world(directory, workers)
-        return Loop(world, Observer(world), bus=Bus(world))
+        return Loop(world, Observer(world), tells=True)
 
     return begin
 

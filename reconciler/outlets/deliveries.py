@@ -19,9 +19,10 @@ from reconciler.confided import cleaned
 from reconciler.credentials.broker import Broker, broker_of
 from reconciler.errors import TransientError
 from reconciler.evidence import Proven, evidence_row, leads_to_manifests
-from reconciler.model import RunId, TaskId
+from reconciler.model import RunId, Settings, TaskId
 from reconciler.observe import Observation
 from reconciler.outgoing import Outgoing
+from reconciler.outlet_settings import outgoing
 from reconciler.outlets import audit
 from reconciler.outlets.box import Box, Dead, Done, Mark, Open
 from reconciler.outlets.opening import open_outlets
@@ -61,6 +62,7 @@ class Deliveries:
     world: World
     opening: Opening = open_outlets
     epoch_s: Callable[[], float] = time.time
+    settings: Settings | None = None
     said: Outgoing | None = None
     places: tuple[Place, ...] = ()
     owed: dict[tuple[str, str], Open] = field(default_factory=dict)
@@ -75,8 +77,8 @@ class Deliveries:
     def settle(self, seen: Observation) -> tuple[str, ...]:
         """Note what is owed and start what is due; return what is in the way, for people."""
         troubles = self._land()
-        if self.said != seen.settings.outgoing:
-            self._open(seen.settings.outgoing)
+        if self.settings != seen.settings:
+            self._open(seen.settings)
         if not self._take_lock():
             return troubles
         for place in self.places:
@@ -113,7 +115,11 @@ class Deliveries:
 
     # -------------------------------------------------------------------------------------------- opening
 
-    def _open(self, said: Outgoing) -> None:
+    def _open(self, settings: Settings) -> None:
+        """Open the outlets of settings, unless these speak of others as those before did."""
+        said, self.settings = outgoing(settings), settings
+        if said == self.said:
+            return
         for each in self.places:
             each.outlet.close()
         root, disk = self.world.repository.state / "outlets", self.world.disk

@@ -13,7 +13,6 @@ import pytest
 
 from reconciler.disk import Disk
 from reconciler.model import Instant, RunId, Settings, TaskId
-from reconciler.outgoing import CloudSync
 from reconciler.outlets import audit, box
 from reconciler.outlets.box import Box, Dead, Done, Open
 from reconciler.outlets.deliveries import Deliveries
@@ -80,7 +79,7 @@ class Place:
         """Do what a pass does, and wait for what it started."""
         found = deliveries or self.deliveries
         tip = self.scratch.git("rev-parse", "HEAD").strip()
-        settings = Settings(cloud_sync=CloudSync(base_url="http://localhost", workspace="w"))
+        settings = Settings(cloud_sync={"base_url": "http://localhost", "workspace": "w"})
         seen: Any = SimpleNamespace(
             settings=settings, tip=tip, evidence_tip="", now=NOW, actual=SimpleNamespace(evidence={})
         )
@@ -249,7 +248,7 @@ def test_one_task_that_hangs_delays_no_other_and_no_pass(place: Place) -> None:
     place.evidence("a", "b", task="slow")
     place.evidence("c", task="quick")
     tip = place.scratch.git("rev-parse", "HEAD").strip()
-    settings = Settings(cloud_sync=CloudSync(base_url="http://localhost", workspace="w"))
+    settings = Settings(cloud_sync={"base_url": "http://localhost", "workspace": "w"})
     actual = SimpleNamespace(evidence={})
     seen: Any = SimpleNamespace(settings=settings, tip=tip, evidence_tip="", now=NOW, actual=actual)
     assert place.deliveries.settle(seen) == ()
