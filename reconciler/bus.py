@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from reconciler import events, journal, rundir
 from reconciler.codec import CodecError
+from reconciler.confided import cleaned
 from reconciler.errors import LockHeld
 from reconciler.events import Event
 from reconciler.model import Phase, Run, RunId
 from reconciler.observe import Observation
 from reconciler.phases import ENDED, phase
-from reconciler.redact import redact_text, secret_values
 from reconciler.world import World
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ class Bus:
         return events.cleaned(told, lambda text: self._clean(seen, text))
 
     def _clean(self, seen: Observation, text: str) -> str:
-        return redact_text(text, patterns=seen.settings.redact.patterns, values=secret_values(os.environ))
+        return cleaned(text, seen.settings.redact.patterns)
 
     # -------------------------------------------------------------------------------------------- subscribers
 

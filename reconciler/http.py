@@ -132,6 +132,10 @@ class Http:
         self.address = self.address.rstrip("/")
         _origin(self.address)
 
+    def open(self) -> None:
+        """Make the client now, so that several threads can share it."""
+        self._connected()
+
     def close(self) -> None:
         if self._client is not None:
             self._client.close()

@@ -54,5 +54,7 @@ class Poster:
     def _http(self) -> Http:
         with self._lock:
             if self._client is None:
-                self._client = Http(address=self.address, silence_s=SILENCE_S, answer_s=ANSWER_S)
+                client = Http(address=self.address, silence_s=SILENCE_S, answer_s=ANSWER_S)
+                client.open()
+                self._client = client
             return self._client

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,7 +64,8 @@ def test_one_pass_publishes_and_delivers_and_a_failure_delays_no_run(scratch: Sc
     outside.answer = lambda asked: Said(503)
     scratch.simple("a", "true")
     assert scratch.run("reconcile", PLANE=TOKEN).returncode == 0
-    scratch.wait_for(lambda: scratch.attempt("a")["outcome"] == "succeeded")
+    path = scratch.directory("a") / "attempts/1.json"
+    scratch.wait_for(lambda: path.exists() and json.loads(path.read_bytes())["outcome"] == "succeeded")
     done = scratch.run("reconcile", PLANE=TOKEN)
     assert done.returncode == 0
     assert f"cloud-sync: {scratch.run_id('a')}.1 is not delivered yet: answered 503" in done.stderr
@@ -115,3 +117,17 @@ def test_a_kill_between_upload_and_receipt_costs_one_repeat_with_the_same_key(
     first, second = outside.asked
     assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
     assert first.body == second.body
+
+
+def test_a_watcher_delivers_and_goes_on_to_when_it_was_reloaded(scratch: Scratch, outside: Outside) -> None:
+    settings(scratch, outside)
+    watcher = scratch.start("watch", "--format", "json", PLANE=TOKEN)
+    scratch.simple("a", "true")
+    scratch.wait_for(lambda: len(outside.asked) == 1, timeout=40)
+    watcher.send_signal(signal.SIGHUP)
+    scratch.simple("b", "true")
+    scratch.wait_for(lambda: len(outside.asked) == 2, timeout=40)
+    watcher.terminate()
+    said, _ = watcher.communicate(timeout=40)
+    assert watcher.returncode == 0 and '"event": "reloaded"' in said
+    assert {each.headers["idempotency-key"].split("-")[0] for each in outside.asked} == {"t/a", "t/b"}
