@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -191,6 +192,15 @@ def test_what_is_owed_of_a_manifest_that_is_gone_is_a_dead_letter(place: Place) 
     (place.box.directory / "open/y.json").write_text("{")
     assert place.settle() == ()
     assert place.box.keys("open") == []
+
+
+def test_where_machines_share_a_remote_each_delivers_what_it_executed(place: Place) -> None:
+    place.deliveries.world = replace(place.deliveries.world, remote=object())
+    place.settle()
+    place.evidence("mine", "theirs")
+    place.deliveries.world.runs.mark("t", "mine-0123abcd")
+    place.settle()
+    assert place.keys() == ["mine-0123abcd.1"]
 
 
 # ------------------------------------------------------------------------------------------------ failures
