@@ -331,6 +331,7 @@ class Execution:
     def _passes_gate(self, stage: PlannedStage) -> bool:
         """Return whether a stage that is ready may start; if not, its record says what keeps it."""
         if stage.when is not None and not self._is_wanted(stage):
+            self._say_completed(self.records[stage.id])
             return False
         now_at = process.instant().at
         before = self.records[stage.id]

@@ -92,3 +92,19 @@ def test_the_end_of_a_run_that_was_given_up_is_told_by_the_pass(scratch: Scratch
     assert scratch.run("reconcile", "--wait").returncode == 1
     assert told(scratch, "a")[-1]["event"] == "run:failed"
     assert told(scratch, "a")[-1]["data"]["status"] == "failed"
+
+
+def test_what_is_left_out_and_what_is_tried_again_is_told(scratch: Scratch) -> None:
+    scratch.settings()
+    again = f"test -e {scratch.outside}/again || {{ touch {scratch.outside}/again; exit 3; }}"
+    stages = [
+        {"id": "never", "command": "true", "when": "false"},
+        {"id": "twice", "command": again, "attempts_max": 2, "backoff": "10ms", "needs": []},
+    ]
+    scratch.pipeline("p", f"workspace: empty\nstages: {json.dumps(stages)}\n")
+    scratch.request("r", "p")
+    scratch.commit()
+    assert scratch.run("reconcile", "--wait").returncode == 0
+    found = [each["data"] for each in told(scratch, "r") if each["event"] == "stage:completed"]
+    said = sorted((each["stage"], each["try_number"], each["status"], each["exit_code"]) for each in found)
+    assert said == [("never", 0, "skipped", None), ("twice", 1, "failed", 3), ("twice", 2, "succeeded", 0)]
