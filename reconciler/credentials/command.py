@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
-import threading
+import time
 from contextlib import suppress
 from datetime import datetime
 
@@ -45,28 +46,32 @@ class FromCommand:
             process = subprocess.Popen(self.argv, stdin=null, stdout=pipe, stderr=null, start_new_session=True)
         except OSError as error:
             raise NoCredential(f"{where}: {error.strerror}") from None
-        over = threading.Event()
+        with process:
+            try:
+                return self._output(where, process)
+            finally:
+                _end(process)
 
-        def stop() -> None:
-            over.set()
-            _end(process)
+    def _output(self, where: str, process: subprocess.Popen[bytes]) -> tuple[int, bytes]:
+        """Return exit status and output, once nobody can add to it. Raise NoCredential if either is too long."""
+        assert process.stdout is not None
+        ready, deadline_s = select.poll(), time.monotonic() + self.timeout_s
+        ready.register(process.stdout, select.POLLIN)
+        data = b""
+        while len(data) <= OUTPUT_BYTES_MAX:
+            # Who was started by the program may hold the other end for ever.
+            if not ready.poll(max(0.0, deadline_s - time.monotonic()) * 1000):
+                raise NoCredential(f"{where}: it takes longer than {self.timeout_s:g} s; say more with 'timeout'")
+            if not (part := os.read(process.stdout.fileno(), OUTPUT_BYTES_MAX + 1)):
+                return self._status(where, process, deadline_s), data
+            data += part
+        raise NoCredential(f"{where}: it prints more than {OUTPUT_BYTES_MAX} bytes")
 
-        watch = threading.Timer(self.timeout_s, stop)
-        watch.start()
+    def _status(self, where: str, process: subprocess.Popen[bytes], deadline_s: float) -> int:
         try:
-            with process:
-                assert process.stdout is not None
-                data = process.stdout.read(OUTPUT_BYTES_MAX + 1)
-                if len(data) > OUTPUT_BYTES_MAX:
-                    _end(process)
-                    raise NoCredential(f"{where}: it prints more than {OUTPUT_BYTES_MAX} bytes")
-                status = process.wait()
-        finally:
-            watch.cancel()
-            _end(process)
-        if over.is_set():
-            raise NoCredential(f"{where}: it takes longer than {self.timeout_s:g} s; say more with 'timeout'")
-        return status, data
+            return process.wait(max(0.0, deadline_s - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            raise NoCredential(f"{where}: it takes longer than {self.timeout_s:g} s; say more with 'timeout'") from None
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

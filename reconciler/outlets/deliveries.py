@@ -212,42 +212,40 @@ class Deliveries:
 
     def _deliver(self, place: Place, flight: Flight, data: bytes | None) -> None:
         """Try one delivery and write down what came of it: the work of a thread."""
+        began_s = time.monotonic()
         owed = replace(flight.owed, tries=flight.owed.tries + 1)
-        began_s, said = time.monotonic(), ""
-        error: TransientError | None = None
-        try:
-            if data is None:
-                raise Undeliverable("its manifest is not in the repository any more, or too large")
-            said = place.outlet.deliver(_delivery(owed, data)).said
-        except TransientError as failed:
-            error = failed
-        except Exception as failed:  # a bug of ours costs this delivery, not the loop
-            error = Undeliverable(f"{type(failed).__name__} in the outlet; please report it")
+        said, error = _tried(place.outlet, owed, data)
         try:
             with self._writing:
-                self._write_down(place, flight, owed, cleaned(said or str(error)), error, time.monotonic() - began_s)
+                result, flight.trouble = self._settled(place, owed, said, error)
+                self._audit(place, owed, result, said, time.monotonic() - began_s)
         except OSError as refused:
             flight.trouble = f"{owed.key}: what came of its delivery cannot be written down: {refused.strerror}"
 
-    def _write_down(
-        self, place: Place, flight: Flight, owed: Open, said: str, error: TransientError | None, took_s: float
-    ) -> None:
+    def _settled(self, place: Place, owed: Open, said: str, error: TransientError | None) -> tuple[str, str]:
+        """Write a receipt or a dead letter, or put a delivery off; return which, and what people are told of it."""
         at, name = self.world.now().at, place.outlet.name
         if error is None:
-            result = "delivered"
             place.box.receipt(Done(key=owed.key, at=at, tries=owed.tries, said=said))
-        elif isinstance(error, Undeliverable) or owed.tries >= TRIES_MAX:
-            result = "dead"
+            return "delivered", ""
+        if isinstance(error, Undeliverable) or owed.tries >= TRIES_MAX:
             place.box.bury(Dead(owed=replace(owed, reason=said), at=at, reason=said))
-            flight.trouble = f"{name}: {owed.key} is given up: {said}; see: reconciler deliveries"
-        else:
-            result = "retry"
-            self._put_off(place, owed, said, error)
-            flight.trouble = f"{name}: {owed.key} is not delivered yet: {said}"
+            return "dead", f"{name}: {owed.key} is given up: {said}; see: reconciler deliveries"
+        self._put_off(place, owed, said, error)
+        return "retry", f"{name}: {owed.key} is not delivered yet: {said}"
+
+    def _audit(self, place: Place, owed: Open, result: str, said: str, took_s: float) -> None:
         line = audit.Line(
-            at=at, outlet=name, delivery=owed.key, run_id=owed.run_id, attempt=owed.attempt, try_number=owed.tries,
-            result=result, said=said, duration_s=round(took_s, 3),
-        )  # fmt: skip
+            at=self.world.now().at,
+            outlet=place.outlet.name,
+            delivery=owed.key,
+            run_id=owed.run_id,
+            attempt=owed.attempt,
+            try_number=owed.tries,
+            result=result,
+            said=said,
+            duration_s=round(took_s, 3),
+        )
         audit.write(self.world.disk, self.world.checkout, owed.task_id, line)
 
     def _put_off(self, place: Place, owed: Open, said: str, error: TransientError) -> None:
@@ -265,6 +263,18 @@ class Deliveries:
             del self.flying[key]
             self.owed.pop((key[0], each.owed.key), None)  # read again from the box, if it is still owed
         return tuple(each.trouble for each in over.values() if each.trouble)
+
+
+def _tried(outlet: Outlet, owed: Open, data: bytes | None) -> tuple[str, TransientError | None]:
+    """Deliver, and return what was said, without secrets, and the error if it failed."""
+    try:
+        if data is None:
+            raise Undeliverable("its manifest is not in the repository any more, or too large")
+        return cleaned(outlet.deliver(_delivery(owed, data)).said), None
+    except TransientError as error:
+        return cleaned(str(error)), error
+    except Exception as error:  # a bug of ours costs this delivery, not the loop
+        return (said := f"{type(error).__name__} in the outlet; please report it"), Undeliverable(said)
 
 
 def _owed(delivery: Delivery, since: str) -> Open:

@@ -199,6 +199,11 @@ def test_a_program_that_does_not_is_refused_and_nothing_of_it_is_told(text: str,
 def test_a_program_that_hangs_is_ended_with_all_it_started() -> None:
     with pytest.raises(NoCredential, match="it takes longer than"):
         command("import os, time; os.fork(); time.sleep(600)", timeout_s=0.1).get("a")
+    away = "import os, time; os.fork() and os._exit(0); os.setsid(); time.sleep(3)"
+    with pytest.raises(NoCredential, match="it takes longer than"):
+        command(away, timeout_s=0.1).get("a")
+    with pytest.raises(NoCredential, match="it takes longer than"):
+        command("import os, time; os.close(1); time.sleep(600)", timeout_s=0.5).get("a")
     with pytest.raises(NoCredential, match="No such file"):
         FromCommand(argv=("/nowhere/program",), timeout_s=1.0).get("a")
 
