@@ -112,8 +112,11 @@ class Bus:
 
         said: list[str] = []
         thread = threading.Thread(target=_call, args=(name, subscriber, batch, said), daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            return [*troubles, f"subscriber '{name}': {error}"]
         self.telling[name] = Telling(thread, positions, said)
-        thread.start()
         thread.join(self.patience_s)
         late = [f"subscriber '{name}': it takes longer than {self.patience_s:g} s"] if thread.is_alive() else []
         return [*troubles, *self._settled(name), *late]

@@ -299,7 +299,7 @@ class Loop:
         who end after this."""
         troubles: list[str] = []
         deadline_s = self.world.now().monotonic_s + FINISH_S
-        while self.deliveries is not None and self.deliveries.busy() and self.world.now().monotonic_s < deadline_s:
+        while self.deliveries is not None and self.deliveries.busy and self.world.now().monotonic_s < deadline_s:
             self.deliveries.wait(deadline_s - self.world.now().monotonic_s)
             troubles += self._deliver(result.seen)
         if self.deliveries is not None:

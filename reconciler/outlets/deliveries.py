@@ -32,8 +32,11 @@ from reconciler.values import frozen
 from reconciler.world import World
 
 THREADS_MAX = 8
-LOOK_S = 0.1
-"""How often one looks whether a thread is done."""
+LOOK_S = 0.05
+"""How often one looks whether a thread is done, who waits for nothing else."""
+FLIGHT_S = 0.25
+"""How soon a pass looks at what is under way."""
+REFUSED_S = 1.0
 IDLE_S = 60.0
 Opening = Callable[[Outgoing, Broker], tuple[Outlet, ...]]
 
@@ -90,13 +93,15 @@ class Deliveries:
     def patience_s(self) -> float:
         """Return in how many seconds there is something to do."""
         if self.flying:
-            return LOOK_S
-        due = [self._due_s(each, *key) for key, each in self.owed.items()]
-        return max(0.0, min(due, default=IDLE_S))
+            return FLIGHT_S
+        left_s = min((self._due_s(each, *key) for key, each in self.owed.items()), default=IDLE_S)
+        # What is due and was not started could not be: that is no reason to do nothing else.
+        return left_s if left_s > 0 else REFUSED_S
 
+    @property
     def busy(self) -> bool:
-        """Return whether something is under way or due now."""
-        return bool(self.flying) or self.patience_s() <= 0
+        """Whether something is under way."""
+        return bool(self.flying)
 
     def wait(self, patience_s: float) -> None:
         """Wait until one of what is under way has ended, or patience is at its end."""
@@ -207,8 +212,11 @@ class Deliveries:
         flight = Flight(thread=threading.Thread(), owed=owed)
         arguments = (place, flight, data)
         flight.thread = threading.Thread(target=self._deliver, args=arguments, daemon=True)
+        try:
+            flight.thread.start()
+        except RuntimeError as error:
+            raise TransientError(f"{owed.key}: {error}") from None
         self.flying[place.outlet.name, owed.task_id] = flight
-        flight.thread.start()
 
     def _deliver(self, place: Place, flight: Flight, data: bytes | None) -> None:
         """Try one delivery and write down what came of it: the work of a thread."""

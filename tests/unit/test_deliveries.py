@@ -86,7 +86,7 @@ class Place:
         )
         said = found.settle(seen)
         for _ in range(200):
-            if not found.busy():
+            if not found.busy:
                 break
             found.wait(20)
             said += found.settle(seen)
