@@ -28,6 +28,7 @@ VERBS = {
     "ci": "do the right thing in CI: plan a pull request, reconcile a push",
     "status": "show runs: phase, stage, heartbeat, attempts, evidence",
     "logs": "print the output of a run's stages",
+    "deliveries": "show what is owed to other places, and revive what was given up",
     "why": "explain a run or a request: waiting for what, rejected where",
     "serve": "watch, and show runs, logs and metrics on a web page",
     "report": "write the evidence of a commit as a static site",

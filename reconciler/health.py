@@ -117,6 +117,29 @@ def roles(missing: Mapping[tuple[str, str], str], named: bool) -> Iterator[Findi
         yield fine("roles", "every role that reconciler.yaml names is installed")
 
 
+def subscribers(missing: Mapping[str, str], named: bool) -> Iterator[Finding]:
+    """Yield a finding for each subscriber that settings name and no package has; `missing` is name -> cure."""
+    for name, cure in missing.items():
+        yield warning("subscribers", f"'{name}' is not installed, and hears nothing", cure)
+    if named and not missing:
+        yield fine("subscribers", "every subscriber that reconciler.yaml names is installed")
+
+
+def credentials(missing: Mapping[str, str], named: bool) -> Iterator[Finding]:
+    """Yield a finding for each credential that cannot be had here; `missing` is name -> why."""
+    for name, reason in missing.items():
+        yield warning("credentials", reason, f"see what reconciler.yaml says of '{name}'")
+    if named and not missing:
+        yield fine("credentials", "what is in variables, files and the keyring can be read")
+
+
+def deliveries(dead: int) -> Iterator[Finding]:
+    """Yield a finding if there are dead letters."""
+    if dead:
+        cure = "reconciler deliveries --retry all"
+        yield warning("deliveries", f"{dead} were given up; 'reconciler deliveries' says why", cure)
+
+
 # ------------------------------------------------------------------------------------------------ the machine
 
 

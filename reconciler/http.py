@@ -44,7 +44,8 @@ Method = Literal["GET", "POST", "PUT", "PATCH"]
 class Call:
     """A request: the path below the client's address, what is asked, and a body of plain JSON values.
 
-    `repeatable` says that doing it twice is doing it once; a GET always is.
+    `repeatable` says that doing it twice is doing it once; a GET always is. `data` is a body as it is, instead of one
+    of values; `headers` go along with those that authorise the client.
     """
 
     method: Method
@@ -52,6 +53,8 @@ class Call:
     query: Mapping[str, str | int] = field(default_factory=dict)
     body: Mapping[str, Any] | None = None
     repeatable: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    data: bytes | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
@@ -129,6 +132,10 @@ class Http:
         self.address = self.address.rstrip("/")
         _origin(self.address)
 
+    def open(self) -> None:
+        """Make the client now, so that several threads can share it."""
+        self._connected()
+
     def close(self) -> None:
         if self._client is not None:
             self._client.close()
@@ -148,6 +155,17 @@ class Http:
                 break
             self.sleep(pause_s)
         return self._give_up(call, answer, error, may, pause_s)
+
+    def once(self, call: Call) -> Answer:
+        """Do a request once and return its answer, whatever that says. Raise ForgeFailed if there is none."""
+        answer, error = self._try(call)
+        if answer is None:
+            raise error or ForgeFailed(f"{call}: no answer")
+        return answer
+
+    def hint_s(self, answer: Answer) -> float | None:
+        """Return the seconds that a server asks to wait before the next request, None if it does not say."""
+        return self._hint_s(answer.headers)
 
     def pages(self, call: Call, *, size: int, pages_max: int, size_key: str = "per_page") -> Iterator[Any]:
         """Yield the values of a list that comes in pages. Raise ForgeFailed for what is no list."""
@@ -247,7 +265,7 @@ class Http:
             raise ForgeFailed(f"{call}: {self.host} redirects to what is no address") from None
 
     def _once(self, call: Call) -> Answer:
-        data = None if call.body is None else json.dumps(call.body).encode()
+        data = call.data if call.body is None else json.dumps(call.body).encode()
         if data is not None and len(data) > ORDER_BYTES_MAX:
             raise ForgeFailed(f"{call}: larger than {ORDER_BYTES_MAX} bytes")
         url = f"{self.address}{call.path}" + (f"?{urlencode(call.query)}" if call.query else "")
@@ -269,7 +287,12 @@ class Http:
 
     def _exchange(self, call: Call, url: str, data: bytes | None) -> Answer:
         deadline_s = self.monotonic() + self.answer_s
-        headers = {**self.authority, "Accept-Encoding": "identity", "User-Agent": "gitops-reconciler"}
+        headers = {
+            **self.authority,
+            **call.headers,
+            "Accept-Encoding": "identity",
+            "User-Agent": "gitops-reconciler",
+        }
         if data is not None:
             headers["Content-Type"] = "application/json"
         with self._connected().stream(call.method, url, content=data, headers=headers) as response:

@@ -1,4 +1,4 @@
-"""The edge to the packages beside us: which of the roles that settings name are there."""
+"""The edge to the packages beside us: which of the roles and subscribers that settings name are there."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from reconciler.model import BUILT_IN, RoleSettings
 
 GROUP = "reconciler.roles"
 """The group of entry points that roles are looked for in."""
+SUBSCRIBERS = "reconciler.subscribers"
+"""The group of those that hear the events of runs."""
 ROLES = ("planner", "builder", "tester", "reviewer")
 
 
@@ -17,11 +19,11 @@ def missing_roles(said: RoleSettings) -> tuple[tuple[str, str], ...]:
     return tuple((role, name) for role, name in named if name != BUILT_IN and not entry_points(name))
 
 
-def entry_points(name: str) -> tuple[metadata.EntryPoint, ...]:
+def entry_points(name: str, group: str = GROUP) -> tuple[metadata.EntryPoint, ...]:
     """Return the entry points of this name, in the order in which packages are found."""
-    return tuple(metadata.entry_points(group=GROUP, name=name))
+    return tuple(metadata.entry_points(group=group, name=name))
 
 
-def cure(name: str) -> str:
-    """Return what to do about a role that is not there."""
-    return f"install the package with the entry point '{name}' of the group {GROUP}, where reconciler is installed"
+def cure(name: str, group: str = GROUP) -> str:
+    """Return what to do about a role or a subscriber that is not there."""
+    return f"install the package with the entry point '{name}' of the group {group}, where reconciler is installed"

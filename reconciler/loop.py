@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from reconciler import due
 from reconciler.actions import (
@@ -55,6 +56,11 @@ from reconciler.remote import RefUpdate
 from reconciler.values import frozen
 from reconciler.world import World
 
+if TYPE_CHECKING:
+    # What delivers is loaded when settings name somebody to deliver to, and what tells when there is something to.
+    from reconciler.bus import Bus
+    from reconciler.outlets.deliveries import Deliveries
+
 PASS_LOCK_PATIENCE_S = 60.0
 GATHER_S = 1.0
 """While runs are under way, evidence is committed at most this often: many runs that end share a commit."""
@@ -73,6 +79,10 @@ SETTLING = (Cancel, Abandon, Quarantine, Restore, Retire, Forget, Resume, TakeOv
 """Actions after which another pass finds the world changed at once: to resume may be to find that it has ended."""
 FULL_S = 60.0
 """A pass is due at least so often, whatever has happened: what wakes the loop is a hint."""
+FINISH_S = 30.0
+"""So long a command that ends waits for what it delivers; what is not through by then is repeated by the next pass."""
+HEARD_S = 1.0
+"""How often subscribers hear of runs that are under way."""
 POLL_S = 0.25
 """How often the loop looks whether the tip has moved while it waits for workers."""
 
@@ -80,7 +90,7 @@ POLL_S = 0.25
 @frozen
 class Pass:
     """What one pass saw, decided and did. `blocked` says why evidence could not be committed, `told` what became of
-    pull requests."""
+    pull requests, `troubles` what subscribers threw and what could not be delivered."""
 
     seen: Observation
     actions: tuple[Action, ...]
@@ -90,6 +100,7 @@ class Pass:
     tip_moved: bool = False
     online: bool = True
     told: tuple[str, ...] = ()
+    troubles: tuple[str, ...] = ()
 
     @property
     def phases(self) -> dict[RunId, Phase]:
@@ -130,6 +141,9 @@ class Loop:
     locked: int = 0
     opener: Opener | None = None
     pulls: PullRequests = field(init=False)
+    tells: bool = False
+    bus: Bus | None = None
+    deliveries: Deliveries | None = None
 
     def __post_init__(self) -> None:
         self.contact = Contact(self.world, self.observer)
@@ -146,7 +160,10 @@ class Loop:
             seen = replace(seen, limits=replace(seen.limits, publish_due=due))
             actions = self.freezer.complete_all(diff(seen.desired, seen.actual, seen.now, seen.limits))
             self._note_concerned(seen)
+            self._withhold(seen)
+            heard = self._tell(seen)
             result = self._act(seen, actions)
+            result = replace(result, troubles=(*heard, *self._deliver(seen)))
             if self.claims.refused is not None:
                 self.observer.online, result = False, replace(result, online=False)
             self.observer.remember()
@@ -158,7 +175,8 @@ class Loop:
         for _ in range(MOVED_MAX):
             result = self.run_pass()
             watch(result)
-            if not result.tip_moved and not _sets_free(result):
+            owes = result.publication is not None and result.seen.settings.tells_others
+            if not result.tip_moved and not _sets_free(result) and not owes:
                 break
             if result.tip_moved:
                 self.contact.spread()
@@ -207,7 +225,15 @@ class Loop:
         gathered_s = max(0.0, self.published_s + GATHER_S - now.monotonic_s) if self._gathers(result) else FULL_S
         gathered = Due(in_s=gathered_s, what="evidence is committed")
         full = Due(in_s=FULL_S, what="everything is looked at again")
-        return min((full, remote, lease, gathered, *filter(None, [first])), key=lambda each: each.in_s)
+        leaving = self._leaving_due(result)
+        return min((full, remote, lease, gathered, *leaving, *filter(None, [first])), key=lambda each: each.in_s)
+
+    def _leaving_due(self, result: Pass) -> Iterator[Due]:
+        """Yield when something is to be delivered, or subscribers hear of the runs under way."""
+        if self.deliveries is not None:
+            yield Due(in_s=self.deliveries.patience_s(), what="something is delivered")
+        if self.bus is not None and result.seen.settings.subscribers and result.seen.actual.runs:
+            yield Due(in_s=HEARD_S, what="subscribers hear what is new")
 
     def _gathers(self, result: Pass) -> bool:
         """Return whether evidence waits for more of it, to share a commit."""
@@ -237,6 +263,48 @@ class Loop:
             return replace(result, tip_moved=True)
         wanted = next((each for each in actions if isinstance(each, Publish)), None)
         return self._publish(result, wanted) if wanted else self._open(self._bring_up(self._unblocked(result)))
+
+    # -------------------------------------------------------------------------------------------- what leaves
+
+    def _tell(self, seen: Observation) -> tuple[str, ...]:
+        """Tell subscribers, and journals, what is new of the runs under way; return what subscribers threw."""
+        if self.bus is None:
+            if not self.tells or not seen.actual.runs:
+                return ()
+            from reconciler.bus import Bus
+
+            self.bus = Bus(self.world)
+        return self.bus.tell(seen)
+
+    def _withhold(self, seen: Observation) -> None:
+        """Let no stage inherit a variable that holds a credential of the reconciler's own."""
+        if names := [str(each["env"]) for each in seen.settings.credentials.values() if "env" in each]:
+            self.world.workers.withhold(names)
+
+    def _deliver(self, seen: Observation) -> tuple[str, ...]:
+        """Settle what leaves the repository, if settings name somebody to deliver to; return what is in the way."""
+        if self.deliveries is None:
+            if not seen.settings.tells_others:
+                return ()
+            from reconciler.outlets.deliveries import Deliveries
+
+            self.deliveries = Deliveries(self.world)
+        try:
+            return self.deliveries.settle(seen)
+        except (TransientError, OSError) as error:
+            return (f"nothing is delivered: {error}",)
+
+    def finish(self, result: Pass) -> tuple[str, ...]:
+        """Wait, for a bounded time, until what is due has been tried to deliver; return what is in the way. For those
+        who end after this."""
+        troubles: list[str] = []
+        deadline_s = self.world.now().monotonic_s + FINISH_S
+        while self.deliveries is not None and self.deliveries.busy and self.world.now().monotonic_s < deadline_s:
+            self.deliveries.wait(deadline_s - self.world.now().monotonic_s)
+            troubles += self._deliver(result.seen)
+        if self.deliveries is not None:
+            self.deliveries.close()
+        return tuple(troubles)
 
     # -------------------------------------------------------------------------------------------- other machines
 

@@ -508,7 +508,8 @@ class RoleSettings:
 @frozen
 class Settings:
     """`reconciler.yaml`. `branch` None means the branch HEAD names; `runs_max` None twice the cores; `remote` None
-    that there is none, whatever is configured."""
+    that there is none, whatever is configured. `credentials`, `cloud_sync` and `notifications` are as the file says
+    them."""
 
     branch: str | None = None
     remote: str | None = "origin"
@@ -535,6 +536,15 @@ class Settings:
     ageing_s: float = 3600.0
     require_plan: bool = False
     roles: RoleSettings = RoleSettings()
+    subscribers: tuple[str, ...] = ()
+    credentials: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    cloud_sync: Mapping[str, object] | None = None
+    notifications: tuple[Mapping[str, object], ...] = ()
+
+    @property
+    def tells_others(self) -> bool:
+        """Whether anything leaves the repository; as values it is `outlet_settings.outgoing`."""
+        return self.cloud_sync is not None or bool(self.notifications)
 
 
 # ---------------------------------------------------------------------------------------------- plans

@@ -339,6 +339,10 @@ class Workers:
         self._connection: socket.socket | None = None
         self._spawned: list[Process] = []
 
+    def withhold(self, names: Iterable[str]) -> None:
+        """Let workers that are spawned from now on, and their stages, not inherit these variables either."""
+        self._withheld |= frozenset(names)
+
     def prepare(self) -> None:
         """Start the server if it is not there, without waiting for it to be ready."""
         if self._server is not None and self._server.poll() is None:
@@ -373,6 +377,7 @@ class Workers:
         assert self._connection is not None
         order = {"directory": str(directory), "number": str(number), "checkout": str(checkout), "plan": plan_sha256}
         order["lease"] = str(lease) if lease else ""
+        order["withheld"] = " ".join(sorted(self._withheld))
         try:
             self._connection.sendall(json.dumps(order).encode() + b"\n")
             answer = b""

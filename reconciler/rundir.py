@@ -13,6 +13,7 @@
       .resume-token       mode 0600, written once by apply
       manifest.json       a view for people while the run is not yet evidence, written by the worker
       commands/*.log      output, redacted, written by the worker
+      events.jsonl        what happened, by whoever holds the lock (`journal`)
       home/               mode 0700, made by the worker for stages in a sandbox, who write it
 
 Numbers are attempt numbers from 1. A claim is only ever made while holding the lock, and a worker that gets the

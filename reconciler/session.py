@@ -34,7 +34,7 @@ class Session:
         self, directory: Path, *, workers: Workers | None = None, quiet: bool = False, branch: str | None = None
     ) -> None:
         self.world = open_world(directory, workers)
-        self.loop = Loop(self.world, Observer(self.world, branch), opener=_opener)
+        self.loop = Loop(self.world, Observer(self.world, branch), opener=_opener, tells=True)
         self.published: dict[RunId, tuple[TaskId, str]] = {}
         self.quiet = quiet
         self.said: set[str] = set()
@@ -44,12 +44,20 @@ class Session:
         """Do one pass, or pass until idle or until `goal` is proven; workers are left alone however this ends."""
         try:
             if wait:
-                return self.loop.run_until_idle(self._watch, deadline_s, goal)
-            return self.loop.run_settled(self._watch)
+                result = self.loop.run_until_idle(self._watch, deadline_s, goal)
+            else:
+                result = self.loop.run_settled(self._watch)
+            self._finish(result)
+            return result
         finally:
             if self.live is not None:
                 self.live.stop()
             self.world.workers.close()
+
+    def _finish(self, result: Pass) -> None:
+        for line in self.loop.finish(result):
+            if not self.quiet:
+                self._say(single_line(line))
 
     def _watch(self, result: Pass) -> None:
         if result.publication is not None:
@@ -132,7 +140,7 @@ def news(result: Pass) -> list[str]:
         what = result.publication.runs[0] if count == 1 else f"{count} runs"
         lines.append(f"evidence of {what} committed: {result.publication.commit[:12]}")
         lines += [f"warning: {each}" for each in result.publication.warnings]
-    return [*lines, *map(single_line, result.told)]
+    return [*lines, *map(single_line, (*result.told, *result.troubles))]
 
 
 def _stage_news(result: Pass) -> list[str]:

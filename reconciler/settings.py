@@ -41,7 +41,7 @@ def parse_settings(data: bytes | None, source: Source, contract: Contract) -> Se
     """Return the settings that `data` says, the defaults where it says nothing, or everything that is wrong."""
     if data is None:
         return Settings()
-    checks = (_intervals, _silence, _lease, _ageing, _patterns, _commands, _reviewer)
+    checks = (_intervals, _silence, _lease, _ageing, _patterns, _commands, _reviewer, _outgoing)
     document = examine("settings", data, source, contract, *checks)
     if isinstance(document, Rejection):
         return document
@@ -130,6 +130,14 @@ def _reviewer(document: Document) -> Iterator[Violation]:
             yield Violation(path=pointer, reason=reason, cure="say both or neither", rule="agent-command")
 
 
+def _outgoing(document: Document) -> Iterator[Violation]:
+    """Yield what is wrong with what leaves the repository; what knows of that is loaded where something does."""
+    if isinstance(document.value, dict) and {"cloud_sync", "notifications"} & document.value.keys():
+        from reconciler.outlet_settings import violations
+
+        yield from violations(document)
+
+
 def _heartbeat(value: Mapping[str, Any]) -> Heartbeat:
     seconds: Conversions = {key: (f"{key}_s", parse_duration) for key in value}
     return Heartbeat(**fields_of(value, seconds))
@@ -208,4 +216,6 @@ _SETTINGS: Conversions = {
     "ageing": ("ageing_s", parse_duration),
     "require_plan": ("require_plan", bool),
     "roles": ("roles", _roles),
+    "subscribers": ("subscribers", tuple),
+    "notifications": ("notifications", tuple),
 }

@@ -134,6 +134,7 @@ def _standing(turn: Turn) -> Iterator[Event]:
         yield Event(event="problem", detail=f"evidence waits: {result.blocked}")
     if result.publication is not None:
         yield from (Event(event="problem", detail=each) for each in result.publication.warnings)
+    yield from (Event(event="problem", detail=each) for each in result.troubles)
     for action in result.actions:
         if isinstance(action, Wait):
             yield Event(event="waiting", run_id=action.subject, detail=action.reason)

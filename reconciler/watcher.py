@@ -155,6 +155,8 @@ class Watcher:
         self.events.start()
 
     def _close(self) -> None:
+        if self.loop.deliveries is not None:
+            self.loop.deliveries.close()
         self.loop.world.repository.objects.close()
 
     def _reload(self, why: str) -> None:

@@ -3,7 +3,8 @@
 A worker is forked from a small preloaded server (`serve`) into a session of its own, so nothing that happens to
 the reconciler reaches it. It imports the standard library and our record modules only. One `selectors` loop
 starts stages when what they need is done, reads their output, writes the heartbeat and enforces every limit.
-Writes: `attempts/<n>.json`, `.heartbeat`, `commands/*.log`, and `manifest.json` while the run is no evidence yet.
+Writes: `attempts/<n>.json`, `.heartbeat`, `commands/*.log`, `events.jsonl`, and `manifest.json` while the run is no
+evidence yet.
 """
 
 from __future__ import annotations
@@ -26,13 +27,15 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from reconciler import codec, course, manifest, process, roles, rundir, sandbox
+from reconciler import codec, course, events, manifest, process, roles, rundir, sandbox
 from reconciler.approve import at_gate
 from reconciler.disk import DISK
+from reconciler.journal import Journal
 from reconciler.model import (
     Attempt,
     CancelIntent,
     Claim,
+    Decision,
     End,
     Host,
     Instant,
@@ -46,7 +49,7 @@ from reconciler.model import (
     StageStatus,
 )
 from reconciler.order import DOORED, Order
-from reconciler.redact import Redactor, secret_values
+from reconciler.redact import Redactor, redact_text, secret_values
 from reconciler.rundir import RunDirectory
 from reconciler.stage import PACKAGE, Log, Ongoing, judged, open_door
 
@@ -95,12 +98,19 @@ def _become_worker(order: Mapping[str, str], secrets: Sequence[bytes]) -> int:
     try:
         _redirect_standard_streams(directory)
         lease = Path(order["lease"]) if order["lease"] else None
+        secrets = [*withheld(order.get("withheld", "").split()), *secrets]
         run_attempt(directory, int(order["number"]), Path(order["checkout"]), order["plan"], secrets, lease)
     except BaseException:
         # Nobody waits for this process: the traceback goes where a person looks after a lost attempt.
         traceback.print_exc()
         return 70
     return 0
+
+
+def withheld(names: Sequence[str]) -> tuple[bytes, ...]:
+    """Take variables out of this process, for it and its stages have no use for them; return what must not be seen of
+    them all the same."""
+    return secret_values({f"{name}_SECRET": os.environ.pop(name, "") for name in names})
 
 
 def _redirect_standard_streams(directory: RunDirectory) -> None:
@@ -272,6 +282,8 @@ class Execution:
         self.spent_s = sum(attempt.elapsed_s for attempt in self.attempts.values())
         self.selector = selectors.DefaultSelector()
         self.me = process.myself()
+        self.journal = Journal(directory.path)
+        self.built = False
 
     def _earlier_answers(self) -> dict[StageId, Mapping[str, object]]:
         """Return what each stage answered last in the attempts before, whatever became of it."""
@@ -284,6 +296,7 @@ class Execution:
         self._watch_signals()
         self._beat()
         self._save(durable=False)
+        self._say_begun()
         self._enforce_lease()
         while self._start_ready() or self.ongoing or self._waiting_for_backoff() or self._ask_judge():
             for key, _ in self.selector.select(self._patience_s()):
@@ -306,6 +319,7 @@ class Execution:
                 self._start(stage)
         if started:
             self._save(durable=False)
+            self.journal.flush()
         return started
 
     def _has_room(self, stage: PlannedStage) -> bool:
@@ -317,12 +331,17 @@ class Execution:
     def _passes_gate(self, stage: PlannedStage) -> bool:
         """Return whether a stage that is ready may start; if not, its record says what keeps it."""
         if stage.when is not None and not self._is_wanted(stage):
+            self._say_completed(self.records[stage.id])
             return False
         now_at = process.instant().at
-        record = at_gate(stage, self.records[stage.id], self.plan.approval_policy, self.claim.decisions, now_at)
+        before = self.records[stage.id]
+        record = at_gate(stage, before, self.plan.approval_policy, self.claim.decisions, now_at)
+        self._say_gate(stage, before, record)
         if stage.kind == StageKind.PIPELINE and record.status == StageStatus.PENDING:
             record = course.at_nested(stage, record, self.claim.children, self.number, now_at)
         self.records[stage.id] = record
+        if record.status in course.OVER:
+            self._say_completed(record)
         return record.status == StageStatus.PENDING
 
     def _is_proven(self, stage: PlannedStage) -> bool:
@@ -330,6 +349,7 @@ class Execution:
         if stage.cited is None:
             return False
         self.records[stage.id] = course.cited(stage, self.records[stage.id], self.number, process.instant().at)
+        self._say_completed(self.records[stage.id])
         return True
 
     def _is_wanted(self, stage: PlannedStage) -> bool:
@@ -363,6 +383,7 @@ class Execution:
             reuse_key=stage.reuse_key,
         )
         self.not_before.pop(stage.id, None)
+        self._say(events.StageStarted(stage=stage.id, try_number=record.tries))
         role = roles.builder_of(self.plan, stage)
         order = self._order(stage, record) if role or stage.kind != StageKind.COMMAND else None
         self.records[stage.id] = self._run(stage, record, replace(order, role=role) if order is not None else None)
@@ -385,6 +406,8 @@ class Execution:
         judge = course.judge_to_ask(self.plan, self.records, told) if not self.stopping else None
         if judge is None:
             return False
+        self._say_built()
+        self.journal.flush()
         settled = course.untouched_skipped(self.plan, self.records)
         record = StageRecord(id=judge.id, digest=judge.digest, status=StageStatus.RUNNING, attempt=self.number, tries=1)
         order = replace(
@@ -554,9 +577,11 @@ class Execution:
             self.judges[stage_id] = ongoing.finish()
             return
         self.records[stage_id] = self._judge(ongoing)
+        self._say_completed(self.records[stage_id])
         # A success must outlive a power failure before what needs it begins; the last one is saved by the end.
         pending = any(each.status == StageStatus.PENDING for each in self.records.values())
         self._save(durable=pending or bool(self.plan.roles.judges))
+        self.journal.flush()
 
     def _enforce_lease(self) -> None:
         """Stop when the lease has run out and nobody renewed it: from then on others may take the run over."""
@@ -659,7 +684,76 @@ class Execution:
             self.judgement = course.judgement(self.plan, self.records, tuple(self.judges.values()))
             outcome, detail = course.verdict(self.plan, self.records, self.judgement)
         self._save(outcome, detail)
+        self._say_ended(outcome, detail)
         self._release_reserve()
+
+    # -------------------------------------------------------------------------------------------- the journal
+
+    def _say(self, *told: events.Told) -> None:
+        """Keep events for the next time the journal is written, without the secrets in what others wrote."""
+        at, run_id, task_id = process.instant().at, self.plan.run_id, self.plan.task_id
+        for data in told:
+            event = events.Event(run_id=run_id, task_id=task_id, attempt=self.number, at=at, data=data)
+            self.journal.say(events.cleaned(event, self._clean))
+
+    def _clean(self, text: str) -> str:
+        return redact_text(text, patterns=self.plan.redact.patterns, values=self.secrets)
+
+    def _say_begun(self) -> None:
+        claim, before = self.claim, self.claims.get(self.number - 1)
+        if self.number == 1:
+            self._say(events.RunStarted(pipeline_id=self.plan.pipeline_id, commit=claim.commit))
+        else:
+            self._say(events.RunResumed(reason=claim.reason, actor=claim.actor))
+        if before is None or before.plan_digest != claim.plan_digest:
+            count = sum(each.selected for each in self.plan.stages)
+            self._say(events.PlanCompleted(plan_digest=self.plan.digest, stages=count))
+        self.journal.flush()
+
+    def _say_gate(self, stage: PlannedStage, before: StageRecord, record: StageRecord) -> None:
+        """Tell what is new at a gate: that it is asked for, or what was decided."""
+        if stage.approval is None or before.tries:
+            return
+        if record.status == StageStatus.WAITING and before.gate is None and record.gate is not None:
+            self._say(events.ApprovalRequested(stage=stage.id, reason=record.gate.reason))
+        self._say(*(_decided(each) for each in record.decisions if each not in self._decided_before()))
+
+    def _decided_before(self) -> tuple[Decision, ...]:
+        before = self.claims.get(self.number - 1)
+        return before.decisions if before is not None else ()
+
+    def _say_completed(self, record: StageRecord) -> None:
+        """Tell that a try is over; one that is pending again has failed."""
+        status = StageStatus.FAILED if record.status == StageStatus.PENDING else record.status
+        self._say(
+            events.StageCompleted(
+                stage=record.id,
+                try_number=record.tries,
+                status=status.value,
+                duration_s=record.duration_s,
+                exit_code=record.exit_code,
+                summary=record.summary,
+            )
+        )
+
+    def _say_built(self) -> None:
+        if not self.built:
+            failed = course.failure(self.plan, self.records) is not None
+            self._say(events.BuildCompleted(status="failed" if failed else "succeeded"))
+        self.built = True
+
+    def _say_ended(self, outcome: Outcome, detail: str) -> None:
+        """Tell how the attempt ended, once that is on disk; one that is interrupted or waits is no end of the run."""
+        if self.judgement is not None:
+            tested, reviewed = self.judgement.tested, self.judgement.reviewed
+            self._say_built()
+            self._say(events.TestCompleted(status=tested.status, reason="; ".join(tested.reasons)))
+            self._say(events.ReviewCompleted(decision=reviewed.decision, reason=reviewed.reason))
+        if outcome == Outcome.SUCCEEDED:
+            self._say(events.RunCompleted(status=outcome.value, summary=detail))
+        elif outcome in (Outcome.FAILED, Outcome.CANCELLED):
+            self._say(events.RunFailed(status=outcome.value, summary=detail))
+        self.journal.flush(sync=True)
 
     def _reserve(self) -> None:
         with contextlib.suppress(OSError):
@@ -679,6 +773,12 @@ class Execution:
         except OSError:
             return False
         return True
+
+
+def _decided(decision: Decision) -> events.ApprovalDecided:
+    return events.ApprovalDecided(
+        stage=decision.stage, decision=decision.decision.value, actor=decision.actor, reason=decision.reason
+    )
 
 
 def _text(value: object) -> str:

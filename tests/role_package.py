@@ -133,7 +133,11 @@ NAMES = ("Mine", "Severe", "Raises", "Hangs", "Ends", "Garbage", "Other", "Wrong
 
 def install(place: Path) -> Path:
     """Make a virtual environment at a place in which the package is installed; return its interpreter."""
-    wheel = _wheel(place)
+    return environment(place, _wheel(place))
+
+
+def environment(place: Path, wheel: Path) -> Path:
+    """Make a virtual environment at a place that has a wheel beside the reconciler; return its interpreter."""
     home = place / "environment"
     venv.EnvBuilder(with_pip=False, symlinks=True).create(home)
     python = home / "bin" / "python"

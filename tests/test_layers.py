@@ -18,7 +18,7 @@ PACKAGE = TESTS.parent / "reconciler"
 
 # From the ground up; a name that ends with `/` is a directory. A module imports lower lines and its own.
 LINES: dict[str, tuple[str, ...]] = {
-    "words": ("__init__", "errors", "model", "actions", "codec", "order", "agent", "values"),
+    "words": ("__init__", "errors", "model", "actions", "codec", "order", "agent", "values", "events", "outgoing"),
     "pure": (
         "parse",
         "yaml_events",
@@ -40,6 +40,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "redact",
         "explain",
         "settings",
+        "outlet_settings",
         "sarif",
         "scaffold",
         "approve",
@@ -83,7 +84,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "http",
         "worktree",
         "watch",
-        "events",
+        "journal",
         "probes",
         "readiness",
         "pagefiles",
@@ -124,6 +125,10 @@ LINES: dict[str, tuple[str, ...]] = {
         "guards/",
         "agents/",
         "forges/",
+        "bus",
+        "confided",
+        "credentials/",
+        "outlets/",
     ),
     "loop": ("contact", "loop", "watcher"),
     "simulation": ("simulation/",),
@@ -141,7 +146,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "webface",
         "webserver",
     ),
-    "verbs": ("commands/", "executors/", "outlets/"),
+    "verbs": ("commands/", "executors/"),
     "entry": ("cli", "__main__"),
 }
 ORDER = list(LINES)
@@ -150,7 +155,19 @@ ORDER = list(LINES)
 ONLY: dict[str, set[str]] = {
     "worker": {
         *LINES["words"],
-        *("disk", "rundir", "process", "manifest", "redact", "approve", "course", "roles", "sandbox", "stage"),
+        *(
+            "disk",
+            "journal",
+            "rundir",
+            "process",
+            "manifest",
+            "redact",
+            "approve",
+            "course",
+            "roles",
+            "sandbox",
+            "stage",
+        ),
     },
     "stage": {*LINES["words"], "rundir", "process", "manifest", "redact", "sandbox"},
     "sandbox": set(LINES["words"]),

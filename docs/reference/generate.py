@@ -54,6 +54,7 @@ FORMATS = (
     Format(name="pull-request", path=".runs/<task-id>/cli/<run-id>/pull_request.json", syntax="json"),
     Format(name="state", path="out/<task-id>/state.json", syntax="json"),
     Format(name="plan-preview", path="reconciler plan --base REF --head REF --format json", syntax="json"),
+    Format(name="event", path=".runs/<task-id>/cli/<run-id>/events.jsonl", syntax="json"),
     Format(name="review", path=".runs/<task-id>/cli/<run-id>/reviews/<n>.json", syntax="json"),
     Format(name="review-answer", path="the answer of a reviewing agent", syntax="json"),
 )

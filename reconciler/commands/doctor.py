@@ -18,7 +18,7 @@ from reconciler.commands.validate import Batch, everything, problems_of
 from reconciler.conditions import read_conditions
 from reconciler.errors import GitFailed, NoAtomicPush, ReconcilerError, TransientError
 from reconciler.health import Finding, Level
-from reconciler.installed import ROLES, cure, missing_roles
+from reconciler.installed import ROLES, SUBSCRIBERS, cure, entry_points, missing_roles
 from reconciler.locks import old_locks
 from reconciler.model import BUILT_IN, Rejection, Settings, Severity
 from reconciler.process import worker_environment
@@ -113,8 +113,9 @@ def _repository(repo: str) -> dict[str, list[Finding]]:
             "disk": lambda: [health.space(*probes.free_space(place.root), str(place.root))],
             "file system": place.storage,
         },
-        "content": {"settings": place.said, "files": place.files, "agents": place.agents, "roles": place.roles},
-        "runs": {"runs": place.leftovers, "conditions": place.conditions},
+        "content": {"settings": place.said, "files": place.files, "agents": place.agents, "roles": place.roles}
+        | {"subscribers": place.subscribers, "credentials": place.credentials},
+        "runs": {"runs": place.leftovers, "conditions": place.conditions, "deliveries": place.deliveries},
     }
     return {
         group: [each for subject, look in looks.items() for each in _looked(subject, look)]
@@ -269,6 +270,36 @@ class Place:
         said = self.settings.roles
         found = {(role, name): cure(name) for role, name in missing_roles(said)}
         return health.roles(found, any(getattr(said, role) != BUILT_IN for role in ROLES))
+
+    def subscribers(self) -> Iterator[Finding]:
+        """Yield whether the subscribers are installed that the settings name."""
+        said = self.settings.subscribers
+        missing = {name: cure(name, SUBSCRIBERS) for name in said if not entry_points(name, SUBSCRIBERS)}
+        return health.subscribers(missing, bool(said))
+
+    def credentials(self) -> Iterator[Finding]:
+        """Yield whether the credentials can be had that settings name. Programs are not started for that: the settings
+        of a branch that nobody has merged may name any."""
+        if not self.settings.credentials:
+            return iter(())
+        from reconciler.credentials.broker import broker_of
+        from reconciler.credentials.secret import NoCredential
+        from reconciler.outlet_settings import outgoing
+
+        said, missing = outgoing(self.settings).credentials, {}
+        broker = broker_of(said)
+        for name in [each for each, source in said.items() if not source.command]:
+            try:
+                broker.get(name)
+            except NoCredential as error:
+                missing[name] = str(error)
+        return health.credentials(missing, True)
+
+    def deliveries(self) -> Iterator[Finding]:
+        """Yield whether something was given up to deliver."""
+        from reconciler.outlets.box import letters
+
+        return health.deliveries(len(letters(self.world.repository.state, self.world.disk)))
 
     def leftovers(self) -> list[Finding]:
         runs = self.world.runs

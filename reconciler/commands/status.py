@@ -39,10 +39,12 @@ def command(repo: str, run: str | None, everything: bool, watch: bool, form: str
     while True:
         seen = survey(world)
         shown = _shown(world, seen, run, everything)
+        dead = _dead_letters(world)
         if form == "json":
-            print_json(_document(seen, shown))
+            print_json({**_document(seen, shown), "dead_letters": dead})
         else:
             _show(seen, shown, one=run is not None, clear=watch)
+            _show_dead_letters(dead if run is None else [])
         if not watch:
             return 0
         time.sleep(2)
@@ -89,6 +91,22 @@ def _show(seen: Survey, shown: Sequence[Row], *, one: bool, clear: bool) -> None
         click.echo(f"as the remote was {age(seen.asked_s)} ago")
     if not seen.rows and not seen.seen.desired.rejections:
         click.echo("no runs yet: runs.d/ holds no request at the tip")
+
+
+def _dead_letters(world: World) -> list[dict[str, object]]:
+    """Return what was given up to deliver; where nothing ever was to be delivered, nothing is loaded to look."""
+    if not world.disk.exists(world.repository.state / "outlets"):
+        return []
+    from reconciler.outlets.box import letters
+
+    return letters(world.repository.state, world.disk)
+
+
+def _show_dead_letters(dead: Sequence[dict[str, object]]) -> None:
+    for each in dead[:SETTLED_SHOWN]:
+        click.echo(single_line(f"not delivered: {each['key']} to {each['outlet']}: {each['reason']}"))
+    if dead:
+        click.echo("reconciler deliveries --retry all  # delivers what was given up after all")
 
 
 def _show_rejections(rejections: Sequence[Rejection]) -> None:

@@ -63,7 +63,7 @@ def beginning(directory: Path, workers: Workers) -> Callable[[], Loop]:
 
     def begin() -> Loop:
         world = open_world(directory, workers)
-        return Loop(world, Observer(world))
+        return Loop(world, Observer(world), tells=True)
 
     return begin
 

@@ -82,6 +82,7 @@ def test_a_worker_loads_the_standard_library_and_our_records_only() -> None:
         "sandbox",
         "rundir",
         "disk",
+        "journal",
         "process",
         "manifest",
         "redact",
@@ -89,5 +90,5 @@ def test_a_worker_loads_the_standard_library_and_our_records_only() -> None:
         "roles",
         "approve",
     }
-    words = {"codec", "model", "order", "errors", "values"}
+    words = {"codec", "model", "order", "errors", "events", "values"}
     assert set(done.stdout.split()) == {f"reconciler.{name}" for name in names | words}

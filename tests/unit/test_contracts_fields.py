@@ -69,6 +69,18 @@ from reconciler.model import (
     Watch,
     Workspace,
 )
+from reconciler.outgoing import (
+    CloudSync,
+    Credential,
+    Desktop,
+    Email,
+    KeyringEntry,
+    Notification,
+    Slack,
+    To,
+    Webhook,
+    When,
+)
 from reconciler.power import Power
 from reconciler.preview import Coming, Doing, Effect, Preview, Touched, Verdict
 from reconciler.preview_gates import Asked, Judged
@@ -130,6 +142,16 @@ FIELDS: list[tuple[str, str, type, set[str]]] = [
     ("plan-preview", "$defs/problem", Problem, set()),
     ("settings", "properties/agents/additionalProperties", AgentSettings, set()),
     ("settings", "properties/roles", RoleSettings, {"agent"}),
+    ("settings", "$defs/credential", Credential, set()),
+    ("settings", "$defs/credential/properties/keyring", KeyringEntry, set()),
+    ("settings", "properties/cloud_sync", CloudSync, set()),
+    ("settings", "$defs/notification", Notification, set()),
+    ("settings", "$defs/notification/properties/to", To, set()),
+    ("settings", "$defs/notification/properties/to/properties/webhook", Webhook, set()),
+    ("settings", "$defs/notification/properties/to/properties/slack", Slack, set()),
+    ("settings", "$defs/notification/properties/to/properties/email", Email, set()),
+    ("settings", "$defs/notification/properties/to/properties/desktop", Desktop, set()),
+    ("settings", "$defs/notification/properties/when", When, set()),
     (
         "settings",
         "$defs/reviewing_agent",

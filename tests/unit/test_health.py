@@ -264,3 +264,20 @@ def test_what_has_a_command_names_it() -> None:
     ]
     assert set(levels(sound)) == {OK}
     assert list(health.conditions({})) == []
+
+
+def test_what_leaves_the_repository_is_looked_at_where_something_does() -> None:
+    assert (
+        list(health.subscribers({}, False)) == list(health.credentials({}, False)) == list(health.deliveries(0)) == []
+    )
+    [missing] = health.subscribers({"chat": "install it"}, True)
+    assert (missing.level, missing.cure) == (Level.WARNING, "install it")
+    [lacking] = health.credentials({"hook": "credential 'hook': it is not set"}, True)
+    assert (lacking.level, lacking.text) == (Level.WARNING, "credential 'hook': it is not set")
+    [dead] = health.deliveries(3)
+    assert (dead.text, dead.cure) == (
+        "3 were given up; 'reconciler deliveries' says why",
+        "reconciler deliveries --retry all",
+    )
+    fine = [*health.subscribers({}, True), *health.credentials({}, True)]
+    assert [each.level for each in fine] == [OK, OK]

@@ -20,6 +20,19 @@ from reconciler.model import (
     Watch,
     Workspace,
 )
+from reconciler.outgoing import (
+    CloudSync,
+    Credential,
+    Desktop,
+    Email,
+    KeyringEntry,
+    Notification,
+    Outgoing,
+    To,
+    Webhook,
+    When,
+)
+from reconciler.outlet_settings import outgoing
 from reconciler.settings import parse_settings
 
 CONTRACTS = Contracts()
@@ -123,3 +136,40 @@ def test_a_worker_must_be_able_to_miss_one_heartbeat(text: str) -> None:
     rejection = parse_settings(f"heartbeat: {text}".encode(), SOURCE, CONTRACTS)
     assert isinstance(rejection, Rejection)
     assert [each.rule for each in rejection.problems] == ["stale-too-soon"]
+
+
+def test_what_leaves_the_repository() -> None:
+    text = """
+    credentials:
+      a: {env: A}
+      b: {command: [x, y], timeout: 5s}
+      c: {keyring: {system: s, user: u}}
+      d: {file: ~/d}
+    cloud_sync: {base_url: "https://x", workspace: w, credential: a, tasks: [t-*]}
+    notifications:
+      - {to: {webhook: {url: "https://x/y", secret: b}}, when: {labels: [l], changed: true}, template: "$name"}
+      - {to: {email: {host: m, sender: a@b, recipients: [c@d], user: u, credential: c}}}
+      - {to: {desktop: {}}}
+    """
+    said = settings_of(text)
+    assert said.tells_others and not Settings().tells_others
+    assert outgoing(said) == Outgoing(
+        credentials={
+            "a": Credential(env="A"),
+            "b": Credential(command=("x", "y"), timeout_s=5.0),
+            "c": Credential(keyring=KeyringEntry(system="s", user="u")),
+            "d": Credential(file="~/d"),
+        },
+        cloud_sync=CloudSync(base_url="https://x", workspace="w", credential="a", tasks=("t-*",)),
+        notifications=(
+            Notification(
+                to=To(webhook=Webhook(url="https://x/y", secret="b")),
+                when=When(labels=("l",), changed=True),
+                template="$name",
+            ),
+            Notification(
+                to=To(email=Email(host="m", sender="a@b", recipients=("c@d",), user="u", credential="c")),
+            ),
+            Notification(to=To(desktop=Desktop())),
+        ),
+    )

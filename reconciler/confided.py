@@ -1,0 +1,35 @@
+"""The secrets that this process was told: from then on no text of ours that leaves it may hold one. Kept in memory."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+
+from reconciler.redact import redact_text, secret_values
+
+CONFIDED_MAX = 10_000
+
+_known: dict[bytes, None] = {}
+_lock = threading.Lock()
+
+
+def confide(value: str) -> None:
+    """Remember a secret, in every form a program may print it. The oldest of very many is forgotten."""
+    forms = (value.encode(), *secret_values({"A_SECRET": value}))
+    with _lock:
+        _known.update(dict.fromkeys(forms))
+        while len(_known) > CONFIDED_MAX:
+            del _known[next(iter(_known))]
+
+
+def confided() -> tuple[bytes, ...]:
+    """Return all that was confided, the longest first."""
+    with _lock:
+        return tuple(sorted(_known, key=lambda each: (-len(each), each)))
+
+
+def cleaned(text: str, patterns: Sequence[str] = ()) -> str:
+    """Return text, on one line, without anything that was confided or looks like a secret."""
+    line = " ".join("".join(each if each.isprintable() else " " for each in text).split())
+    return redact_text(line, patterns=patterns, values=(*confided(), *secret_values(os.environ)))

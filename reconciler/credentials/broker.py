@@ -1,0 +1,97 @@
+"""The one place where secrets are asked for: by name, kept until they expire, and hidden in all that is said after."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from reconciler.confided import confide
+from reconciler.credentials.command import FromCommand
+from reconciler.credentials.environment import FromEnvironment
+from reconciler.credentials.file import FromFile
+from reconciler.credentials.keyring import FromKeyring
+from reconciler.credentials.secret import NoCredential, Secret, Source
+from reconciler.outgoing import Credential
+
+REFRESH_S = 60.0
+"""A secret is asked for anew so long before it expires, or at half of its life if that is short."""
+KEPT_S = 300.0
+"""One that does not say when it expires is kept so long: whoever replaces it need not restart anything."""
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(slots=True)
+class Kept:
+    """A secret, when to ask for it anew, and when it does not count any more."""
+
+    secret: Secret
+    fresh_until: datetime
+    until: datetime | None
+
+
+@dataclass(slots=True)
+class Broker:
+    """The secrets of one process. `now` is the wall clock, because that is what secrets expire by."""
+
+    sources: Mapping[str, Source]
+    now: Callable[[], datetime] = _now
+    _kept: dict[str, Kept] = field(default_factory=dict, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def get(self, name: str) -> Secret:
+        """Return the secret of a name; from then on it is hidden in what this process says. Raise NoCredential."""
+        with self._lock:
+            kept, now = self._kept.get(name), self.now()
+            if kept is not None and now < kept.fresh_until:
+                return kept.secret
+            try:
+                return self._asked(name, now)
+            except NoCredential:
+                if kept is not None and kept.until is not None and now < kept.until:
+                    return kept.secret
+                raise
+
+    def forget(self, name: str) -> None:
+        """Ask for a secret anew the next time: somebody did not accept it."""
+        with self._lock:
+            self._kept.pop(name, None)
+
+    def _asked(self, name: str, now: datetime) -> Secret:
+        source = self.sources.get(name)
+        if source is None:
+            raise NoCredential(f"credential '{name}': it is not there; name it below 'credentials' in reconciler.yaml")
+        secret = source.get(name)
+        confide(secret.value)
+        until = datetime.fromisoformat(secret.expires_at) if secret.expires_at else None
+        if until is not None and until <= now:
+            raise NoCredential(f"credential '{name}': it has expired at {secret.expires_at}")
+        self._kept[name] = Kept(secret, _fresh_until(now, until), until)
+        return secret
+
+
+def _fresh_until(now: datetime, until: datetime | None) -> datetime:
+    if until is None:
+        return now + timedelta(seconds=KEPT_S)
+    return until - min(timedelta(seconds=REFRESH_S), (until - now) / 2)
+
+
+def broker_of(said: Mapping[str, Credential]) -> Broker:
+    """Return the broker for the credentials that settings name."""
+    return Broker({name: source_of(each) for name, each in said.items()})
+
+
+def source_of(said: Credential) -> Source:
+    """Return where a secret comes from."""
+    if said.env:
+        return FromEnvironment(variable=said.env)
+    if said.file:
+        return FromFile(path=said.file)
+    if said.command:
+        return FromCommand(argv=said.command, timeout_s=said.timeout_s)
+    assert said.keyring is not None
+    return FromKeyring(system=said.keyring.system, user=said.keyring.user)

@@ -1,0 +1,1 @@
+"""What leaves the repository: uploads and notifications, one module an outlet, and what delivers them."""
