@@ -285,17 +285,19 @@ class Loop:
         begins = isinstance(action, Launch)
         return Wanted(run_id=run_id, old=held.oid if held is not None else None, claim=shared, begins=begins)
 
-    def commit(self, seen: Observation, draft: Draft, *, sign: bool = False) -> None:
-        """Put a person's commit onto the branch, signed if asked. Raise TipMoved if that is elsewhere by now."""
+    def commit(self, seen: Observation, draft: Draft, *, sign: bool = False) -> str:
+        """Put a person's commit onto the branch, signed if asked, and return it. Raise TipMoved if that is elsewhere by
+        now."""
         commit = self.world.repository.make_commit(draft)
         if sign:
             commit = self.world.repository.signed(commit)
         if self.world.remote is None:
             self.world.repository.advance(seen.branch, seen.tip, commit)
-            return
+            return commit
         pushed = push_branch(self.world.remote, seen.branch, seen.tip, commit)
         if self.observer.hearing is not None:
             self.observer.hearing.note(pushed)
+        return commit
 
     def claim_for_person(self, plan: Plan, claim: Claim) -> Claim:
         """Make the claim at the remote of an attempt that a person asks for (the verb `resume`) and return it. Raise

@@ -129,6 +129,11 @@ LINES: dict[str, tuple[str, ...]] = {
     "simulation": ("simulation/",),
     "faces": (
         "survey",
+        "logbook",
+        "submitting",
+        "deciding",
+        "byhand",
+        "api",
         "session",
         "display",
         "terminal",
