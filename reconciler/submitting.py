@@ -22,6 +22,7 @@ from reconciler.model import Name, PipelineId, Plan, Problem, Rejection, Request
 from reconciler.observe import Observation
 from reconciler.pulls import Opener
 from reconciler.remote import HEADS, RefUpdate
+from reconciler.requests import name_at
 from reconciler.values import frozen
 from reconciler.world import World
 
@@ -33,6 +34,7 @@ T = TypeVar("T")
 TRIES_MAX = 10
 REQUEST_BYTES_MAX = 64 * 1024
 BODY_CHARACTERS_MAX = 60_000
+_LINE = re.compile(rb"^rerun:[^\r\n]*\r?\n?", re.MULTILINE)
 BRANCHES = "requests/"
 """Where the branches of requests are that wait to be merged."""
 
@@ -170,6 +172,33 @@ def submit(
         return _beside(loop, seen, draft, request, opener if mode == "pull_request" else None)
 
     return on_the_tip(loop, "request", act)
+
+
+def rerun(loop: Loop, name: str) -> Submitted:
+    """Raise `rerun` in the request of a name at the tip and return it. Raise UsageError if there is none, or if it is
+    not written key by key."""
+    identity = loop.world.repository.identity()
+
+    def act(seen: Observation) -> Submitted:
+        where = _place_of(loop, name)
+        data = written_down(loop.world, seen, where)
+        was = parse.parse_request(data or b"", Source(path=where), loop.world.contracts)
+        if data is None or isinstance(was, Rejection):
+            raise UsageError(f"{where}: there is no request that could be run again; see: reconciler status --all")
+        text = _LINE.sub(b"", data).rstrip(b"\n") + f"\nrerun: {was.rerun + 1}\n".encode()
+        request = replace(was, rerun=was.rerun + 1)
+        if parse.parse_request(text, was.source, loop.world.contracts) != request:
+            raise UsageError(f"{where}: it is not written key by key; write it yourself: rerun: {was.rerun + 1}")
+        commit = loop.commit(seen, _draft(seen, request, text, identity))
+        return _submitted(request, commit, seen.branch)
+
+    return on_the_tip(loop, "request", act)
+
+
+def _place_of(loop: Loop, name: str) -> str:
+    """Return the path of the request of a name: its folders are dots in the name."""
+    paths = (each for each in loop.observer.requests.cache.requests if not each.endswith(parse.APPROVAL_SUFFIX))
+    return next((each for each in paths if name_at(each) == name), path_of(name))
 
 
 def _free_name(loop: Loop, seen: Observation, content: bytes, mode: str) -> str:

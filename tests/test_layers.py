@@ -39,6 +39,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "checklist",
         "redact",
         "explain",
+        "telling",
         "settings",
         "sarif",
         "scaffold",
