@@ -27,7 +27,7 @@ from reconciler.errors import ContentError, UsageError
 from reconciler.explain import Row
 from reconciler.loop import Loop, Pass, pass_lock
 from reconciler.manifest import summary_path
-from reconciler.model import Choice, Gate, Phase, Plan, Problem, Rejection, RunId, Source, TaskId
+from reconciler.model import Choice, Gate, Phase, Plan, Problem, Rejection, RunId, Settings, Source, TaskId
 from reconciler.observe import Observer
 from reconciler.phases import ENDED
 from reconciler.pulls import open_when_owed
@@ -229,6 +229,10 @@ class Reconciler:
         observer.observe()
         return observer
 
+    def settings(self) -> Settings:
+        """Return the settings at the tip. Raise ContentError if they cannot be used."""
+        return self._looking().tip.settings
+
     def plan(self) -> tuple[Action, ...]:
         """Return what a pass would do now."""
         return survey(self._world, complete=True).actions
@@ -390,12 +394,13 @@ class Reconciler:
         with pass_lock(self._world):
             return byhand.resume(self._acting, run_id, token=token, actor=actor, reason=reason, afresh=afresh)
 
-    def cancel(self, run: str, reason: str, *, timeout_s: float | None = None) -> Row:
+    def cancel(self, run: str, reason: str, *, timeout_s: float | None = None, acting: bool = True) -> Row:
         """End a run that is under way here and return how it stands when its evidence is committed, or the time is
-        over. Raise UsageError if it is not under way."""
+        over; without `acting` at once, and somebody else's next pass ends it. Raise UsageError if it is not under
+        way."""
         found, run_id = self._found(run)
         byhand.cancel(self._world, found, run_id, actor=self._world.repository.identity(), reason=reason)
-        return self.wait(run_id, timeout_s=timeout_s)
+        return self.wait(run_id, timeout_s=timeout_s) if acting else self.run(run_id)
 
 
 # ------------------------------------------------------------------------------------------------ small parts

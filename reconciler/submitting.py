@@ -18,7 +18,7 @@ from reconciler import parse, resolve
 from reconciler.errors import ContentError, ForgeFailed, TipMoved, TransientError, UsageError
 from reconciler.git import Draft
 from reconciler.loop import Loop, pass_lock
-from reconciler.model import Name, PipelineId, Plan, Problem, Rejection, Request, RunId, Source
+from reconciler.model import Name, PipelineId, Plan, Problem, Rejection, Request, RunId, Source, TaskId
 from reconciler.observe import Observation
 from reconciler.pulls import Opener
 from reconciler.remote import HEADS, RefUpdate
@@ -50,6 +50,7 @@ class Submitted:
 
     run_id: RunId
     name: Name
+    task: TaskId
     path: str
     commit: str
     branch: str
@@ -220,7 +221,9 @@ def _there(loop: Loop, seen: Observation, request: Request, mode: str) -> Submit
 
 def _submitted(request: Request, commit: str, branch: str) -> Submitted:
     run_id = RunId("") if request.recurring else resolve.run_id(request)
-    return Submitted(run_id=run_id, name=request.name, path=request.source.path, commit=commit, branch=branch)
+    return Submitted(
+        run_id=run_id, name=request.name, task=request.task, path=request.source.path, commit=commit, branch=branch
+    )
 
 
 def _draft(seen: Observation, request: Request, content: bytes, identity: str) -> Draft:
@@ -240,19 +243,32 @@ def _beside(loop: Loop, seen: Observation, draft: Draft, request: Request, opene
         raise ForgeFailed(f"{request.source.path}: no pull request can be opened, so nothing was committed: {forge}")
     try:
         branch = f"{BRANCHES}{request.name}"
-        found = _submitted(request, _branched(loop.world, branch, draft), branch)
+        there = _branch_there(loop.world, branch, draft, request.source.path)
+        found = _submitted(request, there or _branched(loop.world, branch, draft), branch)
+        found = replace(found, new=there is None)
         return found if forge is None else _proposed(forge, found, seen, draft)
     finally:
         if forge is not None:
             forge.close()
 
 
+def _branch_there(world: World, branch: str, draft: Draft, path: str) -> str | None:
+    """Return the commit of a branch that holds this very request already, None if there is no such branch. Raise
+    UsageError if it holds something else, or nobody here can tell."""
+    ref = f"{HEADS}{branch}"
+    commit = world.repository.commit_of(branch) if world.remote is None else world.remote.look([ref]).get(ref)
+    if commit is None:
+        return None
+    blob = world.repository.look_up([f"{commit}:{path}"])[0]
+    if blob is None or next(world.repository.blobs([blob]))[1] != draft.files[path]:
+        raise UsageError(f"branch '{branch}': is there already and says something else; choose another name")
+    return commit
+
+
 def _branched(world: World, branch: str, draft: Draft) -> str:
-    """Make a branch that does not exist, at the remote if there is one. Raise UsageError if it does."""
+    """Make a branch that does not exist, at the remote if there is one. Raise UsageError if somebody just did."""
     commit = world.repository.make_commit(draft)
     if world.remote is None:
-        if world.repository.commit_of(branch) is not None:
-            raise UsageError(f"branch '{branch}': is there already; choose another name")
         world.repository.create_branch(branch, commit)
     elif world.remote.push([RefUpdate(ref=f"{HEADS}{branch}", old=None, new=commit)], atomic=False):
         raise UsageError(f"branch '{branch}': is there already at {world.remote.name}; choose another name")

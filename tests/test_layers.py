@@ -146,6 +146,8 @@ LINES: dict[str, tuple[str, ...]] = {
         "board",
         "webface",
         "webserver",
+        "mcpface",
+        "mcpserver",
     ),
     "verbs": ("commands/", "executors/", "outlets/"),
     "entry": ("cli", "__main__"),

@@ -170,8 +170,10 @@ def test_a_request_on_a_branch_begins_when_it_is_merged(scratch: Scratch, here: 
     asked = here.submit(ASKED, mode="branch", name="0007-later")
     assert asked.branch == "requests/0007-later"
     assert here.runs() == ()
-    with pytest.raises(UsageError, match="branch 'requests/0007-later': is there already"):
-        here.submit(ASKED, mode="branch", name="0007-later")
+    again = here.submit(ASKED, mode="branch", name="0007-later")
+    assert (again.new, again.commit) == (False, asked.commit)
+    with pytest.raises(UsageError, match="branch 'requests/0007-later': is there already and says something else"):
+        here.submit({**ASKED, "rerun": 1}, mode="branch", name="0007-later")
     assert here.submit(ASKED, mode="branch").branch.startswith("requests/0001-p-")
     assert [each.run_id for each in here.preview("requests/0007-later").runs] == [asked.run_id]
     scratch.git("merge", "-q", asked.branch)
