@@ -8,6 +8,7 @@ wait are in nobody's way.
 from __future__ import annotations
 
 import asyncio
+import codecs
 import hashlib
 import json
 import time
@@ -171,12 +172,12 @@ class Door:
         run: Run,
         stage: Annotated[str, Field(max_length=100, description="The id of a stage.")],
         offset: Annotated[int, Field(ge=0, le=1 << 50, description="Where to begin: `next` of the part before.")] = 0,
-        bytes_max: Annotated[int, Field(ge=1, le=LOG_BYTES_MAX)] = 16 * 1024,
+        bytes_max: Annotated[int, Field(ge=16, le=LOG_BYTES_MAX)] = 16 * 1024,
     ) -> Answer:
         """Read a part of what a stage printed, redacted. Go on at `next` until `over`."""
         part = await self.do(lambda here: here.read_log(run, stage, offset, bytes_max))
-        text = part.data.decode("utf-8", "replace")
-        return {"stage": stage, "offset": part.offset, "next": part.next, "over": part.over, "text": text}
+        text, kept = _text(part.data, whole=part.over)
+        return {"stage": stage, "offset": part.offset, "next": part.next - kept, "over": part.over, "text": text}
 
     async def wait(self, run: Run, ctx: Context[Any, Any], timeout_s: Seconds = 60) -> Answer:
         """Wait until a run has ended or waits for a person, and say how it stands. Call again if it goes on."""
@@ -304,6 +305,13 @@ def _said(found: api.RunEvidence) -> Answer:
         "test": found.summary.get("test"),
         "review": found.summary.get("review"),
     }
+
+
+def _text(data: bytes, *, whole: bool) -> tuple[str, int]:
+    """Return bytes as text, and how many at their end are kept for the next part, which goes on within a character."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    text = decoder.decode(data, final=whole)
+    return text, len(decoder.getstate()[0])
 
 
 def _question(question: str, task: str, here: api.Reconciler) -> tuple[dict[str, Any], str]:

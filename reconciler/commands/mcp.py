@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,4 +97,6 @@ def _listen(door: Door, address: str, token: bytes, names: tuple[str, ...]) -> N
     hosts = {"localhost", "127.0.0.1", "::1", host.lower(), *(each.lower() for each in names)}
     listening = bind(host, port)
     click.echo(f"http://{shown(host)}:{listening.getsockname()[1]}{PATH}", err=True)
+    # The server ends what it is at, and then raises the signal that ended it once more.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     serve_http(server(door), Guard(hosts=frozenset(hosts), token=token), listening)
