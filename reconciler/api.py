@@ -25,7 +25,7 @@ from reconciler.actions import Action, Wait
 from reconciler.deciding import Decided
 from reconciler.errors import ContentError, UsageError
 from reconciler.explain import Row
-from reconciler.loop import Loop, Pass, pass_lock
+from reconciler.loop import Loop, Pass, pass_lock, waits_for_people
 from reconciler.manifest import summary_path
 from reconciler.model import Choice, Gate, Phase, Plan, Problem, Rejection, RunId, Settings, Source, TaskId
 from reconciler.observe import Observer
@@ -48,8 +48,6 @@ __all__ = [
 POLL_S = 0.25
 """How often those look who only look while they wait."""
 LOG_BYTES_MAX = 64 * 1024
-RESTING = frozenset({*ENDED, Phase.WAITING})
-"""Phases that a run leaves only when a person says something."""
 
 
 @frozen
@@ -199,6 +197,12 @@ class Reconciler:
         found, run_id = self._found(run)
         return _row(found, run_id)
 
+    def is_resting(self, run: str) -> bool:
+        """Return whether a run has ended, or waits for what only a person can do: then only people bring it on."""
+        found, run_id = self._found(run)
+        phase = _row(found, run_id).phase
+        return phase in ENDED or (phase == Phase.WAITING and waits_for_people(found.actions, run_id))
+
     def gates(self) -> tuple[WaitingGate, ...]:
         """Return the gates at which runs wait for people."""
         found = survey(self._world)
@@ -313,7 +317,7 @@ class Reconciler:
                 self._world.sleep(POLL_S)
 
     def _is_over(self, run: str, deadline_s: float) -> bool:
-        return self._world.now().monotonic_s >= deadline_s or self.run(run).phase in RESTING
+        return self._world.now().monotonic_s >= deadline_s or self.is_resting(run)
 
     def events(self, run: str, timeout_s: float = float("inf"), acting: bool = False) -> Iterator[RunEvent]:
         """Yield what happens to a run, from its beginning until it rests: ended, or waiting for a person.

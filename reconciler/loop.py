@@ -167,15 +167,15 @@ class Loop:
     def run_until_idle(
         self, watch: Callable[[Pass], None], deadline_s: float | None = None, goal: RunId | None = None
     ) -> Pass:
-        """Pass until nothing is under way (or `goal` is proven), evidence is blocked, or the deadline (monotonic
-        seconds) is reached."""
+        """Pass until nothing is under way (or `goal` is proven to have ended, or to wait for a person), evidence is
+        blocked, or the deadline (monotonic seconds) is reached."""
         refused = 0
         while True:
             result = self.run_pass()
             watch(result)
             refused = refused + 1 if any(each.error for each in result.done) else 0
             over = deadline_s is not None and self.world.now().monotonic_s >= deadline_s
-            reached = goal in result.seen.actual.evidence and goal not in result.seen.actual.runs
+            reached = goal is not None and _is_reached(result, goal)
             hopeless = refused >= REFUSALS_MAX or (self.contact.hopeless() and not result.seen.actual.runs)
             if (result.idle and result.online) or result.blocked or over or reached or hopeless:
                 return result
@@ -412,6 +412,19 @@ def _sets_free(result: Pass) -> bool:
     waiting = {each.subject for each in result.actions if isinstance(each, Wait) and not each.settled}
     wishes = [wish for wish in result.seen.desired.wishes if wish.run_id in waiting]
     return any(wish.request.after or wish.request.concurrency for wish in wishes)
+
+
+def _is_reached(result: Pass, goal: RunId) -> bool:
+    """Return whether the tip proves that a run has ended, or waits for what only a person can do."""
+    run, actual = result.seen.actual.runs.get(goal), result.seen.actual
+    if run is None:
+        return goal in actual.evidence
+    return actual.proves(goal, run.number) and waits_for_people(result.actions, goal) and not result.leads_on
+
+
+def waits_for_people(actions: Sequence[Action], run_id: RunId) -> bool:
+    """Return whether only a person can bring a run on."""
+    return any(isinstance(each, Wait) and each.subject == run_id and each.settled for each in actions)
 
 
 def living(seen: Observation) -> dict[RunId, int]:

@@ -32,6 +32,8 @@ from reconciler.errors import REFUSALS, InvariantError, ReconcilerError, UsageEr
 from reconciler.explain import Row
 from reconciler.manifest import command_text
 from reconciler.model import ApprovalPolicy, Phase
+from reconciler.phases import ENDED
+from reconciler.values import frozen
 
 T = TypeVar("T")
 
@@ -71,6 +73,15 @@ Answer = dict[str, Any]
 LOOKING = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 ADDING = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
 ENDING = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False)
+
+
+@frozen
+class Look:
+    """How a run stands, whether only people bring it on, and its manifest, None before it has started."""
+
+    row: Row
+    rests: bool = False
+    document: telling.Document | None = None
 
 
 @dataclass(slots=True)
@@ -181,29 +192,26 @@ class Door:
 
     async def wait(self, run: Run, ctx: Context[Any, Any], timeout_s: Seconds = 60) -> Answer:
         """Wait until a run has ended or waits for a person, and say how it stands. Call again if it goes on."""
-        row = await self._until(ctx, run, timeout_s, lambda row, _: row.phase in api.RESTING)
-        return {"resting": row.phase in api.RESTING, **codec.dump(row)}
+        look = await self._until(ctx, run, timeout_s, lambda look: look.rests)
+        return {"resting": look.rests, **codec.dump(look.row)}
 
-    async def _until(
-        self, ctx: Context[Any, Any], run: str, timeout_s: float, done: Callable[[Row, telling.Document | None], bool]
-    ) -> Row:
+    async def _until(self, ctx: Context[Any, Any], run: str, timeout_s: float, done: Callable[[Look], bool]) -> Look:
         """Look at a run until that is `done` or the time is over, telling what happens to it as progress."""
         deadline_s, before, told = time.monotonic() + timeout_s, None, 0
         while True:
-            row, after = await self.do(partial(self._look, run))
-            for each in telling.between(before, after) if after is not None else ():
+            look = await self.do(partial(self._look, run))
+            for each in telling.between(before, look.document) if look.document is not None else ():
                 told += 1
                 words = filter(None, (each.name, each.stage, each.status, each.detail))
                 await ctx.report_progress(told, None, " ".join(words))
-            before = after or before
+            before = look.document or before
             left_s = deadline_s - time.monotonic()
-            if done(row, after) or left_s <= 0:
-                return row
+            if done(look) or left_s <= 0:
+                return look
             await asyncio.sleep(min(POLL_S, left_s))
 
-    def _look(self, run: str, here: api.Reconciler) -> tuple[Row, telling.Document | None]:
-        """Return how a run stands and its manifest, None before it has started; do a pass first where that is
-        allowed."""
+    def _look(self, run: str, here: api.Reconciler) -> Look:
+        """Look at a run, after a pass where that is allowed."""
         if "reconcile" in self.allowed:
             here.reconcile_once()
         try:
@@ -211,11 +219,12 @@ class Door:
         except UsageError:
             if run not in self.submitted:
                 raise
-            return _unmerged(self.submitted[run]), None
+            return Look(row=_unmerged(self.submitted[run]))
+        rests = here.is_resting(row.run_id)
         try:
-            return row, here.manifest(row.run_id)
+            return Look(row=row, rests=rests, document=here.manifest(row.run_id))
         except UsageError:
-            return row, None
+            return Look(row=row, rests=rests)
 
     # -------------------------------------------------------------------------------------------- bringing about
 
@@ -246,11 +255,11 @@ class Door:
         asked = await self._submit(*await self.do(partial(_question, question, task)))
         answers: list[Answer] = []
 
-        def done(row: Row, document: telling.Document | None) -> bool:
-            answers[:] = _answers(document)
-            return bool(answers) or row.phase in api.RESTING - {Phase.WAITING}
+        def done(look: Look) -> bool:
+            answers[:] = _answers(look.document)
+            return bool(answers) or look.row.phase in ENDED
 
-        row = await self._until(ctx, asked.run_id, timeout_s, done)
+        row = (await self._until(ctx, asked.run_id, timeout_s, done)).row
         how = f"reconciler approve {asked.name} --reason ANSWER"
         more = {"how_a_person_answers": how, "pull_request": asked.pull_request, "branch": asked.branch}
         return {"run_id": asked.run_id, "answered": bool(answers), "answers": answers, "phase": row.phase.value, **more}

@@ -198,3 +198,30 @@ def test_with_a_remote_it_is_pushed_there(hub: Hub) -> None:
         assert here.wait(asked.run_id, timeout_s=30).phase is Phase.SUCCEEDED
     assert hub.refs("refs/heads/requests") == {"refs/heads/requests/0001-beside": beside.commit}
     assert hub.manifests().keys() == {"0002-direct"}
+
+
+# ------------------------------------------------------------------------------------------------ waiting
+
+GATED = "workspace: empty\nstages:\n  - {id: s, approval: {reason: Goes on}, command: 'true'}\n"
+
+
+def test_who_waits_for_one_run_does_not_wait_for_others(scratch: Scratch, here: api.Reconciler) -> None:
+    scratch.pipeline("gated", GATED)
+    scratch.pipeline("long", "workspace: empty\nstages:\n  - {id: s, command: sleep 300}\n")
+    scratch.commit()
+    other = here.submit({"task": "t", "pipeline": "long"})
+    asked = here.submit({"task": "t", "pipeline": "gated"})
+    assert here.wait(asked.run_id, timeout_s=60).phase is Phase.WAITING
+    assert here.is_resting(asked.run_id) and not here.is_resting(other.run_id)
+    here.approve(asked.run_id, "go on")
+    assert not here.is_resting(asked.run_id), "a pass goes on with it"
+    assert here.wait(asked.run_id, timeout_s=60).phase is Phase.SUCCEEDED
+    assert here.cancel(other.run_id, "enough").phase is Phase.CANCELLED
+
+
+def test_a_run_that_waits_for_its_nested_runs_does_not_rest(scratch: Scratch, here: api.Reconciler) -> None:
+    scratch.pipeline("outer", "workspace: empty\nstages:\n  - {id: inner, pipeline: p}\n")
+    scratch.commit()
+    asked = here.submit({"task": "t", "pipeline": "outer"})
+    names = [each.name for each in here.events(asked.run_id, timeout_s=60, acting=True)]
+    assert names[-1] == "run:completed"
