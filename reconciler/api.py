@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from reconciler.preview import Preview
 
 __all__ = [
-    "Decided", "Log", "LogPart", "Overview", "Reconciler", "Round", "RunEvent", "RunEvidence", "Submitted",
+    "Decided", "Log", "LogPart", "Look", "Overview", "Reconciler", "Round", "RunEvent", "RunEvidence", "Submitted",
     "WaitingGate", "open",
 ]  # fmt: skip
 
@@ -102,6 +102,16 @@ class RunEvidence:
     manifest: Mapping[str, Any]
     summary: Mapping[str, Any]
     logs: tuple[Log, ...]
+
+
+@frozen
+class Look:
+    """A run at one moment: how it stands, whether it `rests` (it has ended, or waits for what only a person can do),
+    and its manifest, None before it has started."""
+
+    row: Row
+    rests: bool
+    manifest: Mapping[str, Any] | None
 
 
 @frozen
@@ -197,11 +207,15 @@ class Reconciler:
         found, run_id = self._found(run)
         return _row(found, run_id)
 
-    def is_resting(self, run: str) -> bool:
-        """Return whether a run has ended, or waits for what only a person can do: then only people bring it on."""
+    def look(self, run: str) -> Look:
+        """Return how a run stands, whether it rests, and its manifest, all of one moment."""
         found, run_id = self._found(run)
-        phase = _row(found, run_id).phase
-        return phase in ENDED or (phase == Phase.WAITING and waits_for_people(found.actions, run_id))
+        row = _row(found, run_id)
+        rests = row.phase in ENDED or (row.phase == Phase.WAITING and waits_for_people(found.actions, run_id))
+        try:
+            return Look(row=row, rests=rests, manifest=logbook.of(self._world, found, run_id).document())
+        except UsageError:
+            return Look(row=row, rests=rests, manifest=None)
 
     def gates(self) -> tuple[WaitingGate, ...]:
         """Return the gates at which runs wait for people."""
@@ -306,18 +320,15 @@ class Reconciler:
         """Yield the log of a stage as it grows, until the run rests or the time is over."""
         deadline_s, offset = self._world.now().monotonic_s + timeout_s, 0
         while True:
-            over = self._is_over(run, deadline_s)
-            part = self.read_log(run, stage, offset) if self._written(run) is not None else None
+            look = self.look(run)
+            part = self.read_log(run, stage, offset) if look.manifest is not None else None
             if part is not None and part.data:
                 offset = part.next
                 yield part.data
-            elif over or (part is not None and part.over):
+            elif look.rests or self._world.now().monotonic_s >= deadline_s:
                 return
             else:
                 self._world.sleep(POLL_S)
-
-    def _is_over(self, run: str, deadline_s: float) -> bool:
-        return self._world.now().monotonic_s >= deadline_s or self.is_resting(run)
 
     def events(self, run: str, timeout_s: float = float("inf"), acting: bool = False) -> Iterator[RunEvent]:
         """Yield what happens to a run, from its beginning until it rests: ended, or waiting for a person.
@@ -328,20 +339,13 @@ class Reconciler:
         while True:
             if acting:
                 self.reconcile_once()
-            over = self._is_over(run, deadline_s)
-            after = self._written(run)
-            if after is not None:
-                yield from telling.between(before, after)
-                before = after
-            if over:
+            look = self.look(run)
+            if look.manifest is not None:
+                yield from telling.between(before, look.manifest)
+                before = look.manifest
+            if look.rests or self._world.now().monotonic_s >= deadline_s:
                 return
             self._world.sleep(POLL_S)
-
-    def _written(self, run: str) -> Mapping[str, Any] | None:
-        try:
-            return self.manifest(run)
-        except UsageError:
-            return None
 
     # -------------------------------------------------------------------------------------------- asking
 
@@ -382,14 +386,15 @@ class Reconciler:
         somebody else must reconcile.
         """
         run_id = self._found(run)[1]
-        now_s = self._world.now().monotonic_s
-        deadline_s = None if timeout_s is None else now_s + timeout_s
+        deadline_s = None if timeout_s is None else self._world.now().monotonic_s + timeout_s
         if acting:
             self._acting.run_until_idle(lambda result: None, deadline_s, run_id)
             return self.run(run_id)
-        while not self._is_over(run_id, float("inf") if deadline_s is None else deadline_s):
+        while not (look := self.look(run_id)).rests:
+            if deadline_s is not None and self._world.now().monotonic_s >= deadline_s:
+                break
             self._world.sleep(POLL_S)
-        return self.run(run_id)
+        return look.row
 
     def resume(self, run: str, reason: str, *, afresh: bool = False, token: str | None = None) -> str:
         """Let a run that ended or hangs go on as its next attempt, on a plan refreshed from the tip; return a sentence

@@ -33,7 +33,6 @@ from reconciler.explain import Row
 from reconciler.manifest import command_text
 from reconciler.model import ApprovalPolicy, Phase
 from reconciler.phases import ENDED
-from reconciler.values import frozen
 
 T = TypeVar("T")
 
@@ -44,7 +43,7 @@ STAGES_MAX = 200
 LOG_BYTES_MAX = 64 * 1024
 RESOURCE_BYTES_MAX = 1024 * 1024
 WAIT_S_MAX = 600
-POLL_S = 0.25
+POLL_S = 0.5
 CANCEL_S = 15.0
 
 OF_RUN = (
@@ -73,15 +72,6 @@ Answer = dict[str, Any]
 LOOKING = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 ADDING = ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
 ENDING = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False)
-
-
-@frozen
-class Look:
-    """How a run stands, whether only people bring it on, and its manifest, None before it has started."""
-
-    row: Row
-    rests: bool = False
-    document: telling.Document | None = None
 
 
 @dataclass(slots=True)
@@ -195,36 +185,33 @@ class Door:
         look = await self._until(ctx, run, timeout_s, lambda look: look.rests)
         return {"resting": look.rests, **codec.dump(look.row)}
 
-    async def _until(self, ctx: Context[Any, Any], run: str, timeout_s: float, done: Callable[[Look], bool]) -> Look:
+    async def _until(
+        self, ctx: Context[Any, Any], run: str, timeout_s: float, done: Callable[[api.Look], bool]
+    ) -> api.Look:
         """Look at a run until that is `done` or the time is over, telling what happens to it as progress."""
         deadline_s, before, told = time.monotonic() + timeout_s, None, 0
         while True:
             look = await self.do(partial(self._look, run))
-            for each in telling.between(before, look.document) if look.document is not None else ():
+            for each in telling.between(before, look.manifest) if look.manifest is not None else ():
                 told += 1
                 words = filter(None, (each.name, each.stage, each.status, each.detail))
                 await ctx.report_progress(told, None, " ".join(words))
-            before = look.document or before
+            before = look.manifest or before
             left_s = deadline_s - time.monotonic()
             if done(look) or left_s <= 0:
                 return look
             await asyncio.sleep(min(POLL_S, left_s))
 
-    def _look(self, run: str, here: api.Reconciler) -> Look:
+    def _look(self, run: str, here: api.Reconciler) -> api.Look:
         """Look at a run, after a pass where that is allowed."""
         if "reconcile" in self.allowed:
             here.reconcile_once()
         try:
-            row = here.run(run)
+            return here.look(run)
         except UsageError:
             if run not in self.submitted:
                 raise
-            return Look(row=_unmerged(self.submitted[run]))
-        rests = here.is_resting(row.run_id)
-        try:
-            return Look(row=row, rests=rests, document=here.manifest(row.run_id))
-        except UsageError:
-            return Look(row=row, rests=rests)
+            return api.Look(row=_unmerged(self.submitted[run]), rests=False, manifest=None)
 
     # -------------------------------------------------------------------------------------------- bringing about
 
@@ -255,8 +242,8 @@ class Door:
         asked = await self._submit(*await self.do(partial(_question, question, task)))
         answers: list[Answer] = []
 
-        def done(look: Look) -> bool:
-            answers[:] = _answers(look.document)
+        def done(look: api.Look) -> bool:
+            answers[:] = _answers(look.manifest)
             return bool(answers) or look.row.phase in ENDED
 
         row = (await self._until(ctx, asked.run_id, timeout_s, done)).row

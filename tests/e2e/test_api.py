@@ -212,9 +212,9 @@ def test_who_waits_for_one_run_does_not_wait_for_others(scratch: Scratch, here: 
     other = here.submit({"task": "t", "pipeline": "long"})
     asked = here.submit({"task": "t", "pipeline": "gated"})
     assert here.wait(asked.run_id, timeout_s=60).phase is Phase.WAITING
-    assert here.is_resting(asked.run_id) and not here.is_resting(other.run_id)
+    assert here.look(asked.run_id).rests and not here.look(other.run_id).rests
     here.approve(asked.run_id, "go on")
-    assert not here.is_resting(asked.run_id), "a pass goes on with it"
+    assert not here.look(asked.run_id).rests, "a pass goes on with it"
     assert here.wait(asked.run_id, timeout_s=60).phase is Phase.SUCCEEDED
     assert here.cancel(other.run_id, "enough").phase is Phase.CANCELLED
 

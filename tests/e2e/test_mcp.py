@@ -7,7 +7,6 @@ import json
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -419,8 +418,9 @@ def test_the_real_codex_cli_asks_through_it(repository: Scratch, programs: Mappi
         Call("submit", {"request": ASKED, "name": "0005-codex"}, namespace="mcp__reconciler"),
         Call("wait", {"run": "0005-codex", "timeout_s": 60}, namespace="mcp__reconciler"),
     )
-    # Its home may not lie below the directory for temporary files.
-    with model(*calls, Say("It ran.")) as told, tempfile.TemporaryDirectory(dir=Path.home()) as home:
+    home = repository.outside / "codex"
+    home.mkdir()
+    with model(*calls, Say("It ran.")) as told:
         provider = {
             "name": "loop", "base_url": f"{told.url}/v1", "wire_api": "responses", "env_key": "LOOP_API_KEY",
             "request_max_retries": 0, "stream_max_retries": 0,
@@ -435,7 +435,7 @@ def test_the_real_codex_cli_asks_through_it(repository: Scratch, programs: Mappi
         options = [word for name, value in said.items() for word in ("-c", f"{name}={_toml(value)}")]
         command = [programs["codex"], "exec", "--json", "-C", str(repository.path), "-m", "gpt-5.5", *options, "Ask."]
         done = subprocess.run(
-            command, env={**ENVIRONMENT, "CODEX_HOME": home, "LOOP_API_KEY": "any"}, stdin=subprocess.DEVNULL,
+            command, env={**ENVIRONMENT, "CODEX_HOME": str(home), "LOOP_API_KEY": "any"}, stdin=subprocess.DEVNULL,
             capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
