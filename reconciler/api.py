@@ -349,17 +349,18 @@ class Reconciler:
 
     # -------------------------------------------------------------------------------------------- asking
 
-    def submit(self, request: Mapping[str, Any], *, name: str = "", mode: str = "direct") -> Submitted:
+    def submit(self, request: Mapping[str, Any], *, name: str = "", mode: str = "direct", note: str = "") -> Submitted:
         """Commit a request, made of plain values, and return where it is and which run it asks for.
 
         `name` is that of its file below `runs.d`; the same request under the same name is found again instead of
         committed twice. Without one it gets the next free number. `mode` is `direct` for the branch that is reconciled,
-        `branch` for a branch of its own, `pull_request` for that with a pull request at the forge. Raise ContentError
-        with everything that is wrong with the request, before anything is committed.
+        `branch` for a branch of its own, `pull_request` for that with a pull request at the forge. `note` is a line for
+        the message of the commit. Raise ContentError with everything that is wrong with the request, before anything is
+        committed.
         """
         if mode not in ("direct", "branch", "pull_request"):
             raise UsageError(f"mode {mode!r}: is none; write direct, branch or pull_request")
-        return submitting.submit(self._acting, request, name, mode=mode, opener=open_when_owed)
+        return submitting.submit(self._acting, request, name, mode=mode, opener=open_when_owed, note=note)
 
     def rerun(self, run: str) -> Submitted:
         """Ask for a run once more, by raising `rerun` in its request at the tip, and return the new run."""

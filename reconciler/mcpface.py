@@ -45,6 +45,7 @@ RESOURCE_BYTES_MAX = 1024 * 1024
 WAIT_S_MAX = 600
 POLL_S = 0.5
 CANCEL_S = 15.0
+NOTE = "Asked for by an agent, through reconciler mcp."
 
 OF_RUN = (
     "status", "status_detail", "pipeline_id", "title", "started_at", "completed_at", "summary", "commit", "parameters",
@@ -223,7 +224,7 @@ class Door:
 
     async def _submit(self, request: Mapping[str, Any], name: str) -> api.Submitted:
         def act(here: api.Reconciler) -> api.Submitted:
-            return here.submit(request, name=name, mode=here.settings().mcp.submit)
+            return here.submit(request, name=name, mode=here.settings().mcp.submit, note=NOTE)
 
         found = await self.do(act)
         if found.branch.startswith("requests/") and found.run_id:

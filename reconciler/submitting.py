@@ -34,6 +34,7 @@ T = TypeVar("T")
 TRIES_MAX = 10
 REQUEST_BYTES_MAX = 64 * 1024
 BODY_CHARACTERS_MAX = 60_000
+NOTE_CHARACTERS_MAX = 200
 _LINE = re.compile(rb"^rerun:[^\r\n]*\r?\n?", re.MULTILINE)
 BRANCHES = "requests/"
 """Where the branches of requests are that wait to be merged."""
@@ -150,13 +151,19 @@ def next_name(names: Collection[str], pipeline: str) -> str:
 
 
 def submit(
-    loop: Loop, asked: Mapping[str, Any], name: str = "", *, mode: str = "direct", opener: Opener | None = None
+    loop: Loop,
+    asked: Mapping[str, Any],
+    name: str = "",
+    *,
+    mode: str = "direct",
+    opener: Opener | None = None,
+    note: str = "",
 ) -> Submitted:
     """Commit a request and return where it is; the same wish under the same `name` is found again.
 
     `mode` is `direct` for the branch that is reconciled, `branch` for one of its own, `pull_request` for that with a
-    pull request, which is opened by way of `opener`. Without a name it gets the next free number. Raise ContentError
-    for a request that cannot be used, or a name that another one has.
+    pull request, which is opened by way of `opener`. Without a name it gets the next free number. `note` is a line for
+    the message of the commit. Raise ContentError for a request that cannot be used, or a name that another one has.
     """
     content, identity = render(asked), loop.world.repository.identity()
     if name:
@@ -167,7 +174,7 @@ def submit(
         request, _ = planned(loop, content, path)
         if (there := _there(loop, seen, request, mode)) is not None:
             return there
-        draft = _draft(seen, request, content, identity)
+        draft = _draft(seen, request, content, identity, note)
         if mode == "direct":
             return _submitted(request, loop.commit(seen, draft), seen.branch)
         return _beside(loop, seen, draft, request, opener if mode == "pull_request" else None)
@@ -226,11 +233,12 @@ def _submitted(request: Request, commit: str, branch: str) -> Submitted:
     )
 
 
-def _draft(seen: Observation, request: Request, content: bytes, identity: str) -> Draft:
+def _draft(seen: Observation, request: Request, content: bytes, identity: str, note: str = "") -> Draft:
+    line = "".join(each if each.isprintable() else " " for each in note[:NOTE_CHARACTERS_MAX])
     return Draft(
         parent=seen.tip,
         files={request.source.path: content},
-        message=f"runs: start {request.pipeline} for {request.task}\n",
+        message=f"runs: start {request.pipeline} for {request.task}\n" + (f"\n{line}\n" if line else ""),
         identity=identity,
         epoch_s=int(datetime.now(UTC).timestamp()),
     )
@@ -283,7 +291,7 @@ def _proposed(forge: Forge, found: Submitted, seen: Observation, draft: Draft) -
     shown = "\n".join(f"    {line}" for line in draft.files[found.path].decode().splitlines())
     said = f"Merging this asks for the run {markup.code(found.run_id or found.name)}:"
     body = f"{said}\n\n{markup.bounded(shown, BODY_CHARACTERS_MAX)}\n"
-    wanted = Wanted(head=found.branch, base=seen.branch, title=draft.message.strip(), body=body)
+    wanted = Wanted(head=found.branch, base=seen.branch, title=draft.message.partition("\n")[0], body=body)
     try:
         return replace(found, pull_request=forge.pull_request(wanted).url)
     except TransientError as error:

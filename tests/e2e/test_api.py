@@ -14,7 +14,7 @@ from reconciler import api
 from reconciler.errors import ContentError, ForgeFailed, UsageError
 from reconciler.model import Phase
 from tests.scratch import ENVIRONMENT, Hub, Scratch
-from tests.test_docs import ROOT, examples, fences
+from tests.test_docs import README, ROOT, examples, fences
 from tests.test_layers import MODULES, ours
 
 PAGE = ROOT / "docs" / "how-to" / "python.md"
@@ -39,8 +39,9 @@ def test_the_examples_of_the_page_are_executed(
     scratch.commit()
     monkeypatch.chdir(scratch.path)
     known: dict[str, object] = {}
-    for number, text in enumerate(fences(PAGE, "python"), start=1):
-        exec(compile(text, f"{PAGE.name}, example {number}", "exec"), known)
+    for page in (PAGE, README):
+        for number, text in enumerate(fences(page, "python"), start=1):
+            exec(compile(text, f"{page.name}, example {number}", "exec"), known)
     said = capsys.readouterr().out
     assert "approval:decided ship approve asked was: Publishes to the registry" in said
     assert "build b'built with 3.13\\n'" in said and "there is nothing to cancel" in said

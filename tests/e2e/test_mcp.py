@@ -111,7 +111,8 @@ def test_an_agent_asks_for_a_run_and_reads_its_evidence_over_standard_streams(re
     assert [str(message).split()[0] for _, message in told] == [
         "run:started", "stage:started", "stage:completed", "run:completed",
     ]  # fmt: skip
-    assert "runs: start p for t" in repository.git("log", "--format=%s")
+    asked = repository.git("log", "--format=%B", "--", "runs.d")
+    assert asked == "runs: start p for t\n\nAsked for by an agent, through reconciler mcp.\n\n"
 
 
 @pytest.fixture
@@ -236,7 +237,7 @@ def test_hostile_words_become_no_path_and_no_option(repository: Scratch) -> None
     (repository.outside / "x.yaml").write_text("task: t\npipeline: p\n")
 
     async def tell(client: Client) -> None:
-        for name in ("../../outside/x", "-rf", ".git/config", "a/../../b", "/etc/x", "a..b"):
+        for name in ("../../outside/x", "-rf", ".git/config", "a/../../b", "/etc/x", "a..b", "x.approval"):
             await refused(client, "submit", request=ASKED, name=name)
         for run in ("../../etc/passwd", "--all", "$(id)", "\x00", "HEAD:README.md"):
             assert "there is no run" in await refused(client, "evidence", run=run)
@@ -396,7 +397,7 @@ def test_a_submission_becomes_a_pull_request_where_settings_say_so(hub: Hub, mon
             title = "@ann <b>now</b> `x`"
             asked = await called(client, "submit", request={**ASKED, "title": title}, name="0001-a")
             (pull,) = forge.pulls
-            assert (pull["head"], pull["base"]) == ("requests/0001-a", "main")
+            assert (pull["head"], pull["base"], pull["title"]) == ("requests/0001-a", "main", "runs: start p for t")
             assert asked["pull_request"].endswith("/pull/1")
             shown = next(line for line in pull["body"].splitlines() if "@ann" in line)
             assert shown.startswith("    "), "it is shown as code"
