@@ -33,12 +33,14 @@ from reconciler.explain import Row
 from reconciler.manifest import command_text
 from reconciler.model import ApprovalPolicy, Phase
 from reconciler.phases import ENDED
+from reconciler.submitting import BRANCHES
 
 T = TypeVar("T")
 
 CALLS_MAX = 32
 """So many calls wait or are answered at once."""
 ROWS_MAX = 100
+REMEMBERED_MAX = 1000
 STAGES_MAX = 200
 LOG_BYTES_MAX = 64 * 1024
 RESOURCE_BYTES_MAX = 1024 * 1024
@@ -86,8 +88,9 @@ class Door:
     )
     here: api.Reconciler | None = None
     submitted: dict[str, api.Submitted] = field(default_factory=dict)
-    """What was submitted onto a branch of its own, by run: it is no run before it is merged."""
+    """What was submitted onto a branch of its own, by run and by name: it is no run before it is merged."""
     calls: int = 0
+    waits: int = 0
 
     async def do(self, act: Callable[[api.Reconciler], T]) -> T:
         """Return what the thread comes to. Raise ToolError with the sentence that says what is wrong."""
@@ -190,7 +193,18 @@ class Door:
         self, ctx: Context[Any, Any], run: str, timeout_s: float, done: Callable[[api.Look], bool]
     ) -> api.Look:
         """Look at a run until that is `done` or the time is over, telling what happens to it as progress."""
-        deadline_s, before, told = time.monotonic() + timeout_s, None, 0
+        if self.waits >= CALLS_MAX:
+            raise ToolError(f"more than {CALLS_MAX} calls wait at once; call again later")
+        self.waits += 1
+        try:
+            return await self._watch(ctx, run, time.monotonic() + timeout_s, done)
+        finally:
+            self.waits -= 1
+
+    async def _watch(
+        self, ctx: Context[Any, Any], run: str, deadline_s: float, done: Callable[[api.Look], bool]
+    ) -> api.Look:
+        before, told = None, 0
         while True:
             look = await self.do(partial(self._look, run))
             for each in telling.between(before, look.manifest) if look.manifest is not None else ():
@@ -227,8 +241,9 @@ class Door:
             return here.submit(request, name=name, mode=here.settings().mcp.submit, note=NOTE)
 
         found = await self.do(act)
-        if found.branch.startswith("requests/") and found.run_id:
-            self.submitted[found.run_id] = found
+        if found.branch.startswith(BRANCHES) and found.run_id:
+            self.submitted |= {found.run_id: found, found.name: found}
+            self.submitted = dict(list(self.submitted.items())[-REMEMBERED_MAX:])
         return found
 
     async def ask(

@@ -211,9 +211,15 @@ def test_without_being_allowed_it_only_looks(repository: Scratch) -> None:
         tools = (await client.list_tools()).tools
         assert {each.name for each in tools} == LOOKING
         assert all(each.annotations is not None and each.annotations.read_only_hint for each in tools)
+        assert (await called(client, "status"))["runs_total"] == 1
+        assert (await called(client, "plan"))["actions"][0]["action"] == "launch"
+        assert (await called(client, "wait", run="a", timeout_s=0))["phase"] == "absent"
+        assert (await called(client, "validate", text="task: t\npipeline: p\n"))["ok"]
         for each in ALLOWED:
             assert "Unknown tool" in await refused(client, each, request=ASKED)
 
+    repository.request("a", "p")
+    repository.commit()
     before = repository.fingerprint()
     inside(repository.path, tell)
     assert repository.fingerprint() == before
@@ -376,7 +382,7 @@ def test_a_submission_waits_on_a_branch_to_be_merged_where_settings_say_so(repos
     async def tell(client: Client) -> None:
         asked = await called(client, "submit", request=ASKED, name="0003-a")
         assert asked["branch"] == "requests/0003-a"
-        waits = await called(client, "wait", run=asked["run_id"], timeout_s=0)
+        waits = await called(client, "wait", run=asked["name"], timeout_s=0)
         assert waits["reason"] == "its request waits on branch 'requests/0003-a' to be merged"
         repository.git("merge", "-q", asked["branch"])
         assert (await called(client, "wait", run=asked["run_id"], timeout_s=60))["phase"] == "succeeded"
