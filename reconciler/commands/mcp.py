@@ -50,7 +50,7 @@ def command(
     'reconcile' passes are done while an agent waits; without, a watcher must run. Beyond this machine it listens only
     with a token.
 
-    Exit codes: 0 the client has gone, or ended by a signal, 2 wrong usage.
+    Exit codes: 0 the client has gone, or it was told to end while it listened, 130 Ctrl-C, 2 wrong usage.
     """
     allowed = _allowed(allow)
     need_modules("mcp", "agents", MODULES)
