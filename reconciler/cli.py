@@ -31,6 +31,7 @@ VERBS = {
     "deliveries": "show what is owed to other places, and revive what was given up",
     "why": "explain a run or a request: waiting for what, rejected where",
     "serve": "watch, and show runs, logs and metrics on a web page",
+    "mcp": "let agents look, and ask for runs, through the Model Context Protocol",
     "report": "write the evidence of a commit as a static site",
     "start": "write and commit a request, then reconcile it",
     "resume": "let a run that ended or hangs go on, on a refreshed plan",

@@ -204,7 +204,8 @@ def _accepted(event: Mapping[str, object]) -> bool:
 
 def _asked(run_id: RunId, wish: Wish | None, desired: Desired) -> str:
     if wish is not None:
-        return f"{wish.request.source.path} asks for pipeline '{wish.request.pipeline}' of task '{wish.request.task}'"
+        asked, titled = wish.request, f": {wish.request.title}" if wish.request.title else ""
+        return f"{asked.source.path} asks for pipeline '{asked.pipeline}' of task '{asked.task}'{titled}"
     if run_id in desired.names.values():
         return "its request is at the tip"
     return "no request at the tip asks for it (any more)"

@@ -185,15 +185,15 @@ class Loop:
     def run_until_idle(
         self, watch: Callable[[Pass], None], deadline_s: float | None = None, goal: RunId | None = None
     ) -> Pass:
-        """Pass until nothing is under way (or `goal` is proven), evidence is blocked, or the deadline (monotonic
-        seconds) is reached."""
+        """Pass until nothing is under way (or `goal` is proven to have ended, or to wait for a person), evidence is
+        blocked, or the deadline (monotonic seconds) is reached."""
         refused = 0
         while True:
             result = self.run_pass()
             watch(result)
             refused = refused + 1 if any(each.error for each in result.done) else 0
             over = deadline_s is not None and self.world.now().monotonic_s >= deadline_s
-            reached = goal in result.seen.actual.evidence and goal not in result.seen.actual.runs
+            reached = goal is not None and _is_reached(result, goal)
             hopeless = refused >= REFUSALS_MAX or (self.contact.hopeless() and not result.seen.actual.runs)
             if (result.idle and result.online) or result.blocked or over or reached or hopeless:
                 return result
@@ -353,17 +353,19 @@ class Loop:
         begins = isinstance(action, Launch)
         return Wanted(run_id=run_id, old=held.oid if held is not None else None, claim=shared, begins=begins)
 
-    def commit(self, seen: Observation, draft: Draft, *, sign: bool = False) -> None:
-        """Put a person's commit onto the branch, signed if asked. Raise TipMoved if that is elsewhere by now."""
+    def commit(self, seen: Observation, draft: Draft, *, sign: bool = False) -> str:
+        """Put a person's commit onto the branch, signed if asked, and return it. Raise TipMoved if that is elsewhere by
+        now."""
         commit = self.world.repository.make_commit(draft)
         if sign:
             commit = self.world.repository.signed(commit)
         if self.world.remote is None:
             self.world.repository.advance(seen.branch, seen.tip, commit)
-            return
+            return commit
         pushed = push_branch(self.world.remote, seen.branch, seen.tip, commit)
         if self.observer.hearing is not None:
             self.observer.hearing.note(pushed)
+        return commit
 
     def claim_for_person(self, plan: Plan, claim: Claim) -> Claim:
         """Make the claim at the remote of an attempt that a person asks for (the verb `resume`) and return it. Raise
@@ -478,6 +480,19 @@ def _sets_free(result: Pass) -> bool:
     waiting = {each.subject for each in result.actions if isinstance(each, Wait) and not each.settled}
     wishes = [wish for wish in result.seen.desired.wishes if wish.run_id in waiting]
     return any(wish.request.after or wish.request.concurrency for wish in wishes)
+
+
+def _is_reached(result: Pass, goal: RunId) -> bool:
+    """Return whether the tip proves that a run has ended, or waits for what only a person can do."""
+    run, actual = result.seen.actual.runs.get(goal), result.seen.actual
+    if run is None:
+        return goal in actual.evidence
+    return actual.proves(goal, run.number) and waits_for_people(result.actions, goal) and not result.leads_on
+
+
+def waits_for_people(actions: Sequence[Action], run_id: RunId) -> bool:
+    """Return whether only a person can bring a run on."""
+    return any(isinstance(each, Wait) and each.subject == run_id and each.settled for each in actions)
 
 
 def living(seen: Observation) -> dict[RunId, int]:

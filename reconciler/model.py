@@ -418,6 +418,15 @@ class ForgeSettings:
 
 
 @frozen
+class McpSettings:
+    """How requests get into the repository that agents make through `reconciler mcp`: `submit` is `direct`, `branch` or
+    `pull_request`; `ask` is the pipeline whose gate a question to a person waits at, None for none."""
+
+    submit: str = "direct"
+    ask: PipelineId | None = None
+
+
+@frozen
 class Policy:
     """`approvals.<name>`: where it holds (every rule that is given must match), and what it demands of decisions.
 
@@ -528,6 +537,7 @@ class Settings:
     redact: Redact = Redact()
     publish: PublishSettings = PublishSettings()
     forge: ForgeSettings = ForgeSettings()
+    mcp: McpSettings = McpSettings()
     approvals: tuple[Policy, ...] = ()
     trust: Trust = Trust()
     guards: GuardSettings = GuardSettings()

@@ -32,6 +32,14 @@ AT_ONCE_MAX = 5
 """So many are opened in one pass; the others come in the next."""
 PATIENCE_FIRST_S = 30.0
 PATIENCE_MAX_S = 3600.0
+FORGE_PATIENCE_S = 15.0
+
+
+def open_when_owed(world: World, settings: ForgeSettings) -> Forge | str:
+    """Open the forge, which is loaded only now; a pass does not wait long for one."""
+    from reconciler.forges.opening import open_forge
+
+    return open_forge(world, settings, patience_s=FORGE_PATIENCE_S)
 
 
 def receipt_path(task_id: str, run_id: str) -> str:

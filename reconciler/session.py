@@ -14,17 +14,17 @@ from reconciler.aggregate import duration
 from reconciler.conditions import read_conditions
 from reconciler.loop import Loop, Pass, unproven
 from reconciler.manifest import artifact_root
-from reconciler.model import ForgeSettings, Phase, RunId, StageStatus, TaskId
+from reconciler.model import Phase, RunId, StageStatus, TaskId
 from reconciler.observe import Observer
 from reconciler.phases import ENDED
 from reconciler.process import Workers
+from reconciler.pulls import open_when_owed
 from reconciler.terminal import coloured, single_line
 from reconciler.world import World, open_world
 
 WAITED_STILL_RUNNING = 3
 WAITED_FOR_APPROVAL = 4
 BLOCKED = 75
-FORGE_PATIENCE_S = 15.0
 
 
 class Session:
@@ -34,7 +34,7 @@ class Session:
         self, directory: Path, *, workers: Workers | None = None, quiet: bool = False, branch: str | None = None
     ) -> None:
         self.world = open_world(directory, workers)
-        self.loop = Loop(self.world, Observer(self.world, branch), opener=_opener, tells=True)
+        self.loop = Loop(self.world, Observer(self.world, branch), opener=open_when_owed, tells=True)
         self.published: dict[RunId, tuple[TaskId, str]] = {}
         self.quiet = quiet
         self.said: set[str] = set()
@@ -111,13 +111,6 @@ def _unpushed(world: World, result: Pass) -> bool:
 
 
 EMPTY = "nothing to do: runs.d/ holds no request at the tip; write one, or run: reconciler init"
-
-
-def _opener(world: World, settings: ForgeSettings) -> Any:
-    """Open the forge, which is loaded only now; a pass does not wait long for one."""
-    from reconciler.forges.opening import open_forge
-
-    return open_forge(world, settings, patience_s=FORGE_PATIENCE_S)
 
 
 def _live_display() -> Any:

@@ -34,10 +34,11 @@ class Shell:
 
 @dataclass(frozen=True)
 class Call:
-    """The model calls a tool by name."""
+    """The model calls a tool by name; `namespace` is that of an MCP server, as Codex spells it."""
 
     name: str
     arguments: Mapping[str, Any]
+    namespace: str = ""
 
 
 @dataclass(frozen=True)
@@ -203,8 +204,9 @@ def _item(turn: Turn, number: int) -> dict[str, Any]:
     match turn:
         case Shell(command):
             return _function_call(number, "exec_command", {"cmd": command})
-        case Call(name, arguments):
-            return _function_call(number, name, arguments)
+        case Call(name, arguments, namespace):
+            there = {"namespace": namespace} if namespace else {}
+            return _function_call(number, name, arguments) | there
         case Say(text):
             content = [{"type": "output_text", "text": text, "annotations": []}]
             return {"id": f"msg_{number}", "type": "message", "role": "assistant", "content": content}

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import click
 
-from reconciler.apply import cancel_run
-from reconciler.errors import UsageError
-from reconciler.phases import ENDED, phase
+from reconciler.byhand import cancel
 from reconciler.session import Session, outcomes, run_document
 from reconciler.survey import find_run, survey
 from reconciler.terminal import format_option, print_json
@@ -32,13 +30,7 @@ def command(repo: str, run: str, reason: str, actor: str | None, form: str) -> i
     world = open_world(Path(repo))
     found = survey(world)
     run_id = find_run(found, run)
-    there = found.seen.actual.runs.get(run_id)
-    if there is None and found.seen.actual.waits_elsewhere(run_id) is not None:
-        cure = "add 'cancel: <reason>' to its request and commit that"
-        raise UsageError(f"{run_id} was left waiting by another machine; {cure}")
-    if there is None or phase(there, found.seen.now) in ENDED:
-        raise UsageError(f"{run_id} is not under way; there is nothing to cancel")
-    cancel_run(world, there.task_id, run_id, there.number, actor=actor or world.repository.identity(), reason=reason)
+    cancel(world, found, run_id, actor=actor or world.repository.identity(), reason=reason)
     session = Session(Path(repo), quiet=form == "json")
     session.loop.concerned.add(run_id)
     result = session.run(wait=True, goal=run_id)

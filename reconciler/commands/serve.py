@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,10 +68,10 @@ def command(
 
     Exit codes: 0 ended by SIGTERM, 130 by Ctrl-C, 2 wrong usage, 75 another watcher is at work in this clone.
     """
-    _need_modules()
-    host, port = _address(address)
+    need_modules("serve", "serve", MODULES)
+    host, port = address_of(address)
     door = _door(
-        host, names, _secret("token", token_file, token_env), _secret("hook", hook_secret_file, hook_secret_env)
+        host, names, secret_of("token", token_file, token_env), secret_of("hook", hook_secret_file, hook_secret_env)
     )
     _refuse_openness(host, door, insecure)
     readiness = take_readiness()
@@ -95,7 +96,7 @@ def command(
     face = WebFace(beside, board, (title or directory.name or "runs")[:100])
     server = WebServer(App(face, board, door, watcher.wake), listening)
     board.watch = server.watch
-    click.echo(f"http://{_shown(host)}:{listening.getsockname()[1]}/", err=True)
+    click.echo(f"http://{shown(host)}:{listening.getsockname()[1]}/", err=True)
     server.start()
     try:
         watcher.run()
@@ -104,17 +105,17 @@ def command(
     return conclude(watcher)
 
 
-def _need_modules() -> None:
-    """Raise UsageError, with the cure, where the extra is not installed."""
+def need_modules(verb: str, extra: str, modules: Sequence[str]) -> None:
+    """Raise UsageError, with the cure, where an extra is not installed."""
     from importlib.util import find_spec
 
-    missing = [each for each in MODULES if find_spec(each) is None]
+    missing = [each for each in modules if find_spec(each) is None]
     if missing:
-        cure = "run: python3 -m pip install 'gitops-reconciler[serve]'"
-        raise UsageError(f"serve needs {', '.join(missing)}, which the extra 'serve' brings; {cure}")
+        cure = f"run: python3 -m pip install 'gitops-reconciler[{extra}]'"
+        raise UsageError(f"{verb} needs {', '.join(missing)}, which the extra '{extra}' brings; {cure}")
 
 
-def _address(text: str) -> tuple[str, int]:
+def address_of(text: str) -> tuple[str, int]:
     """Return host and port. Raise UsageError if the text is not both."""
     host, _, port = text.rpartition(":")
     if not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
@@ -122,7 +123,7 @@ def _address(text: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -130,7 +131,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _refuse_openness(host: str, door: Door, insecure: bool) -> None:
-    if not (_is_loopback(host) or door.token or insecure):
+    if not (is_loopback(host) or door.token or insecure):
         cure = "give a token (--token-file), listen on 127.0.0.1, or say --insecure"
         raise UsageError(f"--address {host}: others can reach it, and there is no token; {cure}")
 
@@ -142,7 +143,7 @@ def _door(host: str, names: tuple[str, ...], token: bytes, hook_secret: bytes) -
     return Door(hosts=frozenset(hosts), token=token, hook_secret=hook_secret)
 
 
-def _secret(what: str, file: str | None, variable: str) -> bytes:
+def secret_of(what: str, file: str | None, variable: str) -> bytes:
     """Return a secret from a file or the environment, b"" if there is none. It is taken out of the environment, so that
     no stage of a run inherits it."""
     if file is None:
@@ -164,5 +165,5 @@ def _checked(secret: bytes, where: str) -> bytes:
     return secret
 
 
-def _shown(host: str) -> str:
+def shown(host: str) -> str:
     return f"[{host}]" if ":" in host else host

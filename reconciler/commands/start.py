@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import re
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
-from reconciler import parse, resolve
 from reconciler.commands.reconcile import duration
-from reconciler.errors import ContentError, TipMoved, TransientError, UsageError
-from reconciler.git import Draft
-from reconciler.loop import pass_lock
-from reconciler.model import Rejection, Request, RunId, Source
+from reconciler.errors import UsageError
+from reconciler.model import RunId
 from reconciler.session import Session, exit_code, outcomes, run_document
+from reconciler.submitting import submit
 from reconciler.terminal import coloured, format_option, print_json
-
-TRIES_MAX = 10
 
 
 @click.command(short_help="write and commit a request, then reconcile it")
@@ -56,9 +50,8 @@ def command(repo: str, /, pipeline: str, timeout: str | None, no_wait: bool, for
     Your index and working tree are not touched, only the new file appears. Exit codes as for reconcile --wait.
     """  # fmt: skip
     session = Session(Path(repo), quiet=form == "json")
-    content = _render({"pipeline": pipeline, **asked, "parameters": parameters(asked["parameters"])})
-    request = _commit(session, pipeline, content)
-    run_id = resolve.run_id(request)
+    said = _said({"pipeline": pipeline, **asked, "parameters": parameters(asked["parameters"])})
+    run_id = submit(session.loop, said).run_id
     session.loop.concerned.add(run_id)
     deadline_s = time.monotonic() + duration(timeout) if timeout else None
     result = session.run(wait=not no_wait, deadline_s=deadline_s, goal=run_id)
@@ -89,59 +82,7 @@ def parameters(given: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
-def _render(asked: Mapping[str, Any]) -> bytes:
-    """Return the request as YAML, leaving out what was not said."""
-    from ruamel.yaml import YAML
-
+def _said(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the request, leaving out what was not said."""
     keys = ("task", "pipeline", "title", "target", "parameters", "proves")
-    said = {key: list(asked[key]) if isinstance(asked[key], tuple) else asked[key] for key in keys if asked.get(key)}
-    buffer = io.BytesIO()
-    yaml = YAML()
-    yaml.default_flow_style = False
-    yaml.width = 4096
-    yaml.dump(said, buffer)
-    return buffer.getvalue()
-
-
-def _commit(session: Session, pipeline: str, content: bytes) -> Request:
-    """Commit the request under the next free number on the tip, again if the tip moves meanwhile."""
-    identity = session.world.repository.identity()
-    for _ in range(TRIES_MAX):
-        try:
-            with pass_lock(session.world):
-                return _commit_once(session, pipeline, content, identity)
-        except TipMoved:
-            session.loop.observer.online = False
-            session.loop.contact.spread()
-    raise TransientError(f"the branch moved {TRIES_MAX} times while the request was committed; try again")
-
-
-def _commit_once(session: Session, pipeline: str, content: bytes, identity: str) -> Request:
-    world, observer = session.world, session.loop.observer
-    session.loop.contact.ask_if_due()
-    seen = observer.observe()
-    if world.remote is not None and not observer.online:
-        raise TransientError(
-            f"{world.remote.name} does not answer, and a request must be pushed there; try again later"
-        )
-    path = f"runs.d/{_next_name(set(seen.desired.names), pipeline)}.yaml"
-    request = parse.parse_request(content, Source(path=path), world.contracts)
-    plan = request if isinstance(request, Rejection) else observer.tip.plan_for(request)
-    if isinstance(plan, Rejection) or isinstance(request, Rejection):
-        problems = plan.problems if isinstance(plan, Rejection) else ()
-        raise ContentError("\n".join(each.sentence().removeprefix(f"{path}: ") for each in problems))
-    draft = Draft(
-        parent=seen.tip,
-        files={path: content},
-        message=f"runs: start {pipeline} for {request.task}\n",
-        identity=identity,
-        epoch_s=int(datetime.now(UTC).timestamp()),
-    )
-    session.loop.commit(seen, draft)
-    return request
-
-
-def _next_name(names: set[Any], pipeline: str) -> str:
-    """Return `NNNN-<pipeline>`, one above the highest number in use."""
-    numbers = [int(found[0]) for name in names if (found := re.match(r"\d{1,8}", name))]
-    return f"{max(numbers, default=0) + 1:04d}-{pipeline}"
+    return {key: asked[key] for key in keys if asked.get(key)}

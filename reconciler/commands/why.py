@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from reconciler import manifest
-from reconciler.errors import TransientError, UsageError
+from reconciler import logbook
+from reconciler.errors import UsageError
 from reconciler.explain import reasons
 from reconciler.model import Rejection, RunId
-from reconciler.publish import read_records
-from reconciler.survey import Survey, find_run, survey, task_of
+from reconciler.survey import Survey, find_run, survey
 from reconciler.terminal import format_option, print_json, single_line
 from reconciler.world import World, open_world
 
@@ -67,15 +65,9 @@ def _rejection(found: Survey, word: str) -> Rejection | None:
 def _document(world: World, found: Survey, run_id: RunId) -> Mapping[str, Any]:
     """Return the manifest of a run: of its records here, else the one at the tip, nothing where there is neither."""
     try:
-        records = read_records(world, task_of(found, run_id), run_id)
-        return manifest.manifest(records, updated_at="", heartbeat_at=None)
-    except (TransientError, UsageError):
-        evidence = found.seen.actual.evidence.get(run_id)
-        if evidence is None:
-            return {}
-        _, data = next(world.repository.blobs([evidence.manifest_blob]))
-        document: Mapping[str, Any] = json.loads(data or b"{}")
-        return document
+        return logbook.of(world, found, run_id).document()
+    except UsageError:
+        return {}
 
 
 def _of_stages(document: Mapping[str, Any]) -> list[str]:

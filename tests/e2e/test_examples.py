@@ -50,6 +50,8 @@ INSTEAD: dict[str, tuple[str, str]] = {
         "echo 'rerun: 1' >> runs.d/0001-diagnostics.yaml && git commit -am asked", "nobody has written a request here"
     ),
     "python3 -m pip install 'gitops-reconciler[serve]'": ("true", "it is installed here, from this checkout"),
+    "python3 -m pip install 'gitops-reconciler[agents]'": ("true", "it is installed here, from this checkout"),
+    "reconciler mcp --http 127.0.0.1:8765": ("reconciler mcp --help", "it stays; test_mcp.py asks one"),
     "reconciler serve": ("reconciler serve --help", "it stays; test_serve.py asks one"),
     "reconciler watch": ("reconciler watch --help", "it stays; test_watch.py ends one"),
     "RECONCILER_FORGE_TOKEN=$GITHUB_TOKEN reconciler ci --timeout 50m": (

@@ -22,6 +22,8 @@ HEAVY = {
     "jinja2",
     "starlette",
     "uvicorn",
+    "mcp",
+    "pydantic",
 }
 PROGRAM = """
 import sys
@@ -54,6 +56,7 @@ def loaded(scratch: Scratch, *words: str) -> set[str]:
         ["watch", "--help"],
         ["serve", "--help"],
         ["report", "--help"],
+        ["mcp", "--help"],
         ["service", "install", "--help"],
     ],
 )
