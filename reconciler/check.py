@@ -57,9 +57,12 @@ class Kind(StrEnum):
     STATE = "state"
     REVIEW = "review"
     PULL_REQUEST = "pull-request"
+    IMPORTED = "imported"
 
 
-RECORDS = frozenset({Kind.MANIFEST, Kind.RUN_SUMMARY, Kind.METRICS, Kind.STATE, Kind.REVIEW, Kind.PULL_REQUEST})
+RECORDS = frozenset(
+    {Kind.MANIFEST, Kind.RUN_SUMMARY, Kind.METRICS, Kind.STATE, Kind.REVIEW, Kind.PULL_REQUEST, Kind.IMPORTED}
+)
 RECORD_FOLDERS = (".runs", "out")
 """What the reconciler writes, and where: looked at only when somebody names it."""
 
@@ -73,6 +76,7 @@ _PLACES: tuple[tuple[re.Pattern[str], Kind], ...] = (
     (re.compile(r"\.runs/[^/]+/[^/]+/manifest\.json"), Kind.RUN_SUMMARY),
     (re.compile(r"\.runs/[^/]+/cli/[^/]+/reviews/[0-9]+\.json"), Kind.REVIEW),
     (re.compile(r"\.runs/[^/]+/cli/[^/]+/pull_request\.json"), Kind.PULL_REQUEST),
+    (re.compile(r"\.runs/[^/]+/imported/[^/]+/manifest\.json"), Kind.IMPORTED),
     (re.compile(r"\.runs/[^/]+/metrics\.json"), Kind.METRICS),
     (re.compile(r"out/[^/]+/state\.json"), Kind.STATE),
 )

@@ -18,6 +18,7 @@ from reconciler.errors import REFUSALS, InvariantError, ReconcilerError, Transie
 
 VERBS = {
     "init": "make a repository ready",
+    "import": "take over what the Node orchestrator left: pipelines, tasks, past runs",
     "new": "write a task, request, pipeline or document to start from",
     "validate": "say everything that is wrong with the files, at once",
     "doctor": "say what is missing or wrong here, and what cures it",

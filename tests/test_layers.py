@@ -66,6 +66,8 @@ LINES: dict[str, tuple[str, ...]] = {
         "hooks",
         "screen",
         "unit",
+        "ancestor",
+        "ancestor_records",
     ),
     "edges": (
         "disk",

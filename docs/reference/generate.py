@@ -52,6 +52,7 @@ FORMATS = (
     Format(name="task-index", path="tasks/index.json", syntax="json"),
     Format(name="metrics", path=".runs/<task-id>/metrics.json", syntax="json"),
     Format(name="pull-request", path=".runs/<task-id>/cli/<run-id>/pull_request.json", syntax="json"),
+    Format(name="imported", path=".runs/<task-id>/imported/<run-id>/manifest.json", syntax="json"),
     Format(name="state", path="out/<task-id>/state.json", syntax="json"),
     Format(name="plan-preview", path="reconciler plan --base REF --head REF --format json", syntax="json"),
     Format(name="review", path=".runs/<task-id>/cli/<run-id>/reviews/<n>.json", syntax="json"),

@@ -42,6 +42,8 @@ INSTEAD: dict[str, tuple[str, str]] = {
     'reconciler reject 0001-release --stage ship --reason "the changelog is empty"': (
         "reconciler reject --help", "no run of the documents waits at a gate; test_approvals.py rejects one"
     ),
+    "reconciler import .": ("reconciler import --help", "the Node orchestrator left nothing here; test_import.py"),
+    "reconciler import . --write": ("reconciler import --help", "as above"),
     "reconciler review 0001-diagnostics": (
         "reconciler review --help", "no model is here; test_review.py asks an agent"
     ),

@@ -49,6 +49,7 @@ def loaded(scratch: Scratch, *words: str) -> set[str]:
         ["reconcile", "--help"],
         ["new", "--help"],
         ["new", "task", "--help"],
+        ["import", "--help"],
         ["doctor", "--help"],
         ["completion", "bash"],
         ["watch", "--help"],
