@@ -66,6 +66,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "hooks",
         "screen",
         "unit",
+        "detect",
         "ancestor",
         "ancestor_records",
     ),
