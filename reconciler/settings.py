@@ -14,6 +14,7 @@ from reconciler.model import (
     ForgeSettings,
     GuardSettings,
     Heartbeat,
+    PatternSettings,
     Policy,
     PublishSettings,
     Redact,
@@ -156,7 +157,11 @@ def _policies(value: Mapping[str, Mapping[str, Any]]) -> tuple[Policy, ...]:
 
 
 def _guards(value: Mapping[str, Any]) -> GuardSettings:
-    return GuardSettings(**fields_of(value, {"specs": ("specs", _specs)}))
+    return GuardSettings(**fields_of(value, {"specs": ("specs", _specs), "patterns": ("patterns", _rules)}))
+
+
+def _rules(value: Mapping[str, Any]) -> PatternSettings:
+    return PatternSettings(**value)
 
 
 def _specs(value: Mapping[str, Any]) -> SpecSettings:

@@ -20,7 +20,8 @@ from markdown_it.token import Token
 from reconciler.check import check, kind_of
 from reconciler.cli import VERBS, cli
 from reconciler.contracts import Contracts
-from reconciler.model import Problem, Severity
+from reconciler.model import Problem, Rejection, Severity, Source
+from reconciler.patterns import parse_rule
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTRACTS = Contracts()
@@ -251,6 +252,9 @@ def examples(path: Path) -> list[tuple[str, bool, bytes]]:
 def problems_of(path: Path, place: str, data: bytes) -> tuple[Problem, ...]:
     """Return what is wrong with an example among the other examples of its document."""
     others = {each: text for each, rejected, text in reversed(examples(path)) if not rejected}
+    if place.startswith("patterns/"):
+        rule = parse_rule(data, Source(path=place), CONTRACTS)
+        return rule.problems if isinstance(rule, Rejection) else ()
     kind = kind_of(place)
     assert kind is not None, f"{name_of(path)}: {place} is no place for a file of ours"
     return check({**others, place: data}, {place: kind}, CONTRACTS)

@@ -67,6 +67,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "screen",
         "unit",
         "detect",
+        "patterns",
         "ancestor",
         "ancestor_records",
     ),
@@ -91,6 +92,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "readiness",
         "pagefiles",
         "installed",
+        "astgrep",
     ),
     "world": ("world",),
     "joints": (

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from reconciler.guards.findings import Report
     from reconciler.guards.scene import Scene
 
-KINDS = ("specs", "checklists", "diff", "docs", "command")
+KINDS = ("specs", "checklists", "diff", "docs", "patterns", "command")
 
 
 def run_guard(order: Order) -> Answer:

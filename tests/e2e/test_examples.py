@@ -52,6 +52,7 @@ INSTEAD: dict[str, tuple[str, str]] = {
         "echo 'rerun: 1' >> runs.d/0001-diagnostics.yaml && git commit -am asked", "nobody has written a request here"
     ),
     "python3 -m pip install 'gitops-reconciler[serve]'": ("true", "it is installed here, from this checkout"),
+    "python3 -m pip install 'gitops-reconciler[patterns]'": ("mkdir -p build", "it is installed here"),
     "reconciler serve": ("reconciler serve --help", "it stays; test_serve.py asks one"),
     "reconciler watch": ("reconciler watch --help", "it stays; test_watch.py ends one"),
     "RECONCILER_FORGE_TOKEN=$GITHUB_TOKEN reconciler ci --timeout 50m": (

@@ -51,6 +51,7 @@ def loaded(scratch: Scratch, *words: str) -> set[str]:
         ["new", "task", "--help"],
         ["import", "--help"],
         ["doctor", "--help"],
+        ["patterns", "check", "--help"],
         ["completion", "bash"],
         ["watch", "--help"],
         ["serve", "--help"],

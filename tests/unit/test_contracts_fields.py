@@ -36,6 +36,7 @@ from reconciler.model import (
     Name,
     Outcome,
     Parameter,
+    PatternSettings,
     Pipeline,
     PipelineId,
     Plan,
@@ -69,6 +70,7 @@ from reconciler.model import (
     Watch,
     Workspace,
 )
+from reconciler.patterns import Rule
 from reconciler.power import Power
 from reconciler.preview import Coming, Doing, Effect, Preview, Touched, Verdict
 from reconciler.preview_gates import Asked, Judged
@@ -118,6 +120,8 @@ FIELDS: list[tuple[str, str, type, set[str]]] = [
     ("settings", "properties/trust", Trust, set()),
     ("settings", "properties/guards", GuardSettings, set()),
     ("settings", "properties/guards/properties/specs", SpecSettings, set()),
+    ("settings", "properties/guards/properties/patterns", PatternSettings, set()),
+    ("pattern", "", Rule, {"id"}),
     ("settings", "properties/guards/properties/specs/properties/watch/items", Watch, set()),
     ("settings", "properties/sandbox", SandboxSettings, set()),
     ("plan-preview", "", Preview, set()),

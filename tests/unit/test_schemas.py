@@ -26,6 +26,7 @@ FORMATS = (
     "imported",
     "manifest",
     "metrics",
+    "pattern",
     "pipeline",
     "plan-preview",
     "pull-request",
