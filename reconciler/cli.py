@@ -39,6 +39,7 @@ VERBS = {
     "reject": "refuse a run that waits at a gate",
     "review": "let the reviewing agent look at a run; its decision becomes evidence",
     "patterns": "hold rules about code against this checkout, or apply their fixes",
+    "eval": "try scenarios: a pipeline in a repository made for it, and what must come of it",
     "guard": "run a guardrail on this checkout, here and now",
     "chaos": "try this repository's requests on a simulated world in which everything goes wrong",
     "completion": "print the completion script of a shell",

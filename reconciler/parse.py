@@ -54,6 +54,7 @@ _BYTES_MAX = {
     "pipeline": 1024 * _KIB,
     "settings": 1024 * _KIB,
     "pattern": 64 * _KIB,
+    "eval": 1024 * _KIB,
 }
 _FINDINGS_MAX = 50
 _PATTERN_LENGTH_MAX = 200
@@ -79,6 +80,7 @@ GUARD_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "diff": ("since", "files_max", "lines_max", "paths", "exclude"),
     "docs": ("paths", "exclude"),
     "patterns": ("paths", "exclude", "strict"),
+    "eval": ("paths", "exclude"),
     "command": ("command",),
 }
 """What each kind of guardrail can be told, beside `dry_run`, which all can."""

@@ -48,6 +48,7 @@ FORMATS = (
     Format(name="pipeline", path="pipelines/*.yaml", syntax="yaml"),
     Format(name="settings", path="reconciler.yaml", syntax="yaml"),
     Format(name="pattern", path="patterns/*.yaml", syntax="yaml"),
+    Format(name="eval", path="**/*.eval.yaml", syntax="yaml"),
     Format(name="manifest", path=".runs/<task-id>/cli/<run-id>/manifest.json", syntax="json"),
     Format(name="run-summary", path=".runs/<task-id>/<run-id>/manifest.json", syntax="json"),
     Format(name="task-index", path="tasks/index.json", syntax="json"),

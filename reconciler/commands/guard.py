@@ -30,23 +30,24 @@ SETTINGS_PATH = "reconciler.yaml"
 @click.option("--files-max", type=click.IntRange(min=0), metavar="N", help="Of diff: how many files. Default: 25.")
 @click.option("--lines-max", type=click.IntRange(min=0), metavar="N", help="Of diff: how many lines. Default: 800.")
 @click.option(
-    "--path", "paths", multiple=True, metavar="GLOB", help="Of specs, diff, docs, patterns: files to look at."
+    "--path", "paths", multiple=True, metavar="GLOB", help="Of all but checklists and command: files to look at."
 )
-@click.option("--exclude", multiple=True, metavar="GLOB", help="Of specs, diff, docs, patterns: files to leave out.")
+@click.option("--exclude", multiple=True, metavar="GLOB", help="Of all but checklists and command: files to leave out.")
 @click.option("--strict", is_flag=True, help="Of checklists and patterns: let warnings fail, too.")
 @format_option
 @click.pass_obj
 def command(repo: str, /, kind: str, words: tuple[str, ...], form: str, **said: Any) -> int:
     """Run a guardrail on the files of this checkout, as a stage with 'guard: KIND' runs it on those of a run.
 
-    KIND is specs, checklists, diff, docs, patterns or command. The change that is judged is what is not committed
-    here; if there is nothing of that, the last commit.
+    KIND is specs, checklists, diff, docs, patterns, eval or command. The change that is judged is what is not
+    committed here; if there is nothing of that, the last commit.
 
     \b
     reconciler guard specs --all             # every spec was reviewed lately
     reconciler guard diff --since main       # this branch is small enough to be reviewed
     reconciler guard docs                    # links, paths and commands in documents exist
     reconciler guard patterns                # no committed rule about code finds anything
+    reconciler guard eval                    # the committed scenarios come out as they say
     reconciler guard checklists --strict     # every ticked item is proven by evidence
     reconciler guard command -- make lint    # a check of your own
 

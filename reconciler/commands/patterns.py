@@ -121,14 +121,14 @@ def _look(directory: Path, words: Sequence[str], rules: str | None, chosen: Sequ
     refuse_bare(repository)
     root = repository.directory
     base = directory.resolve()
-    wanted = [_inside(root, base, word) for word in words]
+    wanted = [inside(root, base, word) for word in words]
     with scene_at(repository, head_of(repository), root, root) as scene:
-        where = _inside(root, base, rules) if rules is not None else settings_of(scene).guards.patterns.rules
+        where = inside(root, base, rules) if rules is not None else settings_of(scene).guards.patterns.rules
         there = rule_paths(scene.paths, where)
         contents = _chosen(scene.read(there), chosen)
         if not contents:
             raise ContentError(f"{where}/: there is no rule; write one, for example {where}/no-print.yaml")
-        paths = [each for each in scene.paths if not wanted or any(_below(each, one) for one in wanted)]
+        paths = [each for each in scene.paths if not wanted or any(below(each, one) for one in wanted)]
         return root, look(scene, contents, paths)
 
 
@@ -147,7 +147,7 @@ def _chosen(contents: Mapping[str, bytes | None], chosen: Sequence[str]) -> dict
     return {path: data for path, data in contents.items() if not chosen or Path(path).stem in chosen}
 
 
-def _inside(root: Path, base: Path, word: str) -> str:
+def inside(root: Path, base: Path, word: str) -> str:
     """Return a path as it is spelled from the root. Raise UsageError for one that lies outside."""
     path = os.path.relpath(os.path.normpath(base / word), root.resolve())
     if path.split("/")[0] == "..":
@@ -157,7 +157,7 @@ def _inside(root: Path, base: Path, word: str) -> str:
     return path
 
 
-def _below(path: str, folder: str) -> bool:
+def below(path: str, folder: str) -> bool:
     return folder in (".", path) or path.startswith(f"{folder}/")
 
 

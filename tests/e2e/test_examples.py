@@ -44,6 +44,8 @@ INSTEAD: dict[str, tuple[str, str]] = {
     ),
     "reconciler import .": ("reconciler import --help", "the Node orchestrator left nothing here; test_import.py"),
     "reconciler import . --write": ("reconciler import --help", "as above"),
+    "reconciler eval": ("reconciler eval evals/python.eval.yaml", "Node and Go are not everywhere; test_eval.py"),
+    "reconciler eval --format junit > build/eval.xml": ("reconciler eval --help", "as above"),
     "reconciler review 0001-diagnostics": (
         "reconciler review --help", "no model is here; test_review.py asks an agent"
     ),

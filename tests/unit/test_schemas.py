@@ -23,6 +23,7 @@ PATHS = {path.name.removesuffix(".schema.json"): path for path in (ROOT / "schem
 SCHEMAS: dict[str, dict[str, Any]] = {name: json.loads(path.read_bytes()) for name, path in PATHS.items()}
 FORMATS = (
     "approval",
+    "eval",
     "imported",
     "manifest",
     "metrics",
