@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +30,8 @@ from reconciler.scenarios import FILE_BYTES_MAX, NAME, TASK, Result, Scenario
 PARALLEL_MAX = 16
 MARGIN_S = 30.0
 """How much longer than its run a trial may take, for what is done before and after it."""
+ENDING_S = 1.0
+"""A signal reaches the reconciler of a trial and us in any order; so long is waited for ours."""
 LAST_WORDS_BYTES = 4096
 _PASSED_ON = ("PATH", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ")
 _AUTHOR = ("user.name=Scenario", "user.email=scenario@localhost", "commit.gpgSign=false", "core.autocrlf=false")
@@ -39,17 +43,45 @@ def parallel_default() -> int:
 
 
 def try_all(asked: Sequence[tuple[Scenario, Mapping[str, bytes]]], parallel: int) -> Iterator[Result]:
-    """Try scenarios with the files that their repositories are made of, and yield their results in this order."""
-    with ThreadPoolExecutor(max_workers=max(1, min(parallel, PARALLEL_MAX))) as pool:
-        yield from pool.map(lambda each: try_one(*each), asked)
+    """Try scenarios with the files that their repositories are made of, and yield their results in this order.
+
+    Whoever is told to end (TERM, Ctrl-C) removes what there is first: a worker whose directory is gone ends by itself.
+    """
+    ending = threading.Event()
+    with _ended_by_signal(), ThreadPoolExecutor(max_workers=max(1, min(parallel, PARALLEL_MAX))) as pool:
+        coming = [pool.submit(try_one, scenario, files, ending) for scenario, files in asked]
+        try:
+            for each in coming:
+                yield each.result()
+        finally:
+            ending.set()
+            pool.shutdown(cancel_futures=True)
 
 
-def try_one(scenario: Scenario, files: Mapping[str, bytes]) -> Result:
-    """Make the repository of a scenario, let the reconciler do what it asks for, judge, and remove it all."""
+@contextlib.contextmanager
+def _ended_by_signal() -> Iterator[None]:
+    """Let TERM end this program as Ctrl-C does, so that it can tidy up; only the main thread can say that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def try_one(scenario: Scenario, files: Mapping[str, bytes], ending: threading.Event) -> Result:
+    """Make the repository of a scenario, let the reconciler do what it asks for, judge, and remove it all. Where the
+    program is `ending`, only the last is done."""
     started = time.monotonic()
     place = Path(tempfile.mkdtemp(prefix="reconciler-eval-"))
     try:
-        found = _tried(place, scenario, files)
+        found = _tried(place, scenario, files, ending)
     except (ReconcilerError, OSError) as error:
         found = _result(scenario, f"the repository could not be made: {error}")
     finally:
@@ -57,7 +89,7 @@ def try_one(scenario: Scenario, files: Mapping[str, bytes]) -> Result:
     return replace(found, took_s=time.monotonic() - started)
 
 
-def _tried(place: Path, scenario: Scenario, files: Mapping[str, bytes]) -> Result:
+def _tried(place: Path, scenario: Scenario, files: Mapping[str, bytes], ending: threading.Event) -> Result:
     repository = place / "repository"
     for directory in (repository, place / "home", place / "tmp"):
         directory.mkdir()
@@ -65,7 +97,7 @@ def _tried(place: Path, scenario: Scenario, files: Mapping[str, bytes]) -> Resul
     run(("init", "--quiet", "--initial-branch=main"), directory=repository)
     run(("add", "--all"), directory=repository)
     run(("commit", "--quiet", "--message=The scenario"), directory=repository, config=_AUTHOR)
-    said = _reconcile(place, repository, scenario)
+    said = _reconcile(place, repository, scenario, ending)
     manifest = _manifest(repository)
     if manifest is None:
         return _result(scenario, f"nothing was run: {said}")
@@ -90,13 +122,15 @@ def _write(repository: Path, files: Mapping[str, bytes]) -> None:
         target.chmod(0o755 if data.startswith(b"#!") else 0o644)
 
 
-def _reconcile(place: Path, repository: Path, scenario: Scenario) -> str:
+def _reconcile(place: Path, repository: Path, scenario: Scenario, ending: threading.Event) -> str:
     """Let the reconciler do what is asked for, and return its last words. The run has its own time limit; a run that is
     under way all the same is cancelled."""
+    if ending.is_set():
+        return "ended"
     limit_s = scenario.timeout_s + MARGIN_S
     words = ["reconcile", "--wait", "--timeout", f"{limit_s:.0f}s"]
     code, said = _reconciler(place, repository, words, limit_s + MARGIN_S)
-    if code not in (0, 1):
+    if code not in (0, 1) and not ending.wait(0 if code > 0 else ENDING_S):
         _reconciler(place, repository, ["cancel", NAME, "--reason", "the scenario took too long"], MARGIN_S)
         _reconciler(place, repository, ["reconcile", "--wait", "--timeout", "20s"], MARGIN_S)
     return said

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import tempfile
+import signal
 from pathlib import Path
 
 import pytest
 
-from tests.scratch import ENVIRONMENT, Scratch
+from tests.scratch import Scratch
 from tests.test_docs import ROOT, examples
 
 PAGE = ROOT / "docs" / "how-to" / "toolbox.md"
@@ -94,4 +95,20 @@ def test_where_there_is_nothing_to_try(scratch: Scratch, words: tuple[str, ...],
     scratch.write("src/x", "")
     ended = scratch.run("eval", *words)
     assert (ended.returncode, said in ended.stderr) == (code, True), ended.stderr
-    assert tempfile.gettempdir() and ENVIRONMENT
+
+
+def test_who_is_told_to_end_leaves_nothing(scratch: Scratch, tmp_path: Path) -> None:
+    scratch.write(
+        "slow.eval.yaml",
+        "pipeline: {stages: [{id: s, command: 'touch begun; exec sleep 600'}]}\ntimeout: 10m\n"
+        "fixture: {files: {reconciler.yaml: 'heartbeat: {interval: 100ms, stale_after: 1s}'}}\n",
+    )
+    trials = tmp_path / "trials"
+    trials.mkdir()
+    started = scratch.start("eval", TMPDIR=str(trials))
+    scratch.wait_for(lambda: list(trials.glob("*/repository/.runs/*/cli/*/workspace/begun")), timeout=60)
+    os.killpg(started.pid, signal.SIGTERM)
+    started.communicate(timeout=60)
+    assert started.returncode == 128 + signal.SIGTERM
+    scratch.wait_for(lambda: not scratch.processes(trials), timeout=60)
+    assert list(trials.iterdir()) == []
