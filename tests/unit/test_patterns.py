@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from reconciler import astgrep, patterns
 from reconciler.contracts import Contracts
-from reconciler.errors import ContentError
+from reconciler.errors import ContentError, TransientError
 from reconciler.guards.patterns import rule_paths, unseen_because
 from reconciler.model import Rejection, Severity, Source
 from reconciler.patterns import Match, Rule, is_wanted, matches_of, problems_of, rewritten, spelled, wanted
@@ -147,3 +149,38 @@ def test_rules_lie_directly_in_their_folder() -> None:
 def test_what_ast_grep_would_pass_over_is_told(path: str, data: bytes, said: str) -> None:
     reason = unseen_because(path, data)
     assert said in reason and bool(said) == bool(reason)
+
+
+# ------------------------------------------------------------------------------------------------ without it
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a directory that is all of PATH, with nothing beside this Python."""
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "nowhere" / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return tmp_path
+
+
+def test_where_ast_grep_is_missing_the_cure_is_said(elsewhere: Path) -> None:
+    with pytest.raises(TransientError, match=r"ast-grep: is not installed; .*gitops-reconciler\[patterns\]"):
+        astgrep.program()
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "said"),
+    [
+        ("while :; do echo '{}'; done", ContentError, "far too much is found"),
+        ("exec sleep 600", TransientError, "no answer within 0.2 s"),
+        ("echo broken >&2; exit 3", TransientError, "ended with 3: broken"),
+    ],
+)
+def test_a_program_that_goes_wrong_is_ended_and_told(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, text: str, error: type[Exception], said: str
+) -> None:
+    (elsewhere / "ast-grep").write_text(f"#!/bin/sh\n{text}\n")
+    (elsewhere / "ast-grep").chmod(0o755)
+    monkeypatch.setattr(astgrep, "OUTPUT_BYTES_MAX", 1000)
+    monkeypatch.setattr(astgrep, "TIMEOUT_S", 0.2 if "sleep" in text else 60.0)
+    with pytest.raises(error, match=said):
+        astgrep.scan({"no-print": spelled(rule())}, {"a.py": b"x"}, 10)
