@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from reconciler.errors import ContentError, GitFailed, UsageError
 from reconciler.guards import KINDS
 from reconciler.model import Settings
 from reconciler.terminal import format_option, print_json, single_line
+
+if TYPE_CHECKING:
+    from reconciler.guards.scene import Scene
 
 SETTINGS_PATH = "reconciler.yaml"
 
@@ -106,7 +109,7 @@ def _report(directory: Path, options: Mapping[str, object], output: int | None) 
         return judge(scene, guard_of(options, settings_of(scene)))
 
 
-def settings_of(scene: Any) -> Settings:
+def settings_of(scene: Scene) -> Settings:
     """Return the settings as they lie in the checkout. Raise ContentError if they are wrong."""
     from reconciler.contracts import Contracts
     from reconciler.model import Rejection, Source

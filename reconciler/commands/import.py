@@ -85,6 +85,9 @@ class _Old:
         if not any(read):
             what = f"neither {ancestor.CONFIG_NAME} nor an old {scaffold.INDEX_PATH} or .runs/ is there"
             raise ContentError(f"{word}: {what}; name the folder or the file that the Node orchestrator used")
+        if not self.files and not self.tasks:
+            told = (each.sentence() for each in self.problems[:SHOWN_MAX])
+            raise ContentError("\n".join([f"{word}: nothing of it can be taken over", *told]))
 
     def _take(self, name: str, *, whole: bool) -> bool:
         """Read one file, and return whether it is there. Raise ContentError if it cannot be read."""

@@ -15,6 +15,7 @@ from reconciler.model import Severity
 from reconciler.terminal import format_option, print_json, single_line
 
 if TYPE_CHECKING:
+    from reconciler.git import Repository
     from reconciler.guards.patterns import Look
     from reconciler.model import Problem
     from reconciler.newfiles import File
@@ -132,10 +133,9 @@ def _look(directory: Path, words: Sequence[str], rules: str | None, chosen: Sequ
         return root, look(scene, contents, paths)
 
 
-def head_of(repository: Any) -> str:
+def head_of(repository: Repository) -> str:
     """Return the commit that is checked out; the empty tree where there is none yet."""
-    found = repository.look_up(["HEAD^{commit}"])[0]
-    return str(found) if found is not None else str(repository.empty_tree())
+    return repository.look_up(["HEAD^{commit}"])[0] or repository.empty_tree()
 
 
 def _chosen(contents: Mapping[str, bytes | None], chosen: Sequence[str]) -> dict[str, bytes | None]:

@@ -47,10 +47,16 @@ def test_it_never_overwrites(scratch: Scratch) -> None:
 
 @pytest.mark.parametrize(
     ("word", "code", "said"),
-    [("nowhere", 2, "no such file"), (".", 1, "neither codex.orchestrator.json"), ("bad.json", 1, "this is not JSON")],
+    [
+        ("nowhere", 2, "no such file"),
+        (".", 1, "neither codex.orchestrator.json"),
+        ("bad.json", 1, "this is not JSON"),
+        ("x.json", 1, "x.json: nothing of it"),
+    ],
 )
 def test_what_cannot_be_read_is_told(scratch: Scratch, word: str, code: int, said: str) -> None:
     scratch.write("bad.json", "{")
+    scratch.write("x.json", '{"name": "x"}')
     ended = scratch.run("import", word)
     assert (ended.returncode, said in ended.stderr) == (code, True), ended.stderr
 
