@@ -15,7 +15,7 @@ from enum import StrEnum
 from itertools import chain, islice
 from typing import Any
 
-from reconciler import checklist, parse, queueing, resolve
+from reconciler import checklist, parse, queueing, resolve, scenarios
 from reconciler.demands import REGISTRY_PATH, demands
 from reconciler.errors import ContentError
 from reconciler.globs import matches
@@ -57,9 +57,13 @@ class Kind(StrEnum):
     STATE = "state"
     REVIEW = "review"
     PULL_REQUEST = "pull-request"
+    IMPORTED = "imported"
+    EVAL = "eval"
 
 
-RECORDS = frozenset({Kind.MANIFEST, Kind.RUN_SUMMARY, Kind.METRICS, Kind.STATE, Kind.REVIEW, Kind.PULL_REQUEST})
+RECORDS = frozenset(
+    {Kind.MANIFEST, Kind.RUN_SUMMARY, Kind.METRICS, Kind.STATE, Kind.REVIEW, Kind.PULL_REQUEST, Kind.IMPORTED}
+)
 RECORD_FOLDERS = (".runs", "out")
 """What the reconciler writes, and where: looked at only when somebody names it."""
 
@@ -68,11 +72,13 @@ _PLACES: tuple[tuple[re.Pattern[str], Kind], ...] = (
     (re.compile(r"runs\.d(/.*\.ya?ml)?"), Kind.REQUEST),
     (re.compile(r"pipelines(/.*\.ya?ml)?"), Kind.PIPELINE),
     (re.compile(r"reconciler\.ya?ml"), Kind.SETTINGS),
+    (re.compile(r"(.*/)?[^/]+\.eval\.yaml"), Kind.EVAL),
     (re.compile(r"tasks/index\.json"), Kind.TASK_INDEX),
     (re.compile(r"\.runs/[^/]+/cli/[^/]+/manifest\.json"), Kind.MANIFEST),
     (re.compile(r"\.runs/[^/]+/[^/]+/manifest\.json"), Kind.RUN_SUMMARY),
     (re.compile(r"\.runs/[^/]+/cli/[^/]+/reviews/[0-9]+\.json"), Kind.REVIEW),
     (re.compile(r"\.runs/[^/]+/cli/[^/]+/pull_request\.json"), Kind.PULL_REQUEST),
+    (re.compile(r"\.runs/[^/]+/imported/[^/]+/manifest\.json"), Kind.IMPORTED),
     (re.compile(r"\.runs/[^/]+/metrics\.json"), Kind.METRICS),
     (re.compile(r"out/[^/]+/state\.json"), Kind.STATE),
 )
@@ -138,6 +144,8 @@ def _parsed(kind: Kind, path: str, content: Content, contract: Contract) -> obje
             return parse.parse_pipeline(content, source, contract)
         case Kind.SETTINGS:
             return parse_settings(content, source, contract)
+        case Kind.EVAL:
+            return scenarios.parse_scenario(content, source, contract)
         case Kind.CHECKLIST:
             problems = checklist.problems(content, path)
         case _:

@@ -18,6 +18,7 @@ from reconciler.errors import REFUSALS, InvariantError, ReconcilerError, Transie
 
 VERBS = {
     "init": "make a repository ready",
+    "import": "take over what the Node orchestrator left: pipelines, tasks, past runs",
     "new": "write a task, request, pipeline or document to start from",
     "validate": "say everything that is wrong with the files, at once",
     "doctor": "say what is missing or wrong here, and what cures it",
@@ -39,6 +40,8 @@ VERBS = {
     "approve": "let a run that waits at a gate go on",
     "reject": "refuse a run that waits at a gate",
     "review": "let the reviewing agent look at a run; its decision becomes evidence",
+    "patterns": "hold rules about code against this checkout, or apply their fixes",
+    "eval": "try scenarios: a pipeline in a repository made for it, and what must come of it",
     "guard": "run a guardrail on this checkout, here and now",
     "chaos": "try this repository's requests on a simulated world in which everything goes wrong",
     "completion": "print the completion script of a shell",

@@ -478,10 +478,18 @@ class SpecSettings:
 
 
 @frozen
+class PatternSettings:
+    """Where rules about code lie: a folder, from the root."""
+
+    rules: str = "patterns"
+
+
+@frozen
 class GuardSettings:
     """What guardrails know of a repository beside what their stage says."""
 
     specs: SpecSettings = SpecSettings()
+    patterns: PatternSettings = PatternSettings()
 
 
 @frozen

@@ -48,7 +48,14 @@ NAME_LENGTH_MAX = 91
 MATRIX_CELLS_MAX = 256
 
 _KIB = 1024
-_BYTES_MAX = {"request": 64 * _KIB, "approval": 16 * _KIB, "pipeline": 1024 * _KIB, "settings": 1024 * _KIB}
+_BYTES_MAX = {
+    "request": 64 * _KIB,
+    "approval": 16 * _KIB,
+    "pipeline": 1024 * _KIB,
+    "settings": 1024 * _KIB,
+    "pattern": 64 * _KIB,
+    "eval": 1024 * _KIB,
+}
 _FINDINGS_MAX = 50
 _PATTERN_LENGTH_MAX = 200
 # Even a pattern without nested repeats may need a time that grows with a power of the length of the text.
@@ -72,6 +79,8 @@ GUARD_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "checklists": ("strict",),
     "diff": ("since", "files_max", "lines_max", "paths", "exclude"),
     "docs": ("paths", "exclude"),
+    "patterns": ("paths", "exclude", "strict"),
+    "eval": ("paths", "exclude"),
     "command": ("command",),
 }
 """What each kind of guardrail can be told, beside `dry_run`, which all can."""

@@ -441,6 +441,8 @@ def guard_of(said: Mapping[str, object], settings: Settings) -> dict[str, object
             known = codec.dump(settings.guards.specs)
         case "checklists":
             known = {"checklists": list(settings.checklists)}
+        case "patterns":
+            known = {"rules": settings.guards.patterns.rules}
     return {**known, **said}
 
 

@@ -20,6 +20,7 @@ OUTSIDE: Mapping[str, str] = {
     "specs": "the calendar",
     "diff": "the history of the branch",
     "checklists": "the evidence that is committed meanwhile",
+    "eval": "the programs that are installed",
 }
 """Guardrails that look at what no paths tell of."""
 

@@ -74,17 +74,18 @@ _EDITOR = {
 }
 
 
-def skeleton(requests: Collection[str]) -> dict[str, bytes]:
+def skeleton(requests: Collection[str], pipeline_id: str = "") -> dict[str, bytes]:
     """Return the files of a repository that is ready, by path.
 
     `requests` are the paths of the requests it has. Where there is one that is not ours, people know already how it
-    goes, and nobody wants a run of an example.
+    goes, and nobody wants a run of an example. `pipeline_id` is a pipeline that the first request asks for in place
+    of ours, "" for none.
     """
     if set(requests) - {REQUEST_PATH}:
         return {INDEX_PATH: _json({"items": []}), EDITOR_PATH: _json(_EDITOR)}
     return {
-        REQUEST_PATH: _yaml(_REQUEST),
-        PIPELINE_PATH: _yaml(_PIPELINE),
+        REQUEST_PATH: _yaml(_REQUEST.replace("first-checks", pipeline_id or "first-checks")),
+        **({} if pipeline_id else {PIPELINE_PATH: _yaml(_PIPELINE)}),
         TASK_PATH: _TASK.encode(),
         INDEX_PATH: _json(_INDEX),
         EDITOR_PATH: _json(_EDITOR),

@@ -15,6 +15,7 @@ from reconciler.model import (
     GuardSettings,
     Heartbeat,
     McpSettings,
+    PatternSettings,
     Policy,
     PublishSettings,
     Redact,
@@ -165,7 +166,11 @@ def _policies(value: Mapping[str, Mapping[str, Any]]) -> tuple[Policy, ...]:
 
 
 def _guards(value: Mapping[str, Any]) -> GuardSettings:
-    return GuardSettings(**fields_of(value, {"specs": ("specs", _specs)}))
+    return GuardSettings(**fields_of(value, {"specs": ("specs", _specs), "patterns": ("patterns", _rules)}))
+
+
+def _rules(value: Mapping[str, Any]) -> PatternSettings:
+    return PatternSettings(**value)
 
 
 def _specs(value: Mapping[str, Any]) -> SpecSettings:

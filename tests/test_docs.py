@@ -20,7 +20,8 @@ from markdown_it.token import Token
 from reconciler.check import check, kind_of
 from reconciler.cli import VERBS, cli
 from reconciler.contracts import Contracts
-from reconciler.model import Problem, Severity
+from reconciler.model import Problem, Rejection, Severity, Source
+from reconciler.patterns import parse_rule
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTRACTS = Contracts()
@@ -233,6 +234,8 @@ PLACES = {
     "approval": "runs.d/example.approval.yaml",
     "pipeline": "pipelines/example.yaml",
     "settings": "reconciler.yaml",
+    "eval": "evals/example.eval.yaml",
+    "pattern": "patterns/example.yaml",
 }
 
 EXAMPLE = re.compile(r"# (\S+)( \(rejected\))?\n(.*)", re.DOTALL)
@@ -248,9 +251,17 @@ def examples(path: Path) -> list[tuple[str, bool, bytes]]:
     return found
 
 
+def problems_of_rule(place: str, data: bytes) -> tuple[Problem, ...]:
+    """Return what is wrong with a rule about code: its folder is a setting, so its place does not say what it is."""
+    rule = parse_rule(data, Source(path=place), CONTRACTS)
+    return rule.problems if isinstance(rule, Rejection) else ()
+
+
 def problems_of(path: Path, place: str, data: bytes) -> tuple[Problem, ...]:
     """Return what is wrong with an example among the other examples of its document."""
     others = {each: text for each, rejected, text in reversed(examples(path)) if not rejected}
+    if place.startswith("patterns/"):
+        return problems_of_rule(place, data)
     kind = kind_of(place)
     assert kind is not None, f"{name_of(path)}: {place} is no place for a file of ours"
     return check({**others, place: data}, {place: kind}, CONTRACTS)
@@ -282,6 +293,8 @@ def test_the_examples_of_the_formats_are_what_they_are_called() -> None:
     for name, syntax, text in found:
         if syntax == "json":
             assert CONTRACTS.check(name, json.loads(text)) == (), name
+        elif name == "pattern":
+            assert problems_of_rule(PLACES[name], text.encode()) == ()
         else:
             place = PLACES[name]
             kind = kind_of(place)

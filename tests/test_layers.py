@@ -68,6 +68,11 @@ LINES: dict[str, tuple[str, ...]] = {
         "hooks",
         "screen",
         "unit",
+        "detect",
+        "patterns",
+        "scenarios",
+        "ancestor",
+        "ancestor_records",
     ),
     "edges": (
         "disk",
@@ -90,6 +95,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "readiness",
         "pagefiles",
         "installed",
+        "astgrep",
     ),
     "world": ("world",),
     "joints": (
@@ -123,6 +129,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "planners",
         "check",
         "archive",
+        "trials",
         "guards/",
         "agents/",
         "forges/",

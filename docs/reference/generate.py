@@ -47,11 +47,14 @@ FORMATS = (
     Format(name="approval", path="runs.d/**/*.approval.yaml", syntax="yaml"),
     Format(name="pipeline", path="pipelines/*.yaml", syntax="yaml"),
     Format(name="settings", path="reconciler.yaml", syntax="yaml"),
+    Format(name="pattern", path="patterns/*.yaml", syntax="yaml"),
+    Format(name="eval", path="**/*.eval.yaml", syntax="yaml"),
     Format(name="manifest", path=".runs/<task-id>/cli/<run-id>/manifest.json", syntax="json"),
     Format(name="run-summary", path=".runs/<task-id>/<run-id>/manifest.json", syntax="json"),
     Format(name="task-index", path="tasks/index.json", syntax="json"),
     Format(name="metrics", path=".runs/<task-id>/metrics.json", syntax="json"),
     Format(name="pull-request", path=".runs/<task-id>/cli/<run-id>/pull_request.json", syntax="json"),
+    Format(name="imported", path=".runs/<task-id>/imported/<run-id>/manifest.json", syntax="json"),
     Format(name="state", path="out/<task-id>/state.json", syntax="json"),
     Format(name="plan-preview", path="reconciler plan --base REF --head REF --format json", syntax="json"),
     Format(name="event", path=".runs/<task-id>/cli/<run-id>/events.jsonl", syntax="json"),
@@ -169,15 +172,21 @@ def rows(schema: Schema) -> Iterator[Row]:
     yield from _rows(schema, schema["$defs"], "")
 
 
-def _rows(schema: Schema, definitions: Schema, prefix: str) -> Iterator[Row]:
+def _rows(schema: Schema, definitions: Schema, prefix: str, way: frozenset[str] = frozenset()) -> Iterator[Row]:
+    # A definition that refers to itself is told once, where it is met first.
+    way |= {schema.get("$ref", "")}
     for key, said in schema.get("properties", {}).items():
         meant = resolved(said, definitions)
         name = f"{prefix}{key}"
         required = key in schema.get("required", ())
         yield Row(key=name, required=required, kind=_kind(said, definitions), said=said)
-        yield from _rows(meant, definitions, f"{name}.")
-        yield from _rows(_values(meant, "items", definitions), definitions, f"{name}[].")
-        yield from _rows(_values(meant, "additionalProperties", definitions), definitions, f"{name}.<name>.")
+        for within, end in (
+            (meant, "."),
+            (_values(meant, "items", definitions), "[]."),
+            (_values(meant, "additionalProperties", definitions), ".<name>."),
+        ):
+            if within.get("$ref", None) not in way:
+                yield from _rows(within, definitions, f"{name}{end}", way)
 
 
 def resolved(schema: Schema, definitions: Schema) -> Schema:

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from reconciler.errors import ContentError, GitFailed, UsageError
 from reconciler.guards import KINDS
 from reconciler.model import Settings
 from reconciler.terminal import format_option, print_json, single_line
+
+if TYPE_CHECKING:
+    from reconciler.guards.scene import Scene
 
 SETTINGS_PATH = "reconciler.yaml"
 
@@ -29,21 +32,25 @@ SETTINGS_PATH = "reconciler.yaml"
 @click.option("--since", metavar="REV", help="Of specs and diff: where the change begins, such as main or v1.2.")
 @click.option("--files-max", type=click.IntRange(min=0), metavar="N", help="Of diff: how many files. Default: 25.")
 @click.option("--lines-max", type=click.IntRange(min=0), metavar="N", help="Of diff: how many lines. Default: 800.")
-@click.option("--path", "paths", multiple=True, metavar="GLOB", help="Of specs, diff, docs: files to look at.")
-@click.option("--exclude", multiple=True, metavar="GLOB", help="Of specs, diff, docs: files to leave out.")
-@click.option("--strict", is_flag=True, help="Of checklists: let warnings fail, too.")
+@click.option(
+    "--path", "paths", multiple=True, metavar="GLOB", help="Of all but checklists and command: files to look at."
+)
+@click.option("--exclude", multiple=True, metavar="GLOB", help="Of all but checklists and command: files to leave out.")
+@click.option("--strict", is_flag=True, help="Of checklists and patterns: let warnings fail, too.")
 @format_option
 @click.pass_obj
 def command(repo: str, /, kind: str, words: tuple[str, ...], form: str, **said: Any) -> int:
     """Run a guardrail on the files of this checkout, as a stage with 'guard: KIND' runs it on those of a run.
 
-    KIND is specs, checklists, diff, docs or command. The change that is judged is what is not committed here; if
-    there is nothing of that, the last commit.
+    KIND is specs, checklists, diff, docs, patterns, eval or command. The change that is judged is what is not
+    committed here; if there is nothing of that, the last commit.
 
     \b
     reconciler guard specs --all             # every spec was reviewed lately
     reconciler guard diff --since main       # this branch is small enough to be reviewed
     reconciler guard docs                    # links, paths and commands in documents exist
+    reconciler guard patterns                # no committed rule about code finds anything
+    reconciler guard eval                    # the committed scenarios come out as they say
     reconciler guard checklists --strict     # every ticked item is proven by evidence
     reconciler guard command -- make lint    # a check of your own
 
@@ -99,17 +106,16 @@ def _report(directory: Path, options: Mapping[str, object], output: int | None) 
     place = repository.directory
     with scene_at(repository, commit, place, place) as scene:
         scene.output = output
-        settings = _settings(scene.read([SETTINGS_PATH])[SETTINGS_PATH])
-        return judge(scene, guard_of(options, settings))
+        return judge(scene, guard_of(options, settings_of(scene)))
 
 
-def _settings(data: bytes | None) -> Settings:
+def settings_of(scene: Scene) -> Settings:
     """Return the settings as they lie in the checkout. Raise ContentError if they are wrong."""
     from reconciler.contracts import Contracts
     from reconciler.model import Rejection, Source
     from reconciler.settings import parse_settings
 
-    found = parse_settings(data, Source(path=SETTINGS_PATH), Contracts())
+    found = parse_settings(scene.read([SETTINGS_PATH])[SETTINGS_PATH], Source(path=SETTINGS_PATH), Contracts())
     if isinstance(found, Rejection):
         raise ContentError(found.problems[0].sentence())
     return found

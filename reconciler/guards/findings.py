@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import field
 from typing import Any
 
 from reconciler import codec
@@ -39,11 +40,12 @@ class Finding:
 @frozen
 class Report:
     """Everything a guardrail found, and how many things it looked at. `base` is the commit the change was measured
-    from, "" for a guardrail that asks for no change."""
+    from, "" for a guardrail that asks for no change. `artifacts` are files of evidence by name, at most 1 MiB each."""
 
     findings: tuple[Finding, ...] = ()
     checked: int = 0
     base: str = ""
+    artifacts: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def failed(self) -> bool:

@@ -42,6 +42,10 @@ INSTEAD: dict[str, tuple[str, str]] = {
     'reconciler reject 0001-release --stage ship --reason "the changelog is empty"': (
         "reconciler reject --help", "no run of the documents waits at a gate; test_approvals.py rejects one"
     ),
+    "reconciler import .": ("reconciler import --help", "the Node orchestrator left nothing here; test_import.py"),
+    "reconciler import . --write": ("reconciler import --help", "as above"),
+    "reconciler eval": ("reconciler eval evals/python.eval.yaml", "Node and Go are not everywhere; test_eval.py"),
+    "reconciler eval --format junit > build/eval.xml": ("reconciler eval --help", "as above"),
     "reconciler review 0001-diagnostics": (
         "reconciler review --help", "no model is here; test_review.py asks an agent"
     ),
@@ -52,6 +56,7 @@ INSTEAD: dict[str, tuple[str, str]] = {
     "python3 -m pip install 'gitops-reconciler[serve]'": ("true", "it is installed here, from this checkout"),
     "python3 -m pip install 'gitops-reconciler[agents]'": ("true", "it is installed here, from this checkout"),
     "reconciler mcp --http 127.0.0.1:8765": ("reconciler mcp --help", "it stays; test_mcp.py asks one"),
+    "python3 -m pip install 'gitops-reconciler[patterns]'": ("mkdir -p build", "it is installed here"),
     "reconciler serve": ("reconciler serve --help", "it stays; test_serve.py asks one"),
     "reconciler watch": ("reconciler watch --help", "it stays; test_watch.py ends one"),
     "RECONCILER_FORGE_TOKEN=$GITHUB_TOKEN reconciler ci --timeout 50m": (

@@ -188,3 +188,29 @@ def test_it_needs_a_repository_with_files(tmp_path: Path) -> None:
     assert "not in a git repository; run 'git init' first" in reconciler(tmp_path, "init", code=2)
     run(tmp_path, "git", "init", "-q", "--bare", ".")
     assert "a bare repository has no files; run this in a clone of it" in reconciler(tmp_path, "init", code=2)
+
+
+def test_detected_checks_are_what_the_first_run_does(tmp_path: Path) -> None:
+    run(tmp_path, "git", "init", "-q", "-b", "main")
+    (tmp_path / "Makefile").write_text("lint:\n\t@echo clean\ntest:\n\t@echo tested\n")
+    (tmp_path / "node_modules").mkdir()
+    (tmp_path / "node_modules/package.json").write_text('{"scripts": {"test": "x"}}')
+    looked = reconciler(tmp_path, "init", "--detect", "--dry-run")
+    assert "Makefile has the target 'lint'" in looked and not (tmp_path / "pipelines").exists()
+    told = json.loads(reconciler(tmp_path, "init", "--detect", "--yes", "--format", "json"))
+    assert [each["id"] for each in told["detected"]] == ["lint", "test"]
+    assert "pipelines/first-checks.yaml" not in files(tmp_path)
+    run(tmp_path, "git", "add", "-A")
+    run(tmp_path, "git", "commit", "-q", "-m", "first")
+    reconciler(tmp_path, "reconcile", "--wait")
+    (path,) = (tmp_path / ".runs").glob("*/cli/*/manifest.json")
+    manifest = json.loads(path.read_bytes())
+    assert (manifest["status"], manifest["pipeline_id"]) == ("succeeded", "project-checks")
+    assert [each["summary"] for each in manifest["commands"]] == ["clean", "tested"]
+    assert "nothing to write" in reconciler(tmp_path, "init", "--detect", "--yes")
+
+
+def test_where_nothing_is_detected_the_first_checks_are_written(tmp_path: Path) -> None:
+    run(tmp_path, "git", "init", "-q", "-b", "main")
+    assert "nothing of Python, Node, Go or make was detected" in reconciler(tmp_path, "init", "--detect", "--yes")
+    assert files(tmp_path) == WRITTEN

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from reconciler import parse
+from reconciler import parse, patterns, scenarios
 from reconciler.contracts import Contracts
 from reconciler.model import Rejection, Source
 from reconciler.settings import parse_settings
@@ -21,6 +21,8 @@ from reconciler.settings import parse_settings
 CONTRACTS = Contracts()
 FILES = {
     "pipelines": "pipelines/p.yaml",
+    "evals": "evals/a.eval.yaml",
+    "patterns": "patterns/p.yaml",
     "settings": "reconciler.yaml",
     "approvals": "runs.d/ok.approval.yaml",
 }
@@ -42,6 +44,10 @@ def read(path: str, data: bytes) -> object:
     source = Source(path=path)
     if path == "reconciler.yaml":
         return parse_settings(data, source, CONTRACTS)
+    if path.endswith(scenarios.SUFFIX):
+        return scenarios.parse_scenario(data, source, CONTRACTS)
+    if path.startswith("patterns/"):
+        return patterns.parse_rule(data, source, CONTRACTS)
     if path.startswith("pipelines/"):
         return parse.parse_pipeline(data, source, CONTRACTS)
     if path.endswith(parse.APPROVAL_SUFFIX):

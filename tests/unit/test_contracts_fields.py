@@ -37,6 +37,7 @@ from reconciler.model import (
     Name,
     Outcome,
     Parameter,
+    PatternSettings,
     Pipeline,
     PipelineId,
     Plan,
@@ -82,11 +83,13 @@ from reconciler.outgoing import (
     Webhook,
     When,
 )
+from reconciler.patterns import Rule
 from reconciler.power import Power
 from reconciler.preview import Coming, Doing, Effect, Preview, Touched, Verdict
 from reconciler.preview_gates import Asked, Judged
 from reconciler.pulls import receipt
 from reconciler.resolve import Place, resolve
+from reconciler.scenarios import Expect, File, Fixture, Scenario
 from reconciler.settings import parse_settings
 
 SCHEMAS: dict[str, dict[str, Any]] = {
@@ -132,6 +135,12 @@ FIELDS: list[tuple[str, str, type, set[str]]] = [
     ("settings", "properties/trust", Trust, set()),
     ("settings", "properties/guards", GuardSettings, set()),
     ("settings", "properties/guards/properties/specs", SpecSettings, set()),
+    ("settings", "properties/guards/properties/patterns", PatternSettings, set()),
+    ("pattern", "", Rule, {"id"}),
+    ("eval", "", Scenario, {"source"}),
+    ("eval", "properties/fixture", Fixture, set()),
+    ("eval", "properties/expect", Expect, set()),
+    ("eval", "$defs/file", File, set()),
     ("settings", "properties/guards/properties/specs/properties/watch/items", Watch, set()),
     ("settings", "properties/sandbox", SandboxSettings, set()),
     ("plan-preview", "", Preview, set()),

@@ -24,8 +24,11 @@ SCHEMAS: dict[str, dict[str, Any]] = {name: json.loads(path.read_bytes()) for na
 FORMATS = (
     "approval",
     "event",
+    "eval",
+    "imported",
     "manifest",
     "metrics",
+    "pattern",
     "pipeline",
     "plan-preview",
     "pull-request",
