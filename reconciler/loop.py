@@ -32,6 +32,7 @@ from reconciler.apply import Done, apply, claims_for, fence, is_recorded, subjec
 from reconciler.claims import Claims, Wanted
 from reconciler.conditions import set_condition
 from reconciler.contact import Contact
+from reconciler.control.gate import Gate
 from reconciler.diff import diff
 from reconciler.due import Due
 from reconciler.errors import (
@@ -126,6 +127,7 @@ class Loop:
     contact: Contact = field(init=False)
     claims: Claims = field(init=False)
     freezer: Freezer = field(init=False)
+    gate: Gate = field(init=False)
     brought_up: tuple[str, str] = ("", "")
     locked: int = 0
     opener: Opener | None = None
@@ -135,6 +137,7 @@ class Loop:
         self.contact = Contact(self.world, self.observer)
         self.claims = Claims(self.world, self.observer)
         self.freezer = Freezer(self.observer)
+        self.gate = Gate(self.world)
         self.pulls = PullRequests(self.world, self.opener)
 
     def run_pass(self) -> Pass:
@@ -145,6 +148,7 @@ class Loop:
             due = self.world.now().monotonic_s - self.published_s >= GATHER_S
             seen = replace(seen, limits=replace(seen.limits, publish_due=due))
             actions = self.freezer.complete_all(diff(seen.desired, seen.actual, seen.now, seen.limits))
+            actions = self.gate.judge_all(seen, actions)
             self._note_concerned(seen)
             result = self._act(seen, actions)
             if self.claims.refused is not None:
@@ -206,8 +210,9 @@ class Loop:
         lease = Due(in_s=renewal_s, what="the lease is renewed")
         gathered_s = max(0.0, self.published_s + GATHER_S - now.monotonic_s) if self._gathers(result) else FULL_S
         gathered = Due(in_s=gathered_s, what="evidence is committed")
+        asked = Due(in_s=self.gate.patience_s(), what="the control plane is asked")
         full = Due(in_s=FULL_S, what="everything is looked at again")
-        return min((full, remote, lease, gathered, *filter(None, [first])), key=lambda each: each.in_s)
+        return min((full, remote, lease, gathered, asked, *filter(None, [first])), key=lambda each: each.in_s)
 
     def _gathers(self, result: Pass) -> bool:
         """Return whether evidence waits for more of it, to share a commit."""

@@ -506,6 +506,18 @@ class RoleSettings:
 
 
 @frozen
+class ControlSettings:
+    """Which control plane is shown each run before it begins, and what its answer counts for. `url` "" means that run
+    requests are validated here alone; `credential_env` names the environment variable of the token."""
+
+    mode: str = "off"
+    url: str = ""
+    credential_env: str = "RECONCILER_CONTROL_TOKEN"
+    timeout_s: float = 5.0
+    privacy_level: str = "standard"
+
+
+@frozen
 class Settings:
     """`reconciler.yaml`. `branch` None means the branch HEAD names; `runs_max` None twice the cores; `remote` None
     that there is none, whatever is configured."""
@@ -535,6 +547,7 @@ class Settings:
     ageing_s: float = 3600.0
     require_plan: bool = False
     roles: RoleSettings = RoleSettings()
+    control_plane: ControlSettings = ControlSettings()
 
 
 # ---------------------------------------------------------------------------------------------- plans
@@ -643,12 +656,50 @@ class PlannedRoles:
 
 
 @frozen
+class ControlError:
+    """One thing that is wrong in a run request: a JSON pointer into it, and a sentence."""
+
+    path: str
+    message: str
+
+
+@frozen
+class Expected:
+    """What a control plane expects the manifest of a run to say; None where it expects nothing. `stages` holds the
+    status that stages end with, by id."""
+
+    task_id: str | None = None
+    pipeline_id: str | None = None
+    commit: str | None = None
+    plan_digest: str | None = None
+    redaction: str | None = None
+    attempts_max: int | None = None
+    stages: Mapping[str, str] = field(default_factory=dict)
+
+
+@frozen
+class ControlVerdict:
+    """What a control plane said of a run before it began. `outcome` is `valid`, `invalid`, or `unreachable` where there
+    was no answer that can be used, and then `reason` says why."""
+
+    mode: str
+    outcome: str
+    at: str
+    request_id: str
+    remote_id: str | None = None
+    reason: str = ""
+    errors: tuple[ControlError, ...] = ()
+    expected: Expected | None = None
+
+
+@frozen
 class Plan:
     """A request and a pipeline at one commit, resolved: all a worker needs, frozen in `plan.json`.
 
     `resume_token_sha256` is the digest of the token in `.resume-token`; `digest` covers the stages, the
     workspace and the parameters, so two plans with one digest execute the same thing. `group` is the concurrency
-    group it was launched in, `fired_at` the fire of a schedule it was launched for, "" for none.
+    group it was launched in, `fired_at` the fire of a schedule it was launched for, "" for none; `control` what the
+    control plane said, None where none was asked.
     """
 
     run_id: RunId
@@ -686,6 +737,7 @@ class Plan:
     group: str = ""
     fired_at: str = ""
     roles: PlannedRoles = PlannedRoles()
+    control: ControlVerdict | None = None
 
 
 # ---------------------------------------------------------------------------------------------- runs

@@ -36,6 +36,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "trust",
         "manifest",
         "aggregate",
+        "drift",
         "checklist",
         "redact",
         "explain",
@@ -124,6 +125,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "guards/",
         "agents/",
         "forges/",
+        "control/",
     ),
     "loop": ("contact", "loop", "watcher"),
     "simulation": ("simulation/",),
@@ -221,6 +223,7 @@ PURE = [each for each in MODULES if line_of(each) in ("words", "pure") or each i
 PURE_AMONG_JOINTS = (
     "agents/claude_events", "agents/codex_events", "agents/command_events", "agents/events", "agents/prompt",
     "agents/story", "agents/verdict", "forges/event", "markup", "forges/where",
+    "control/request", "control/rules", "control/convert",
 )  # fmt: skip
 PURE = [each for each in MODULES if line_of(each) in ("words", "pure") or each in PURE_AMONG_JOINTS]
 TEST_FILES = sorted(TESTS.rglob("*.py"))

@@ -89,8 +89,11 @@ def _resume(session: Session, run_id: RunId, token: str | None, actor: str, reas
     if isinstance(plan, Rejection):
         raise ContentError("\n".join(each.sentence() for each in plan.problems))
     assert plan is not None
-    fence_attempt(world, task_id, run_id, there.number)
     plan = session.loop.freezer.complete(plan, cites=False)
+    plan, objection = session.loop.gate.for_person(plan, session.loop.observer.settings)
+    if objection:
+        _refuse(world, there, actor, reason, objection)
+    fence_attempt(world, task_id, run_id, there.number)
     refreshed = replace(plan, resume_token_sha256=frozen.resume_token_sha256)
     note = _note(world, there, refreshed) if not afresh else ""
     claim = restarting_claim(world, refreshed, after=there.number, actor=actor, reason=reason, afresh=afresh)

@@ -23,6 +23,8 @@ PATHS = {path.name.removesuffix(".schema.json"): path for path in (ROOT / "schem
 SCHEMAS: dict[str, dict[str, Any]] = {name: json.loads(path.read_bytes()) for name, path in PATHS.items()}
 FORMATS = (
     "approval",
+    "control-answer",
+    "drift",
     "manifest",
     "metrics",
     "pipeline",
@@ -31,6 +33,7 @@ FORMATS = (
     "request",
     "review",
     "review-answer",
+    "run-request-v2",
     "run-summary",
     "settings",
     "state",
