@@ -1,8 +1,7 @@
-"""The gate before a run: between what was decided and what is done, a control plane is shown each plan that is about to
-be frozen, and its verdict becomes part of that plan.
+"""The gate before a run: a control plane is shown each plan that is about to be frozen.
 
-It never holds up a pass for long: one answer, and all answers of a pass together, are bounded in time, and after one
-that fails nobody else is asked about for a while, longer each time. Nothing is asked and nothing more is loaded where
+Its verdict becomes part of the plan. It never holds up a pass for long: one answer, and all answers of a pass together,
+are bounded in time, and after one that fails nobody else is asked about for a while, longer each time. Nothing is asked and nothing more is loaded where
 settings name no control plane.
 """
 
@@ -39,8 +38,8 @@ CONDITION = "control plane"
 
 @dataclass(slots=True)
 class Gate:
-    """Who asks for one process. `due_s` (monotonic) is when a control plane that failed is asked again, `waiting` whether
-    a run waits for that; `known` are recent answers by what was asked, with their time."""
+    """Who asks for one process. `due_s` (monotonic) is when a control plane that failed is asked again, `waiting`
+    whether a run waits for that; `known` are recent answers by what was asked, with their time."""
 
     world: World
     failures: int = 0
