@@ -37,6 +37,7 @@ VERBS = {
     "approve": "let a run that waits at a gate go on",
     "reject": "refuse a run that waits at a gate",
     "review": "let the reviewing agent look at a run; its decision becomes evidence",
+    "control": "export, convert and validate run requests; serve a control plane",
     "guard": "run a guardrail on this checkout, here and now",
     "chaos": "try this repository's requests on a simulated world in which everything goes wrong",
     "completion": "print the completion script of a shell",

@@ -89,6 +89,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "readiness",
         "pagefiles",
         "installed",
+        "listening",
     ),
     "world": ("world",),
     "joints": (

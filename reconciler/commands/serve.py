@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import ipaddress
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from reconciler.errors import UsageError
+from reconciler.listening import (
+    LOOPBACK_HOSTS,
+    bind,
+    parse_address,
+    read_secret,
+    refuse_openness,
+    shown,
+)
 from reconciler.process import Workers
 from reconciler.readiness import take_readiness
 from reconciler.terminal import format_option
@@ -19,7 +25,6 @@ if TYPE_CHECKING:
     from reconciler.world import World
 
 INTERRUPTED = 130
-SECRET_BYTES_MIN, SECRET_BYTES_MAX = 16, 1024
 MODULES = ("jinja2", "prometheus_client", "starlette", "uvicorn")
 
 
@@ -68,11 +73,11 @@ def command(
     Exit codes: 0 ended by SIGTERM, 130 by Ctrl-C, 2 wrong usage, 75 another watcher is at work in this clone.
     """
     _need_modules()
-    host, port = _address(address)
+    host, port = parse_address("--address", address)
     door = _door(
-        host, names, _secret("token", token_file, token_env), _secret("hook", hook_secret_file, hook_secret_env)
+        host, names, read_secret("token", token_file, token_env), read_secret("hook", hook_secret_file, hook_secret_env)
     )
-    _refuse_openness(host, door, insecure)
+    refuse_openness("--address", host, door.token, insecure)
     readiness = take_readiness()
     workers = Workers()
     workers.prepare()
@@ -81,7 +86,7 @@ def command(
     from reconciler.tidings import Lines
     from reconciler.watcher import Watcher
     from reconciler.webface import WebFace
-    from reconciler.webserver import App, WebServer, bind
+    from reconciler.webserver import App, WebServer
     from reconciler.world import open_world
 
     directory = Path(repo).resolve()
@@ -95,7 +100,7 @@ def command(
     face = WebFace(beside, board, (title or directory.name or "runs")[:100])
     server = WebServer(App(face, board, door, watcher.wake), listening)
     board.watch = server.watch
-    click.echo(f"http://{_shown(host)}:{listening.getsockname()[1]}/", err=True)
+    click.echo(f"http://{shown(host)}:{listening.getsockname()[1]}/", err=True)
     server.start()
     try:
         watcher.run()
@@ -114,55 +119,8 @@ def _need_modules() -> None:
         raise UsageError(f"serve needs {', '.join(missing)}, which the extra 'serve' brings; {cure}")
 
 
-def _address(text: str) -> tuple[str, int]:
-    """Return host and port. Raise UsageError if the text is not both."""
-    host, _, port = text.rpartition(":")
-    if not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
-        raise UsageError(f"--address {text}: not a host and a port; for example 127.0.0.1:8080 or [::1]:8080")
-    return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _refuse_openness(host: str, door: Door, insecure: bool) -> None:
-    if not (_is_loopback(host) or door.token or insecure):
-        cure = "give a token (--token-file), listen on 127.0.0.1, or say --insecure"
-        raise UsageError(f"--address {host}: others can reach it, and there is no token; {cure}")
-
-
 def _door(host: str, names: tuple[str, ...], token: bytes, hook_secret: bytes) -> Door:
     from reconciler.webserver import Door
 
-    hosts = {"localhost", "127.0.0.1", "::1", host.lower(), *(each.lower() for each in names)}
+    hosts = {*LOOPBACK_HOSTS, host.lower(), *(each.lower() for each in names)}
     return Door(hosts=frozenset(hosts), token=token, hook_secret=hook_secret)
-
-
-def _secret(what: str, file: str | None, variable: str) -> bytes:
-    """Return a secret from a file or the environment, b"" if there is none. It is taken out of the environment, so that
-    no stage of a run inherits it."""
-    if file is None:
-        said = os.environ.pop(variable, "").strip().encode("utf-8", "surrogateescape")
-        return _checked(said, f"${variable}") if said else b""
-    try:
-        with open(file, "rb") as stream:
-            said = stream.read(SECRET_BYTES_MAX + 1).strip()
-    except OSError as error:
-        raise UsageError(f"--{what}: {file}: {error.strerror}") from None
-    return _checked(said, file)
-
-
-def _checked(secret: bytes, where: str) -> bytes:
-    """Return a secret. Raise UsageError if it can be guessed, or is none."""
-    if not SECRET_BYTES_MIN <= len(secret) <= SECRET_BYTES_MAX:
-        cure = "for example: openssl rand -hex 24"
-        raise UsageError(f"{where}: a secret has {SECRET_BYTES_MIN} to {SECRET_BYTES_MAX} characters; {cure}")
-    return secret
-
-
-def _shown(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

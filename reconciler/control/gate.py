@@ -1,8 +1,8 @@
 """The gate before a run: a control plane is shown each plan that is about to be frozen.
 
 Its verdict becomes part of the plan. It never holds up a pass for long: one answer, and all answers of a pass together,
-are bounded in time, and after one that fails nobody else is asked about for a while, longer each time. Nothing is asked and nothing more is loaded where
-settings name no control plane.
+are bounded in time, and after one that fails nobody else is asked about for a while, longer each time. Nothing is asked
+and nothing more is loaded where settings name no control plane.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ class Gate:
         round_ = Round(self, settings)
         verdict = round_.verdict(plan)
         round_.close()
-        assert verdict is not None
+        if verdict is None or (verdict.mode == "enforce" and verdict.outcome == "unreachable"):
+            why = verdict.reason if verdict is not None else "there was no time to ask"
+            return plan, f"the control plane gives no answer: {why}"
         return replace(plan, control=verdict), _objection(verdict)
 
     def patience_s(self) -> float:
@@ -107,9 +109,8 @@ class Gate:
     def failed(self, reason: str) -> None:
         """Note that a control plane gave no answer: it is left alone for a while."""
         self.failures += 1
-        pause_s = min(BACKOFF_MAX_S, BACKOFF_S * 2.0 ** min(self.failures - 1, 16)) * (
-            0.5 + self.world.chance.fraction()
-        )
+        doubled_s = min(BACKOFF_MAX_S, BACKOFF_S * 2.0 ** min(self.failures - 1, 16))
+        pause_s = doubled_s * (0.5 + self.world.chance.fraction())
         self.due_s, self.reason = self.world.now().monotonic_s + pause_s, reason
 
     def answered(self, digest: str, answer: Answer) -> None:
