@@ -200,10 +200,20 @@ def _read(file: str) -> object:
     "--token-env", default="RECONCILER_CONTROL_TOKEN", show_default=True, metavar="NAME",
     help="The environment variable that holds it instead.",
 )  # fmt: skip
+@click.option(
+    "--capability", "capabilities", multiple=True, metavar="NAME",
+    help="What is offered to stages; a run that needs something else is refused (default: everything).",
+)  # fmt: skip
 @click.option("--public-name", "names", multiple=True, metavar="HOST", help="A further host name it is reached by.")
 @click.option("--insecure", is_flag=True, help="Listen beyond this machine without a token.")
 def serve(
-    listen: str, data: str, token_file: str | None, token_env: str, names: tuple[str, ...], insecure: bool
+    listen: str,
+    data: str,
+    token_file: str | None,
+    token_env: str,
+    capabilities: tuple[str, ...],
+    names: tuple[str, ...],
+    insecure: bool,
 ) -> int:
     """Serve a control plane: it judges run requests, keeps them and the manifests of ended runs, and compares both.
 
@@ -211,6 +221,7 @@ def serve(
     reconciler control serve                                    # http://127.0.0.1:8090, kept in control.sqlite
     reconciler control serve --listen 127.0.0.1:0               # any free port; it is printed
     openssl rand -hex 24 > ~/.control && reconciler control serve --token-file ~/.control
+    reconciler control serve --capability command --capability agent:codex
     curl -H "Authorization: Bearer $(cat ~/.control)" http://127.0.0.1:8090/v2/requests
 
     It describes itself at /openapi.json and says at /healthz whether it is well. Beyond this machine it listens only
@@ -233,7 +244,7 @@ def serve(
     hosts = frozenset({*LOOPBACK_HOSTS, host.lower(), *(each.lower() for each in names)})
     store = Store(Path(data))
     listening = bind(host, port)
-    app = build(store, Contracts(), House(hosts=hosts, token=token))
+    app = build(store, Contracts(), House(hosts=hosts, token=token, capabilities=frozenset(capabilities)))
     click.echo(f"http://{shown(host)}:{listening.getsockname()[1]}/", err=True)
     try:
         _serve(app, listening)

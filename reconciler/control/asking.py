@@ -82,8 +82,8 @@ class Asker:
 
 
 def open_asker(settings: ControlSettings, contract: Contract, timeout_s: float) -> Asker | str:
-    """Return who asks the control plane that settings name, or why nobody can. One answer takes at most twice
-    `timeout_s`: what fails at once is tried again for so long, and the last try may take as long."""
+    """Return who asks the control plane that settings name, or why nobody can. One answer takes at most one
+    and a half times `timeout_s`: what fails at once is tried again for half of it, and the last try may take it all."""
     token = credential(settings)
     if not (token.isascii() and token.isprintable()):
         return f"${settings.credential_env} holds what no header can carry; a token is printable ASCII"
@@ -91,7 +91,7 @@ def open_asker(settings: ControlSettings, contract: Contract, timeout_s: float) 
         http = Http(
             address=settings.url,
             authority={"Authorization": f"Bearer {token}"} if token else {},
-            patience_s=timeout_s,
+            patience_s=timeout_s / 2,
             answer_s=timeout_s,
             silence_s=timeout_s,
             bytes_max=ANSWER_BYTES_MAX,

@@ -28,7 +28,7 @@ PASS_BUDGET_S = 10.0
 LEASE_SHARE = 12
 """With other machines, a pass spends no more than this part of its lease on it."""
 BACKOFF_S, BACKOFF_MAX_S = 1.0, 60.0
-FAILURES_MAX = 5
+FAILURES_MAX = 4
 """After so many failures in a row a command that waits for runs waits no longer for the control plane."""
 REMEMBERED_S = 60.0
 REMEMBERED_MAX = 256

@@ -26,7 +26,7 @@ from reconciler import __version__, codec, drift
 from reconciler.contracts import Contracts
 from reconciler.control.comparing import differences
 from reconciler.control.reading import Unreadable, read, spelled
-from reconciler.control.rules import content_digest, error, error_of, errors_of, expected_of, pointer
+from reconciler.control.rules import ERRORS_MAX, content_digest, error, error_of, errors_of, expected_of, pointer
 from reconciler.control.store import PAGE_MAX, KeptRequest, KeptRun, Store
 from reconciler.listening import host_of
 from reconciler.model import ControlError, Status
@@ -48,10 +48,12 @@ KEY = r"^[!-~]+$"
 
 @frozen
 class House:
-    """Whom a server is for: the hosts that a request may name, and the token it must bear, b"" for none."""
+    """Whom a server is for: the hosts that a request may name, the token it must bear (b"" for none), and the
+    capabilities that are offered (none: all)."""
 
     hosts: frozenset[str]
     token: bytes = b""
+    capabilities: frozenset[str] = frozenset()
 
 
 # ------------------------------------------------------------------------------------------------ what is answered
@@ -102,7 +104,7 @@ class Receipt(BaseModel):
 
     workspace: str
     run_id: str
-    manifest_sha256: str
+    digest: str = Field(description="SHA-256 of the canonical JSON of the manifest.")
     received_at: str
 
 
@@ -110,7 +112,7 @@ class RunRow(BaseModel):
     run_id: str
     task_id: str
     status: str
-    manifest_sha256: str
+    digest: str = Field(description="SHA-256 of the canonical JSON of the manifest.")
     received_at: str
 
 
@@ -183,7 +185,7 @@ def build(store: Store, contract: Contracts, house: House, now: Callable[[], str
         redoc_url=None,
         redirect_slashes=False,
     )
-    desk = Desk(store, contract, now or _now)
+    desk = Desk(store, contract, house.capabilities, now or _now)
     guarded = [Depends(guard(house))]
     app.middleware("http")(_with_headers(house))
     for kind, handler in HANDLERS.items():
@@ -274,11 +276,11 @@ def build(store: Store, contract: Contracts, house: House, now: Callable[[], str
 class Desk:
     """What is done with what comes in, one question at a time."""
 
-    def __init__(self, store: Store, contract: Contracts, now: Callable[[], str]) -> None:
-        self.store, self.contract, self.now = store, contract, now
+    def __init__(self, store: Store, contract: Contracts, capabilities: frozenset[str], now: Callable[[], str]) -> None:
+        self.store, self.contract, self.capabilities, self.now = store, contract, capabilities, now
 
     def judge(self, document: Mapping[str, Any]) -> dict[str, Any]:
-        errors = errors_of(document, self.contract)
+        errors = errors_of(document, self.contract) or self._not_offered(document)
         named = _name(document.get("request_id"))
         digest = content_digest(document)
         answer = {
@@ -303,6 +305,16 @@ class Desk:
             )
         return answer
 
+    def _not_offered(self, document: Mapping[str, Any]) -> tuple[ControlError, ...]:
+        """Return what a valid request needs and nobody here has."""
+        asked = enumerate(document["pipeline"]["capabilities"]) if self.capabilities else ()
+        known = ", ".join(sorted(self.capabilities))
+        return tuple(
+            error(f"/pipeline/capabilities/{index}", f"'{each}' is not offered here; what is: {known}")
+            for index, each in asked
+            if each not in self.capabilities
+        )[:ERRORS_MAX]
+
     def requests(self, before: int, limit: int) -> dict[str, Any]:
         rows = self.store.requests(before, limit)
         return _page([_request_row(each) for each in rows], [each.sequence for each in rows], limit)
@@ -321,7 +333,7 @@ class Desk:
         body, at = spelled(document), self.now()
         digest = codec.digest(document)
         receipt = {
-            "workspace": workspace, "run_id": document["run_id"], "manifest_sha256": digest, "received_at": at,
+            "workspace": workspace, "run_id": document["run_id"], "digest": digest, "received_at": at,
         }  # fmt: skip
         wanted = KeptRun(
             sequence=0,
@@ -391,7 +403,7 @@ def _request_row(kept: KeptRequest) -> dict[str, Any]:
 def _run_row(kept: KeptRun) -> dict[str, Any]:
     return {
         "run_id": kept.run_id, "task_id": kept.task_id, "status": kept.status,
-        "manifest_sha256": kept.body_sha256, "received_at": kept.received_at,
+        "digest": kept.body_sha256, "received_at": kept.received_at,
     }  # fmt: skip
 
 
@@ -469,7 +481,7 @@ async def _on_refused(request: Request, reason: Exception) -> Response:
 async def _on_invalid(request: Request, reason: Exception) -> Response:
     assert isinstance(reason, RequestValidationError)
     found = [error(pointer(each["loc"]), str(each["msg"])) for each in reason.errors()]
-    return _refused(422, found[:50])
+    return _refused(422, found[:ERRORS_MAX])
 
 
 async def _on_http(request: Request, reason: Exception) -> Response:
