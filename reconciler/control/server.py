@@ -21,6 +21,7 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as StarletteException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from reconciler import __version__, codec, drift
 from reconciler.contracts import Contracts
@@ -486,7 +487,16 @@ async def _on_invalid(request: Request, reason: Exception) -> Response:
 
 async def _on_http(request: Request, reason: Exception) -> Response:
     assert isinstance(reason, StarletteException)
-    return _refused(reason.status_code, [error("", str(reason.detail))], reason.headers or {})
+    headers = dict(reason.headers or {})
+    if reason.status_code == 405:
+        headers["Allow"] = ", ".join(_allowed(request))
+    return _refused(reason.status_code, [error("", str(reason.detail))], headers)
+
+
+def _allowed(request: Request) -> list[str]:
+    """Return the methods that a path knows, whichever of its routes has them."""
+    fitting = [each for each in request.app.routes if each.matches(request.scope)[0] != Match.NONE]
+    return sorted({method for each in fitting for method in getattr(each, "methods", None) or ()})
 
 
 async def _on_store(request: Request, reason: Exception) -> Response:
