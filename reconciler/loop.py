@@ -401,7 +401,7 @@ class Loop:
             return replace(result, tip_moved=True)
         if publication is not None:
             self._note(publication)
-        return replace(result, told=self.pulls.told)
+        return replace(result, told=(*self.gate.told, *self.pulls.told))
 
     def _unblocked(self, result: Pass) -> Pass:
         set_condition(self.world.repository.state, "publish", "", result.seen.now.at, self.world.disk)

@@ -75,6 +75,11 @@ class Gate:
             return plan, f"the control plane gives no answer: {why}"
         return replace(plan, control=verdict), _objection(verdict)
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        """What people shall hear of this pass: that a run waits, and for what."""
+        return (f"{CONDITION}: {self.reason}",) if self.waiting and self.failures else ()
+
     def patience_s(self) -> float:
         """Return in how many seconds the control plane is asked again for a run that waits for it."""
         return max(0.0, self.due_s - self.world.now().monotonic_s) if self.waiting else float("inf")
