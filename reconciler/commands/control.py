@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sqlite3
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -250,7 +249,7 @@ def serve(
         _serve(app, listening)
     finally:
         listening.close()
-        _close(store)
+        store.close()
     return 0
 
 
@@ -290,10 +289,3 @@ def _no_signals() -> Any:
     from contextlib import nullcontext
 
     return nullcontext()
-
-
-def _close(store: Any) -> None:
-    try:
-        store.close()
-    except sqlite3.Error as error:
-        raise TransientError(f"the store could not be closed: {error}") from None

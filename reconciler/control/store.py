@@ -95,7 +95,8 @@ class Store:
         self._connection = _open(path)
 
     def close(self) -> None:
-        with self._lock:
+        """Close the file; what was answered is on disk already, whether that succeeds or not."""
+        with self._lock, contextlib.suppress(sqlite3.Error):
             self._connection.close()
 
     @contextlib.contextmanager

@@ -51,6 +51,9 @@ INSTEAD: dict[str, tuple[str, str]] = {
     ),
     "python3 -m pip install 'gitops-reconciler[serve]'": ("true", "it is installed here, from this checkout"),
     "reconciler serve": ("reconciler serve --help", "it stays; test_serve.py asks one"),
+    "reconciler control serve --data control.sqlite": (
+        "reconciler control serve --help", "it stays; test_control.py asks one"
+    ),
     "reconciler watch": ("reconciler watch --help", "it stays; test_watch.py ends one"),
     "RECONCILER_FORGE_TOKEN=$GITHUB_TOKEN reconciler ci --timeout 50m": (
         "reconciler ci --help", "this is no CI; tests/forges runs it against one"

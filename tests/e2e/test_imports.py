@@ -22,6 +22,9 @@ HEAVY = {
     "jinja2",
     "starlette",
     "uvicorn",
+    "fastapi",
+    "pydantic",
+    "sqlite3",
 }
 PROGRAM = """
 import sys
@@ -55,6 +58,7 @@ def loaded(scratch: Scratch, *words: str) -> set[str]:
         ["serve", "--help"],
         ["report", "--help"],
         ["service", "install", "--help"],
+        ["control", "serve", "--help"],
     ],
 )
 def test_help_loads_nothing_heavy(scratch: Scratch, words: list[str]) -> None:
