@@ -73,7 +73,7 @@ class Gate:
         if verdict is None or (verdict.mode == "enforce" and verdict.outcome == "unreachable"):
             why = verdict.reason if verdict is not None else "there was no time to ask"
             return plan, f"the control plane gives no answer: {why}"
-        return replace(plan, control=verdict), _objection(verdict)
+        return replace(plan, control=verdict), objection(verdict)
 
     @property
     def told(self) -> tuple[str, ...]:
@@ -94,20 +94,20 @@ class Gate:
             self.waiting = True
             return (Wait(subject=action.plan.run_id, reason="waits to be shown to the control plane"),)
         judged = replace(action, plan=replace(action.plan, control=verdict))
-        objection = _objection(verdict)
-        if not objection:
+        why = objection(verdict)
+        if not why:
             return (judged,)
         if verdict.outcome == "unreachable":
             self.waiting = True
             settled = self.failures >= FAILURES_MAX
-            return (Wait(subject=action.plan.run_id, reason=objection, settled=settled),)
+            return (Wait(subject=action.plan.run_id, reason=why, settled=settled),)
         if isinstance(judged, Restore):
-            return (judged, self._given_up(seen, judged.run_id, judged, objection))
-        return (replace(judged, outcome=Outcome.FAILED, reason=objection),)
+            return (judged, self._given_up(seen, judged.run_id, judged, why))
+        return (replace(judged, outcome=Outcome.FAILED, reason=why),)
 
-    def _given_up(self, seen: Observation, run_id: RunId, restored: Restore, objection: str) -> Abandon:
+    def _given_up(self, seen: Observation, run_id: RunId, restored: Restore, reason: str) -> Abandon:
         number = seen.actual.runs[run_id].number
-        return Abandon(run_id=run_id, task_id=restored.task_id, number=number, reason=objection)
+        return Abandon(run_id=run_id, task_id=restored.task_id, number=number, reason=reason)
 
     # -------------------------------------------------------------------------------------------- how it went
 
@@ -223,7 +223,7 @@ def _asks(action: Action) -> bool:
     return isinstance(action, Launch | TakeOver) and action.outcome is None
 
 
-def _objection(verdict: ControlVerdict) -> str:
+def objection(verdict: ControlVerdict) -> str:
     """Return why a run must not begin, "" if it may: `shadow` is in nobody's way."""
     if verdict.mode != "enforce" or verdict.outcome == "valid":
         return ""

@@ -7,6 +7,7 @@ but that token, and executes nothing.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import re
 import sqlite3
@@ -34,6 +35,8 @@ from reconciler.model import ControlError, Status
 from reconciler.values import frozen
 
 BODY_BYTES_MAX = 4 * 1024 * 1024
+BODY_S = 20.0
+"""How long a body may take to arrive, however slowly it drips."""
 SEQUENCE_MAX = 2**53
 RETRY_S = 2
 HEADERS = {
@@ -173,7 +176,7 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Problem} for status in (400, 401, 421, 422, 503, *statuses)}
 
 
-SENT = refusals(411, 413, 415)
+SENT = refusals(408, 413, 415)
 
 
 def build(store: Store, contract: Contracts, house: House, now: Callable[[], str] | None = None) -> FastAPI:
@@ -449,15 +452,23 @@ async def _sent(request: Request) -> dict[str, Any]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise refusal(415, error("", "the content type is application/json"))
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > BODY_BYTES_MAX:
-            raise refusal(413, error("", f"more than {BODY_BYTES_MAX} bytes"))
     try:
-        return await run_in_threadpool(read, bytes(body))
+        async with asyncio.timeout(BODY_S):
+            body = await _bounded(request)
+        return await run_in_threadpool(read, body)
+    except TimeoutError:
+        raise refusal(408, error("", f"the body took longer than {BODY_S:g} s")) from None
     except Unreadable as reason:
         raise refusal(400, error("", f"the body is no document: {reason}")) from None
+
+
+async def _bounded(request: Request) -> bytes:
+    found = bytearray()
+    async for chunk in request.stream():
+        found += chunk
+        if len(found) > BODY_BYTES_MAX:
+            raise refusal(413, error("", f"more than {BODY_BYTES_MAX} bytes"))
+    return bytes(found)
 
 
 class Refused(HTTPException):

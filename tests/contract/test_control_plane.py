@@ -15,17 +15,23 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, given, settings
 
 from reconciler.contracts import Contracts
 from reconciler.control.asking import Answer, Asker, credential, open_asker
+from reconciler.control.gate import objection
 from reconciler.control.rules import expected_of
+from reconciler.control.server import Desk
 from reconciler.control.store import KeptRun, Store
 from reconciler.errors import UsageError
 from reconciler.http import Http
-from reconciler.model import ControlSettings
+from reconciler.model import ControlSettings, ControlVerdict, Plan
+from tests.control_plans import document_of, plans
 from tests.control_server import TOKEN, Served, serving
 
 CONTRACTS = Contracts()
+STORE = Store(None)
+NOW = "2026-03-01T12:00:00.000Z"
 REQUEST: dict[str, Any] = CONTRACTS.schema("run-request-v2")["examples"][0]
 MANIFEST: dict[str, Any] = CONTRACTS.schema("manifest")["examples"][0]
 RUN = MANIFEST["run_id"]
@@ -168,6 +174,20 @@ def test_who_does_not_answer_is_not_waited_for_long() -> None:
     found = asker.ask(REQUEST)
     assert isinstance(found, str)
     assert "cannot be reached" in found
+
+
+@given(plans())
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_a_valid_run_always_passes_enforce(plan: Plan) -> None:
+    document = document_of(plan)
+    answer = Desk(STORE, CONTRACTS, frozenset(), lambda: NOW).judge(document)
+    assert CONTRACTS.check("control-answer", answer) == ()
+    verdict = ControlVerdict(
+        mode="enforce", outcome=answer["outcome"], at=NOW, request_id=plan.run_id, expected=expected_of(document)
+    )
+    assert objection(verdict) == ""
+    kept = STORE.request(plan.run_id)
+    assert kept is not None and json.loads(kept.document) == document
 
 
 # ------------------------------------------------------------------------------------------------ keeping

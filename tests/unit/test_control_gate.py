@@ -20,7 +20,7 @@ from reconciler.disk import DISK
 from reconciler.model import ControlError, ControlSettings, Instant, Outcome, Plan, Settings
 from reconciler.observe import Observation
 from reconciler.world import World
-from tests.unit.test_control_request import plan_of, stage
+from tests.control_plans import plan_of, stage
 
 URL = "http://127.0.0.1:9"
 PLAN = plan_of(stage("build"))

@@ -80,6 +80,11 @@ def test_a_run_without_an_expectation_has_not_drifted() -> None:
     }
 
 
+def test_a_run_that_waits_has_not_drifted_yet() -> None:
+    document = {**sampled(stages={"build": "failed"}), "status": "waiting"}
+    assert list(drift.differences(document)) == []
+
+
 def test_sums_go_on_from_the_previous_ones_and_what_is_replaced_is_taken_away() -> None:
     wrong, right = sampled(1, commit="b" * 40), sampled(1)
     first = aggregate(None, wrong, sampled(2))
