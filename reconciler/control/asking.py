@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reconciler import codec
-from reconciler.errors import ReconcilerError, TransientError
+from reconciler.errors import TransientError, UsageError
 from reconciler.http import Answer as Response
 from reconciler.http import Call, Http
 from reconciler.model import Contract, ControlError, ControlSettings, Expected
@@ -17,6 +17,8 @@ from reconciler.values import frozen
 
 PATH = "/v2/requests"
 ANSWER_BYTES_MAX = 1024 * 1024
+REQUEST_BYTES_MAX = 4 * 1024 * 1024
+"""The largest plan there can be, 200 stages with long names that each need all before them, takes half of it."""
 REASON_CHARACTERS_MAX = 500
 CONTRACT = "control-answer"
 
@@ -95,7 +97,8 @@ def open_asker(settings: ControlSettings, contract: Contract, timeout_s: float) 
             answer_s=timeout_s,
             silence_s=timeout_s,
             bytes_max=ANSWER_BYTES_MAX,
+            order_bytes_max=REQUEST_BYTES_MAX,
         )
-    except ReconcilerError as error:
-        return str(error)
+    except UsageError:
+        return f"{settings.url} is no address; for example https://control.example.com"
     return Asker(http=http, contract=contract, token=token)

@@ -26,7 +26,7 @@ from reconciler.control.store import KeptRun, Store
 from reconciler.errors import UsageError
 from reconciler.http import Http
 from reconciler.model import ControlSettings, ControlVerdict, Plan
-from tests.control_plans import document_of, plans
+from tests.control_plans import document_of, plan_of, plans, stage
 from tests.control_server import TOKEN, Served, serving
 
 CONTRACTS = Contracts()
@@ -76,6 +76,21 @@ def test_a_valid_request_is_answered_with_what_is_expected(served: Served, monke
     assert isinstance(first, Answer), first
     assert (first.outcome, first.errors, first.expected) == ("valid", (), expected_of(REQUEST))
     assert again == first, "asking again is asking for the same"
+
+
+def test_the_largest_plan_there_can_be_is_shown_whole(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = [f"{number:03d}-{'x' * 96}" for number in range(200)]
+    plan = plan_of(*(stage(each, title="\u00e9" * 200, needs=tuple(ids[:index])) for index, each in enumerate(ids)))
+    asker = asker_of(served.url, monkeypatch, timeout_s=30.0)
+    found = asker.ask(document_of(plan))
+    asker.close()
+    assert isinstance(found, Answer), found
+    assert found.outcome == "valid"
+
+
+def test_what_is_no_address_is_told() -> None:
+    found = open_asker(ControlSettings(url="https://x:99999"), CONTRACTS, 1.0)
+    assert found == "https://x:99999 is no address; for example https://control.example.com"
 
 
 def test_an_invalid_request_is_answered_with_its_errors_by_path(

@@ -103,6 +103,15 @@ def test_a_run_waits_for_a_control_plane_that_does_not_answer_and_goes_on_when_i
     assert b"control plane" not in conditions.read_bytes()
 
 
+def test_who_waits_for_runs_gives_up_when_nobody_answers(scratch: Scratch) -> None:
+    with serving() as before:
+        port = before.port
+    furnish(scratch, "enforce", f"http://127.0.0.1:{port}")
+    done = scratch.run("reconcile")
+    assert done.returncode == 75
+    assert f"waits for the control plane: POST /v2/requests: 127.0.0.1:{port} cannot be reached" in done.stdout
+
+
 def test_shadow_is_not_in_the_way_of_a_run_when_nobody_answers(scratch: Scratch) -> None:
     with serving() as before:
         port = before.port
