@@ -437,13 +437,20 @@ def _attempt(records: Records, number: int) -> dict[str, object]:
     }
 
 
+def _was_refused(plan: Plan) -> bool:
+    """Return whether a run was ended before it began: nothing of such an attempt was there that could be lost."""
+    control = plan.control
+    return control is not None and (control.mode, control.outcome) == ("enforce", "invalid")
+
+
 def _attempt_end(records: Records, number: int) -> tuple[str | None, str]:
     """Return how an attempt ended; `lost` is one that never said so itself and is over all the same."""
     attempt, end = records.attempts.get(number), records.ends.get(number)
     if attempt is not None and attempt.outcome is not None:
         return attempt.outcome.value, attempt.detail
     if end is not None:
-        return end.outcome.value if end.outcome != Outcome.FAILED else "lost", end.detail
+        lost = end.outcome == Outcome.FAILED and not (attempt is None and _was_refused(records.plan))
+        return "lost" if lost else end.outcome.value, end.detail
     if number < records.number:
         return "lost", records.claims[number + 1].reason if number + 1 in records.claims else ""
     return None, ""

@@ -81,6 +81,7 @@ def test_enforce_stops_a_run_before_any_stage_with_the_errors_by_path(scratch: S
     manifest = scratch.manifest("a")
     assert manifest["status"] == "failed"
     assert "/pipeline/capabilities/0" in manifest["status_detail"]
+    assert [each["outcome"] for each in manifest["attempts"]] == ["failed"], "nothing was lost: nothing began"
     assert {each["tries"] for each in manifest["commands"]} == {0}
     assert not (scratch.path / "shipped").exists()
     assert again.returncode == 2

@@ -190,6 +190,7 @@ FIELDS: list[tuple[str, str, type, set[str]]] = [
 
 @pytest.mark.parametrize(("name", "pointer", "kind", "not_in_the_file"), FIELDS)
 def test_a_field_exists_in_both(name: str, pointer: str, kind: type, not_in_the_file: set[str]) -> None:
+    # What programs exchange says its units in its keys; what people write says them in its values.
     in_seconds = name == "run-request-v2"
     inside = {
         (each.name if in_seconds else each.name.removesuffix("_s")).rstrip("_")
