@@ -437,10 +437,11 @@ def _attempt(records: Records, number: int) -> dict[str, object]:
     }
 
 
-def _was_refused(plan: Plan) -> bool:
-    """Return whether a run was ended before it began: nothing of such an attempt was there that could be lost."""
-    control = plan.control
-    return control is not None and (control.mode, control.outcome) == ("enforce", "invalid")
+def _was_refused(records: Records, number: int) -> bool:
+    """Return whether an attempt was claimed only to be ended: nothing of it was there that could be lost."""
+    claim, end = records.claims.get(number), records.ends[number]
+    only_to_end = claim is not None and end.detail == f"{end.outcome.value}: {claim.reason}"
+    return only_to_end and number not in records.attempts
 
 
 def _attempt_end(records: Records, number: int) -> tuple[str | None, str]:
@@ -449,7 +450,7 @@ def _attempt_end(records: Records, number: int) -> tuple[str | None, str]:
     if attempt is not None and attempt.outcome is not None:
         return attempt.outcome.value, attempt.detail
     if end is not None:
-        lost = end.outcome == Outcome.FAILED and not (attempt is None and _was_refused(records.plan))
+        lost = end.outcome == Outcome.FAILED and not _was_refused(records, number)
         return "lost" if lost else end.outcome.value, end.detail
     if number < records.number:
         return "lost", records.claims[number + 1].reason if number + 1 in records.claims else ""

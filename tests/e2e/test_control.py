@@ -21,8 +21,10 @@ stages:
 """
 
 
-def furnish(scratch: Scratch, mode: str, url: str, more: str = "") -> None:
-    scratch.settings(f'control_plane:\n  mode: {mode}\n  url: "{url}"\n  timeout: 500ms\n{more}')
+def furnish(scratch: Scratch, mode: str, url: str, timeout: str = "30s") -> None:
+    """Commit a request, and settings that name a control plane: who is there has time to answer, however busy this
+    machine is."""
+    scratch.settings(f'control_plane:\n  mode: {mode}\n  url: "{url}"\n  timeout: {timeout}\n')
     scratch.pipeline("p", TWO)
     scratch.request("a", "p")
     scratch.commit()
@@ -87,12 +89,19 @@ def test_enforce_stops_a_run_before_any_stage_with_the_errors_by_path(scratch: S
     assert again.returncode == 2
     assert "is not resumed: the control plane refuses it: /pipeline/capabilities/0" in again.stderr
     assert json.loads(scratch.record("a", "refusals/1.json").read_bytes())["actor"]
+    with serving(port=served.port):
+        third = scratch.run("resume", "a")
+    assert third.returncode == 1, third.stdout + third.stderr
+    manifest = scratch.manifest("a")
+    assert [each["outcome"] for each in manifest["attempts"]] == ["failed", "failed"]
+    assert manifest["control_plane"]["outcome"] == "valid", "the verdict is on the refreshed plan"
+    assert scratch.stages("a")["build"]["status"] == "succeeded"
 
 
 def test_a_run_waits_for_a_control_plane_that_does_not_answer_and_goes_on_when_it_does(scratch: Scratch) -> None:
     with serving() as before:
         port = before.port
-    furnish(scratch, "enforce", f"http://127.0.0.1:{port}")
+    furnish(scratch, "enforce", f"http://127.0.0.1:{port}", "4s")
     process = scratch.start("reconcile", "--wait")
     conditions = scratch.path / ".git/reconciler/conditions.json"
     wait_for(lambda: conditions.is_file() and b"control plane" in conditions.read_bytes())
@@ -107,7 +116,7 @@ def test_a_run_waits_for_a_control_plane_that_does_not_answer_and_goes_on_when_i
 def test_who_waits_for_runs_gives_up_when_nobody_answers(scratch: Scratch) -> None:
     with serving() as before:
         port = before.port
-    furnish(scratch, "enforce", f"http://127.0.0.1:{port}")
+    furnish(scratch, "enforce", f"http://127.0.0.1:{port}", "500ms")
     done = scratch.run("reconcile")
     assert done.returncode == 75
     assert f"waits for the control plane: POST /v2/requests: 127.0.0.1:{port} cannot be reached" in done.stdout
@@ -116,7 +125,7 @@ def test_who_waits_for_runs_gives_up_when_nobody_answers(scratch: Scratch) -> No
 def test_shadow_is_not_in_the_way_of_a_run_when_nobody_answers(scratch: Scratch) -> None:
     with serving() as before:
         port = before.port
-    furnish(scratch, "shadow", f"http://127.0.0.1:{port}")
+    furnish(scratch, "shadow", f"http://127.0.0.1:{port}", "500ms")
     scratch.run("reconcile", "--wait")
     control = scratch.manifest("a")["control_plane"]
     assert (control["outcome"], control["expected"]) == ("unreachable", None)
