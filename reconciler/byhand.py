@@ -48,8 +48,11 @@ def resume(loop: Loop, run_id: RunId, *, token: str | None, actor: str, reason: 
     if isinstance(plan, Rejection):
         raise ContentError("\n".join(each.sentence() for each in plan.problems))
     assert plan is not None
-    fence_attempt(world, task_id, run_id, there.number)
     plan = loop.freezer.complete(plan, cites=False)
+    plan, objection = loop.gate.for_person(plan, loop.observer.settings)
+    if objection:
+        _refuse(world, there, actor, reason, objection)
+    fence_attempt(world, task_id, run_id, there.number)
     refreshed = replace(plan, resume_token_sha256=frozen.resume_token_sha256)
     note = _note(world, there, refreshed) if not afresh else ""
     claim = restarting_claim(world, refreshed, after=there.number, actor=actor, reason=reason, afresh=afresh)

@@ -42,6 +42,7 @@ VERBS = {
     "review": "let the reviewing agent look at a run; its decision becomes evidence",
     "patterns": "hold rules about code against this checkout, or apply their fixes",
     "eval": "try scenarios: a pipeline in a repository made for it, and what must come of it",
+    "control": "export, convert and validate run requests; serve a control plane",
     "guard": "run a guardrail on this checkout, here and now",
     "chaos": "try this repository's requests on a simulated world in which everything goes wrong",
     "completion": "print the completion script of a shell",

@@ -123,6 +123,7 @@ class Http:
     answer_s: float = ANSWER_S
     silence_s: float = SILENCE_S
     bytes_max: int = ANSWER_BYTES_MAX
+    order_bytes_max: int = ORDER_BYTES_MAX
     sleep: Callable[[float], None] = time.sleep
     monotonic: Callable[[], float] = time.monotonic
     epoch_s: Callable[[], float] = time.time
@@ -266,8 +267,8 @@ class Http:
 
     def _once(self, call: Call) -> Answer:
         data = call.data if call.body is None else json.dumps(call.body).encode()
-        if data is not None and len(data) > ORDER_BYTES_MAX:
-            raise ForgeFailed(f"{call}: larger than {ORDER_BYTES_MAX} bytes")
+        if data is not None and len(data) > self.order_bytes_max:
+            raise ForgeFailed(f"{call}: larger than {self.order_bytes_max} bytes")
         url = f"{self.address}{call.path}" + (f"?{urlencode(call.query)}" if call.query else "")
         for _ in range(REDIRECTS_MAX + 1):
             answer = self._exchange(call, url, data)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import metadata
 
+from reconciler.errors import UsageError
 from reconciler.model import BUILT_IN, RoleSettings
 
 GROUP = "reconciler.roles"
@@ -27,3 +29,13 @@ def entry_points(name: str, group: str = GROUP) -> tuple[metadata.EntryPoint, ..
 def cure(name: str, group: str = GROUP) -> str:
     """Return what to do about a role or a subscriber that is not there."""
     return f"install the package with the entry point '{name}' of the group {group}, where reconciler is installed"
+
+
+def need_modules(verb: str, extra: str, modules: Sequence[str]) -> None:
+    """Raise UsageError, with the cure, where an extra is not installed."""
+    from importlib.util import find_spec
+
+    missing = [each for each in modules if find_spec(each) is None]
+    if missing:
+        cure = f"run: python3 -m pip install 'gitops-reconciler[{extra}]'"
+        raise UsageError(f"{verb} needs {', '.join(missing)}, which the extra '{extra}' brings; {cure}")

@@ -33,6 +33,7 @@ from reconciler.apply import Done, apply, claims_for, fence, is_recorded, subjec
 from reconciler.claims import Claims, Wanted
 from reconciler.conditions import set_condition
 from reconciler.contact import Contact
+from reconciler.control.gate import Gate
 from reconciler.diff import diff
 from reconciler.due import Due
 from reconciler.errors import (
@@ -137,6 +138,7 @@ class Loop:
     contact: Contact = field(init=False)
     claims: Claims = field(init=False)
     freezer: Freezer = field(init=False)
+    gate: Gate = field(init=False)
     brought_up: tuple[str, str] = ("", "")
     locked: int = 0
     opener: Opener | None = None
@@ -149,6 +151,7 @@ class Loop:
         self.contact = Contact(self.world, self.observer)
         self.claims = Claims(self.world, self.observer)
         self.freezer = Freezer(self.observer)
+        self.gate = Gate(self.world)
         self.pulls = PullRequests(self.world, self.opener)
 
     def run_pass(self) -> Pass:
@@ -159,6 +162,7 @@ class Loop:
             due = self.world.now().monotonic_s - self.published_s >= GATHER_S
             seen = replace(seen, limits=replace(seen.limits, publish_due=due))
             actions = self.freezer.complete_all(diff(seen.desired, seen.actual, seen.now, seen.limits))
+            actions = self.gate.judge_all(seen, actions)
             self._note_concerned(seen)
             self._withhold(seen)
             heard = self._tell(seen)
@@ -224,9 +228,10 @@ class Loop:
         lease = Due(in_s=renewal_s, what="the lease is renewed")
         gathered_s = max(0.0, self.published_s + GATHER_S - now.monotonic_s) if self._gathers(result) else FULL_S
         gathered = Due(in_s=gathered_s, what="evidence is committed")
+        asked = Due(in_s=self.gate.patience_s(), what="the control plane is asked")
         full = Due(in_s=FULL_S, what="everything is looked at again")
         leaving = self._leaving_due(result)
-        return min((full, remote, lease, gathered, *leaving, *filter(None, [first])), key=lambda each: each.in_s)
+        return min((full, remote, lease, gathered, asked, *leaving, *filter(None, [first])), key=lambda each: each.in_s)
 
     def _leaving_due(self, result: Pass) -> Iterator[Due]:
         """Yield when something is to be delivered, or subscribers hear of the runs under way."""
@@ -466,7 +471,7 @@ class Loop:
             return replace(result, tip_moved=True)
         if publication is not None:
             self._note(publication)
-        return replace(result, told=self.pulls.told)
+        return replace(result, told=(*self.gate.told, *self.pulls.told))
 
     def _unblocked(self, result: Pass) -> Pass:
         set_condition(self.world.repository.state, "publish", "", result.seen.now.at, self.world.disk)

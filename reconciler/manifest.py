@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from reconciler import codec
 from reconciler.model import (
     Attempt,
     Cited,
@@ -182,6 +183,7 @@ def manifest(records: Records, *, updated_at: str, heartbeat_at: str | None) -> 
         "resources": _resources(records, commands),
         "privacy": {"mode": plan.redact.mode, "redactions": _total(commands, "redactions")},
         "resume_token_sha256": plan.resume_token_sha256,
+        "control_plane": codec.dump(plan.control),
     }
 
 
@@ -235,6 +237,9 @@ def _verdict(record: StageRecord | None) -> Verdict | None:
 
 def run_summary(document: Mapping[str, object], manifest_sha256: str, records: Records) -> dict[str, object]:
     """Return the run summary that stands beside a manifest: what was planned, built, tested and reviewed."""
+    # Whoever only keeps a manifest up to date, the worker, need not load it.
+    from reconciler import drift
+
     commands: list[dict[str, object]] = document["commands"]  # type: ignore[assignment]
     plan = records.plan
     tested, reviewed = judgement_of(records)
@@ -266,6 +271,7 @@ def run_summary(document: Mapping[str, object], manifest_sha256: str, records: R
             "stages": _stage_states(tests),
         },
         "review": {"decision": reviewed.decision, "reason": reviewed.reason, "by": reviewed.by},
+        "control_plane": drift.section(document),
     }
 
 
@@ -431,13 +437,21 @@ def _attempt(records: Records, number: int) -> dict[str, object]:
     }
 
 
+def _was_refused(records: Records, number: int) -> bool:
+    """Return whether an attempt was claimed only to be ended: nothing of it was there that could be lost."""
+    claim, end = records.claims.get(number), records.ends[number]
+    only_to_end = claim is not None and end.detail == f"{end.outcome.value}: {claim.reason}"
+    return only_to_end and number not in records.attempts
+
+
 def _attempt_end(records: Records, number: int) -> tuple[str | None, str]:
     """Return how an attempt ended; `lost` is one that never said so itself and is over all the same."""
     attempt, end = records.attempts.get(number), records.ends.get(number)
     if attempt is not None and attempt.outcome is not None:
         return attempt.outcome.value, attempt.detail
     if end is not None:
-        return end.outcome.value if end.outcome != Outcome.FAILED else "lost", end.detail
+        lost = end.outcome == Outcome.FAILED and not _was_refused(records, number)
+        return "lost" if lost else end.outcome.value, end.detail
     if number < records.number:
         return "lost", records.claims[number + 1].reason if number + 1 in records.claims else ""
     return None, ""

@@ -523,6 +523,18 @@ class RoleSettings:
 
 
 @frozen
+class ControlSettings:
+    """Which control plane is shown each run before it begins, and what its answer counts for. `url` "" means that run
+    requests are validated here alone; `credential_env` names the environment variable of the token."""
+
+    mode: str = "off"
+    url: str = ""
+    credential_env: str = "RECONCILER_CONTROL_TOKEN"
+    timeout_s: float = 5.0
+    privacy_level: str = "standard"
+
+
+@frozen
 class Settings:
     """`reconciler.yaml`. `branch` None means the branch HEAD names; `runs_max` None twice the cores; `remote` None
     that there is none, whatever is configured. `credentials`, `cloud_sync` and `notifications` are as the file says
@@ -563,6 +575,8 @@ class Settings:
     def tells_others(self) -> bool:
         """Whether anything leaves the repository; as values it is `outlet_settings.outgoing`."""
         return self.cloud_sync is not None or bool(self.notifications)
+
+    control_plane: ControlSettings = ControlSettings()
 
 
 # ---------------------------------------------------------------------------------------------- plans
@@ -671,12 +685,50 @@ class PlannedRoles:
 
 
 @frozen
+class ControlError:
+    """One thing that is wrong in a run request: a JSON pointer into it, and a sentence."""
+
+    path: str
+    message: str
+
+
+@frozen
+class Expected:
+    """What a control plane expects the manifest of a run to say; None where it expects nothing. `stages` holds the
+    status that stages end with, by id."""
+
+    task_id: str | None = None
+    pipeline_id: str | None = None
+    commit: str | None = None
+    plan_digest: str | None = None
+    redaction: str | None = None
+    attempts_max: int | None = None
+    stages: Mapping[str, str] = field(default_factory=dict)
+
+
+@frozen
+class ControlVerdict:
+    """What a control plane said of a run before it began. `outcome` is `valid`, `invalid`, or `unreachable` where there
+    was no answer that can be used, and then `reason` says why."""
+
+    mode: str
+    outcome: str
+    at: str
+    request_id: str
+    remote_id: str | None = None
+    reason: str = ""
+    errors: tuple[ControlError, ...] = ()
+    expected: Expected | None = None
+
+
+@frozen
 class Plan:
     """A request and a pipeline at one commit, resolved: all a worker needs, frozen in `plan.json`.
 
     `resume_token_sha256` is the digest of the token in `.resume-token`; `digest` covers the stages, the
     workspace and the parameters, so two plans with one digest execute the same thing. `group` is the concurrency
-    group it was launched in, `fired_at` the fire of a schedule it was launched for, "" for none.
+    group it was launched in, `fired_at` the fire of a schedule it was launched for, "" for none; `control` what the
+    control plane said, None where none was asked.
     """
 
     run_id: RunId
@@ -714,6 +766,7 @@ class Plan:
     group: str = ""
     fired_at: str = ""
     roles: PlannedRoles = PlannedRoles()
+    control: ControlVerdict | None = None
 
 
 # ---------------------------------------------------------------------------------------------- runs

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from reconciler import aggregate, codec, manifest, rundir
+from reconciler import aggregate, codec, drift, manifest, rundir
 from reconciler.deliver import deliver, wants_delivery
 from reconciler.disk import Disk
 from reconciler.errors import ContentError, NoAtomicPush, PublishBlocked, PushUnclear, TipMoved, TransientError
@@ -438,7 +438,8 @@ def _keep_full_logs(world: World, proofs: Iterable[Proof]) -> None:
 def _aggregates(
     world: World, seen: Observation, ground: Ground, documents: Sequence[Mapping[str, Any]]
 ) -> dict[str, bytes]:
-    """Return metrics, state and page of every task that has a run among `documents`.
+    """Return metrics, state and page of every task that has a run among `documents`, and the drift of those of which a
+    control plane was shown one.
 
     They go on from what the tip says; evidence that waits to be merged is counted again, because they are made for
     the text that the tip has by now.
@@ -449,7 +450,9 @@ def _aggregates(
         by_task.setdefault(document["task_id"], []).append(document)
     tasks = sorted(by_task)
     replaced = _replaced(world, seen, counted)
-    read = _documents(world, seen, [path for task in tasks for path in _aggregate_paths(task)[:2]])
+    sampled = {task for task in tasks if any(map(drift.is_sampled, by_task[task]))}
+    paths = [path for task in tasks for path in _aggregate_paths(task)[:2]]
+    read = _documents(world, seen, [*paths, *map(drift.drift_path, sorted(sampled))])
     files: dict[str, bytes] = {}
     for task in tasks:
         metrics_path, state_path, page_path = _aggregate_paths(task)
@@ -458,6 +461,9 @@ def _aggregates(
         state = aggregate.state(read.get(state_path), metrics, by_task[task], seen.now.at)
         files[metrics_path], files[state_path] = codec.render(metrics), codec.render(state)
         files[page_path] = aggregate.page(state).encode()
+        if task in sampled:
+            path = drift.drift_path(task)
+            files[path] = codec.render(drift.aggregate(read.get(path), task, by_task[task], old, seen.now.at))
     return files
 
 

@@ -181,7 +181,7 @@ def exit_code(session: Session, result: Pass, *, waited: bool, goal: RunId | Non
         return BLOCKED
     if words & {Phase.FAILED.value, Phase.CANCELLED.value} or (result.seen.desired.rejections and goal is None):
         return 1
-    if any(each.error for each in result.done) or not result.online:
+    if any(each.error for each in result.done) or not result.online or session.loop.gate.told:
         return BLOCKED
     if waited and words & {Phase.STARTING.value, Phase.RUNNING.value, Phase.STALE.value}:
         return WAITED_STILL_RUNNING

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from reconciler.model import (
     AgentSettings,
     ApprovalPolicy,
     Contract,
+    ControlSettings,
     EvidenceSettings,
     ForgeSettings,
     GuardSettings,
@@ -37,13 +39,14 @@ _PATTERN_LENGTH_MAX = 500
 _SILENCE_RATIO_MIN = 2
 _LEASE_RATIO_MIN = 4
 _AGEING_S_MIN = 1
+_CONTROL_TIMEOUT_S_MIN, _CONTROL_TIMEOUT_S_MAX = 0.1, 30
 
 
 def parse_settings(data: bytes | None, source: Source, contract: Contract) -> Settings | Rejection:
     """Return the settings that `data` says, the defaults where it says nothing, or everything that is wrong."""
     if data is None:
         return Settings()
-    checks = (_intervals, _silence, _lease, _ageing, _patterns, _commands, _reviewer, _outgoing)
+    checks = (_intervals, _silence, _lease, _ageing, _patterns, _commands, _reviewer, _outgoing, _control)
     document = examine("settings", data, source, contract, *checks)
     if isinstance(document, Rejection):
         return document
@@ -140,6 +143,23 @@ def _outgoing(document: Document) -> Iterator[Violation]:
         yield from violations(document)
 
 
+def _control(document: Document) -> Iterator[Violation]:
+    """Return a violation where a token would cross the network in the clear, or no time is left for an answer."""
+    for pointer, url in at(document.value, "control_plane.url"):
+        if isinstance(url, str) and url.startswith("http://") and not _is_loopback(url):
+            reason = f"{shown(url)} would carry the token in the clear"
+            yield Violation(path=pointer, reason=reason, cure="use https; http is for this machine", rule="no-tls")
+    for pointer, text in at(document.value, "control_plane.timeout"):
+        if not _CONTROL_TIMEOUT_S_MIN <= _seconds(text) <= _CONTROL_TIMEOUT_S_MAX:
+            reason = f"a pass waits for the control plane, and {shown(text)} is no time for that"
+            yield Violation(path=pointer, reason=reason, cure="100ms to 30s, for example 5s", rule="out-of-range")
+
+
+def _is_loopback(url: str) -> bool:
+    host = url.removeprefix("http://").partition("/")[0]
+    return re.fullmatch(r"(localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[0-9]{1,5})?", host) is not None
+
+
 def _heartbeat(value: Mapping[str, Any]) -> Heartbeat:
     seconds: Conversions = {key: (f"{key}_s", parse_duration) for key in value}
     return Heartbeat(**fields_of(value, seconds))
@@ -199,6 +219,10 @@ def _roles(value: Mapping[str, Any]) -> RoleSettings:
     return RoleSettings(**fields_of(said, {"timeout": ("timeout_s", parse_duration)}))
 
 
+def _control_plane(value: Mapping[str, Any]) -> ControlSettings:
+    return ControlSettings(**fields_of(value, {"timeout": ("timeout_s", parse_duration)}))
+
+
 _SETTINGS: Conversions = {
     "poll_interval": ("poll_interval_s", parse_duration),
     "lease": ("lease_s", parse_duration),
@@ -225,4 +249,5 @@ _SETTINGS: Conversions = {
     "roles": ("roles", _roles),
     "subscribers": ("subscribers", tuple),
     "notifications": ("notifications", tuple),
+    "control_plane": ("control_plane", _control_plane),
 }

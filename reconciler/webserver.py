@@ -25,7 +25,7 @@ from starlette.routing import Route
 
 from reconciler import hooks
 from reconciler.board import Board
-from reconciler.errors import UsageError
+from reconciler.listening import host_of
 from reconciler.pages.render import POLICY
 from reconciler.values import frozen
 from reconciler.webface import TEXT, Answer, WebFace
@@ -194,14 +194,6 @@ async def bounded_body(request: Request) -> bytes | None:
     return bytes(found)
 
 
-def host_of(header: str) -> str:
-    """Return the name in a Host header, without the port, in lower case."""
-    text = header.strip().lower()
-    if text.startswith("["):
-        return text[1:].partition("]")[0]
-    return text.partition(":")[0].removesuffix(".")
-
-
 def _plain(status: int, text: str, headers: Mapping[str, str] | None = None) -> Answer:
     return Answer(body=text.encode(), kind=TEXT, status=status, headers=headers or {})
 
@@ -217,20 +209,6 @@ def _response(answer: Answer, request: Request) -> Response:
 
 
 # ------------------------------------------------------------------------------------------------ the thread
-
-
-def bind(address: str, port: int) -> socket.socket:
-    """Return a socket that listens. Raise UsageError if the address cannot be had."""
-    try:
-        family, kind, protocol, _, place = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
-        found = socket.socket(family, kind, protocol)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(place)
-        found.listen(128)
-    except OSError as error:
-        cure = "end what listens there, or name another one with --address"
-        raise UsageError(f"{address}:{port}: {error.strerror or error}; {cure}") from None
-    return found
 
 
 class WebServer:

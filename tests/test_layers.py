@@ -36,6 +36,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "trust",
         "manifest",
         "aggregate",
+        "drift",
         "checklist",
         "redact",
         "explain",
@@ -96,6 +97,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "pagefiles",
         "installed",
         "astgrep",
+        "listening",
     ),
     "world": ("world",),
     "joints": (
@@ -137,6 +139,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "confided",
         "credentials/",
         "outlets/",
+        "control/",
     ),
     "loop": ("contact", "loop", "watcher"),
     "simulation": ("simulation/",),
@@ -253,6 +256,7 @@ PURE = [each for each in MODULES if line_of(each) in ("words", "pure") or each i
 PURE_AMONG_JOINTS = (
     "agents/claude_events", "agents/codex_events", "agents/command_events", "agents/events", "agents/prompt",
     "agents/story", "agents/verdict", "forges/event", "markup", "forges/where",
+    "control/request", "control/rules", "control/convert", "control/comparing", "control/reading",
 )  # fmt: skip
 PURE = [each for each in MODULES if line_of(each) in ("words", "pure") or each in PURE_AMONG_JOINTS]
 TEST_FILES = sorted(TESTS.rglob("*.py"))

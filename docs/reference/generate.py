@@ -60,6 +60,9 @@ FORMATS = (
     Format(name="event", path=".runs/<task-id>/cli/<run-id>/events.jsonl", syntax="json"),
     Format(name="review", path=".runs/<task-id>/cli/<run-id>/reviews/<n>.json", syntax="json"),
     Format(name="review-answer", path="the answer of a reviewing agent", syntax="json"),
+    Format(name="run-request-v2", path="reconciler control export RUN", syntax="json"),
+    Format(name="control-answer", path="the answer of a control plane", syntax="json"),
+    Format(name="drift", path=".runs/<task-id>/drift.json", syntax="json"),
 )
 
 INTRODUCTION = """\

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from reconciler.commands.serve import address_of, is_loopback, need_modules, secret_of, shown
 from reconciler.errors import UsageError
+from reconciler.installed import need_modules
+from reconciler.listening import LOOPBACK_HOSTS, bind, is_loopback, parse_address, read_secret, shown
 
 if TYPE_CHECKING:
     from reconciler.mcpface import Door
@@ -54,7 +55,7 @@ def command(
     """
     allowed = _allowed(allow)
     need_modules("mcp", "agents", MODULES)
-    token = secret_of("token", token_file, token_env)
+    token = read_secret("token", token_file, token_env)
     if address is None and (token_file or names):
         raise UsageError("--token-file and --public-name need --http HOST:PORT")
     from reconciler.mcpface import Door, server
@@ -88,13 +89,12 @@ def _allowed(text: str) -> frozenset[str]:
 def _listen(door: Door, address: str, token: bytes, names: tuple[str, ...]) -> None:
     from reconciler.mcpface import server
     from reconciler.mcpserver import PATH, Guard, serve_http
-    from reconciler.webserver import bind
 
-    host, port = address_of(address)
+    host, port = parse_address("--http", address)
     if not (is_loopback(host) or token):
         cure = "give a token (--token-file), or listen on 127.0.0.1"
         raise UsageError(f"--http {host}: others can reach it, and there is no token; {cure}")
-    hosts = {"localhost", "127.0.0.1", "::1", host.lower(), *(each.lower() for each in names)}
+    hosts = {*LOOPBACK_HOSTS, host.lower(), *(each.lower() for each in names)}
     listening = bind(host, port)
     click.echo(f"http://{shown(host)}:{listening.getsockname()[1]}{PATH}", err=True)
     # The server ends what it is at, and then raises the signal that ended it once more.

@@ -58,6 +58,9 @@ INSTEAD: dict[str, tuple[str, str]] = {
     "reconciler mcp --http 127.0.0.1:8765": ("reconciler mcp --help", "it stays; test_mcp.py asks one"),
     "python3 -m pip install 'gitops-reconciler[patterns]'": ("mkdir -p build", "it is installed here"),
     "reconciler serve": ("reconciler serve --help", "it stays; test_serve.py asks one"),
+    "reconciler control serve --data control.sqlite": (
+        "reconciler control serve --help", "it stays; test_control.py asks one"
+    ),
     "reconciler watch": ("reconciler watch --help", "it stays; test_watch.py ends one"),
     "RECONCILER_FORGE_TOKEN=$GITHUB_TOKEN reconciler ci --timeout 50m": (
         "reconciler ci --help", "this is no CI; tests/forges runs it against one"

@@ -24,6 +24,8 @@ HEAVY = {
     "uvicorn",
     "mcp",
     "pydantic",
+    "fastapi",
+    "sqlite3",
 }
 PROGRAM = """
 import sys
@@ -60,6 +62,7 @@ def loaded(scratch: Scratch, *words: str) -> set[str]:
         ["report", "--help"],
         ["mcp", "--help"],
         ["service", "install", "--help"],
+        ["control", "serve", "--help"],
     ],
 )
 def test_help_loads_nothing_heavy(scratch: Scratch, words: list[str]) -> None:
