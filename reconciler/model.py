@@ -379,11 +379,25 @@ class EvidenceSettings:
 
 
 @frozen
+class Rule:
+    """A secret of one's own: what `pattern` matches within a line, or the group `secret` in it, unless its characters
+    carry less than `entropy_min` bits each or one of `allow` matches all of it."""
+
+    id: str
+    pattern: str
+    entropy_min: float = 0.0
+    allow: tuple[str, ...] = ()
+
+
+@frozen
 class Redact:
-    """`mode` is `enforce`: every detection is replaced before the first byte is written."""
+    """With the mode `enforce` every detection is replaced before the first byte is written, with `shadow` it is only
+    counted, with `off` nobody looks. What one of `allow` matches as a whole is no secret."""
 
     mode: str = "enforce"
     patterns: tuple[str, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    allow: tuple[str, ...] = ()
 
 
 @frozen
@@ -770,6 +784,7 @@ class StageRecord:
     log_bytes: int = 0
     log_sha256: str | None = None
     redactions: int = 0
+    redactions_by_rule: Mapping[str, int] = field(default_factory=dict)
     cpu_user_s: float = 0.0
     cpu_system_s: float = 0.0
     memory_peak_bytes: int = 0

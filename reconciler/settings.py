@@ -19,6 +19,7 @@ from reconciler.model import (
     Redact,
     Rejection,
     RoleSettings,
+    Rule,
     SandboxSettings,
     Settings,
     Source,
@@ -29,6 +30,7 @@ from reconciler.model import (
     Workspace,
 )
 from reconciler.parse import Conversions, agent_of, at, examine, fields_of, parse_duration, parse_size, pattern_fault
+from reconciler.rules import RESERVED
 from reconciler.yaml_events import Document, shown
 
 _PATTERN_LENGTH_MAX = 500
@@ -41,7 +43,7 @@ def parse_settings(data: bytes | None, source: Source, contract: Contract) -> Se
     """Return the settings that `data` says, the defaults where it says nothing, or everything that is wrong."""
     if data is None:
         return Settings()
-    checks = (_intervals, _silence, _lease, _ageing, _patterns, _commands, _reviewer)
+    checks = (_intervals, _silence, _lease, _ageing, _patterns, _rules, _commands, _reviewer)
     document = examine("settings", data, source, contract, *checks)
     if isinstance(document, Rejection):
         return document
@@ -102,9 +104,20 @@ def _seconds(text: object, default: float = 1.0) -> float:
 
 
 def _patterns(document: Document) -> Iterator[Violation]:
-    for pointer, pattern in at(document.value, "redact.patterns.[]"):
-        if isinstance(pattern, str) and (reason := pattern_fault(pattern, length_max=_PATTERN_LENGTH_MAX)):
-            yield Violation(path=pointer, reason=reason, cure="", rule="bad-pattern")
+    for key in ("redact.patterns.[]", "redact.rules.[].pattern", "redact.rules.[].allow.[]", "redact.allow.[]"):
+        for pointer, pattern in at(document.value, key):
+            if isinstance(pattern, str) and (reason := pattern_fault(pattern, length_max=_PATTERN_LENGTH_MAX)):
+                yield Violation(path=pointer, reason=reason, cure="", rule="bad-pattern")
+
+
+def _rules(document: Document) -> Iterator[Violation]:
+    """Return a violation where two rules have one id, or one that is counted for something else."""
+    seen: set[object] = set(RESERVED)
+    for pointer, named in at(document.value, "redact.rules.[].id"):
+        if isinstance(named, str) and named in seen:
+            reason = f"there is already a rule {shown(named)}"
+            yield Violation(path=pointer, reason=reason, cure="give it another id", rule="twin-rule")
+        seen.add(named if isinstance(named, str) else None)
 
 
 def _commands(document: Document) -> Iterator[Violation]:
@@ -140,7 +153,12 @@ def _evidence(value: Mapping[str, Any]) -> EvidenceSettings:
 
 
 def _redact(value: Mapping[str, Any]) -> Redact:
-    return Redact(**fields_of(value, {"patterns": ("patterns", tuple)}))
+    lists: Conversions = {"patterns": ("patterns", tuple), "allow": ("allow", tuple)}
+    return Redact(**fields_of(value, {**lists, "rules": ("rules", lambda rules: tuple(map(_rule, rules)))}))
+
+
+def _rule(value: Mapping[str, Any]) -> Rule:
+    return Rule(**fields_of(value, {"allow": ("allow", tuple), "entropy_min": ("entropy_min", float)}))
 
 
 def _policies(value: Mapping[str, Mapping[str, Any]]) -> tuple[Policy, ...]:

@@ -47,6 +47,7 @@ from reconciler.model import (
     StageStatus,
 )
 from reconciler.order import DOORED, Order
+from reconciler.patience import Patience
 from reconciler.redact import Redactor, secret_values
 from reconciler.rundir import RunDirectory
 from reconciler.stage import PACKAGE, Log, Ongoing, judged, open_door
@@ -449,7 +450,7 @@ class Execution:
         """Return the log of a stage, the same one for all its tries."""
         if stage.id not in self.logs:
             path = manifest.log_name(stage.index, stage.id, self.number)
-            redactor = Redactor(patterns=self.plan.redact.patterns, values=self._secret_values(stage))
+            redactor = Redactor.of(self.plan.redact, self._secret_values(stage), Patience())
             self.logs[stage.id] = Log(path, self.directory.path / path, redactor, self.plan.log_bytes_max)
         return self.logs[stage.id]
 

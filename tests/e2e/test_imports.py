@@ -85,6 +85,8 @@ def test_a_worker_loads_the_standard_library_and_our_records_only() -> None:
         "process",
         "manifest",
         "redact",
+        "rules",
+        "patience",
         "course",
         "roles",
         "approve",
