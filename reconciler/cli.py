@@ -30,6 +30,7 @@ VERBS = {
     "logs": "print the output of a run's stages",
     "why": "explain a run or a request: waiting for what, rejected where",
     "serve": "watch, and show runs, logs and metrics on a web page",
+    "metrics": "measure runs by their evidence: durations, exits, guardrails, recovery",
     "report": "write the evidence of a commit as a static site",
     "start": "write and commit a request, then reconcile it",
     "resume": "let a run that ended or hangs go on, on a refreshed plan",
