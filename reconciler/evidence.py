@@ -72,7 +72,7 @@ class Proofs:
         repository = self.world.repository
         rows: dict[str, list[Any] | None] = {}
         wanted = []
-        for path, entry in repository.changes(old, new, _leads_to_manifests):
+        for path, entry in repository.changes(old, new, leads_to_manifests):
             if path.endswith("/manifest.json"):
                 run_id = path.split("/")[2]
                 rows[run_id] = None
@@ -167,7 +167,7 @@ def _instant(text: Any) -> str:
     return text
 
 
-def _leads_to_manifests(path: str) -> bool:
+def leads_to_manifests(path: str) -> bool:
     """Return whether a path below `.runs` is `<task>/cli/<run-id>/manifest.json` or the beginning of one."""
     parts = path.split("/")
     return parts[1:2] in ([], ["cli"]) and parts[3:4] in ([], ["manifest.json"]) and len(parts) <= 4

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from reconciler import due
 from reconciler.actions import (
@@ -54,6 +55,10 @@ from reconciler.pulls import Opener, PullRequests
 from reconciler.remote import RefUpdate
 from reconciler.values import frozen
 from reconciler.world import World
+
+if TYPE_CHECKING:
+    # What speaks with a collector is loaded where settings name one.
+    from reconciler.telemetry import Telemetry
 
 PASS_LOCK_PATIENCE_S = 60.0
 GATHER_S = 1.0
@@ -129,6 +134,8 @@ class Loop:
     brought_up: tuple[str, str] = ("", "")
     locked: int = 0
     opener: Opener | None = None
+    teller: Callable[[World], Telemetry] | None = None
+    telemetry: Telemetry | None = None
     pulls: PullRequests = field(init=False)
 
     def __post_init__(self) -> None:
@@ -150,7 +157,22 @@ class Loop:
             if self.claims.refused is not None:
                 self.observer.online, result = False, replace(result, online=False)
             self.observer.remember()
+            self._tell(result)
         return result
+
+    def close(self) -> None:
+        """Let go of what a pass has begun that is no run: the process ends."""
+        if self.telemetry is not None:
+            self.telemetry.close()
+
+    def _tell(self, result: Pass) -> None:
+        """Tell what runs came to where settings want it told; nothing waits for that, and nothing fails by it."""
+        if self.teller is None or result.seen.settings.telemetry.otlp is None:
+            return
+        if self.telemetry is None:
+            self.telemetry = self.teller(self.world)
+        commit = result.publication.commit if result.publication is not None else ""
+        self.telemetry.settle(result.seen, commit)
 
     def run_settled(self, watch: Callable[[Pass], None]) -> Pass:
         """Do one pass, and another one as long as the tip has moved in the middle of it, or what was published sets

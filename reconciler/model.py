@@ -520,6 +520,24 @@ class RoleSettings:
 
 
 @frozen
+class Otlp:
+    """A collector of OpenTelemetry. What is "" or None the standard variables of the environment say; `headers_env`
+    names the variable that holds headers."""
+
+    endpoint: str = ""
+    protocol: str = "http/protobuf"
+    headers_env: str = ""
+    timeout_s: float | None = None
+
+
+@frozen
+class TelemetrySettings:
+    """Where what runs came to is told; None: nowhere."""
+
+    otlp: Otlp | None = None
+
+
+@frozen
 class Settings:
     """`reconciler.yaml`. `branch` None means the branch HEAD names; `runs_max` None twice the cores; `remote` None
     that there is none, whatever is configured."""
@@ -549,6 +567,7 @@ class Settings:
     ageing_s: float = 3600.0
     require_plan: bool = False
     roles: RoleSettings = RoleSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
 
 
 # ---------------------------------------------------------------------------------------------- plans
@@ -700,6 +719,7 @@ class Plan:
     group: str = ""
     fired_at: str = ""
     roles: PlannedRoles = PlannedRoles()
+    traced: bool = False
 
 
 # ---------------------------------------------------------------------------------------------- runs

@@ -34,7 +34,7 @@ class Session:
         self, directory: Path, *, workers: Workers | None = None, quiet: bool = False, branch: str | None = None
     ) -> None:
         self.world = open_world(directory, workers)
-        self.loop = Loop(self.world, Observer(self.world, branch), opener=_opener)
+        self.loop = Loop(self.world, Observer(self.world, branch), opener=_opener, teller=open_telemetry)
         self.published: dict[RunId, tuple[TaskId, str]] = {}
         self.quiet = quiet
         self.said: set[str] = set()
@@ -49,6 +49,7 @@ class Session:
         finally:
             if self.live is not None:
                 self.live.stop()
+            self.loop.close()
             self.world.workers.close()
 
     def _watch(self, result: Pass) -> None:
@@ -110,6 +111,14 @@ def _opener(world: World, settings: ForgeSettings) -> Any:
     from reconciler.forges.opening import open_forge
 
     return open_forge(world, settings, patience_s=FORGE_PATIENCE_S)
+
+
+def open_telemetry(world: World) -> Any:
+    """Return what tells a collector; it is loaded only now."""
+    from reconciler.otlp import send
+    from reconciler.telemetry import Telemetry
+
+    return Telemetry(world, send)
 
 
 def _live_display() -> Any:

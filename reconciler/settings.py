@@ -14,6 +14,7 @@ from reconciler.model import (
     ForgeSettings,
     GuardSettings,
     Heartbeat,
+    Otlp,
     Policy,
     PublishSettings,
     Redact,
@@ -24,6 +25,7 @@ from reconciler.model import (
     Settings,
     Source,
     SpecSettings,
+    TelemetrySettings,
     Trust,
     Violation,
     Watch,
@@ -37,13 +39,14 @@ _PATTERN_LENGTH_MAX = 500
 _SILENCE_RATIO_MIN = 2
 _LEASE_RATIO_MIN = 4
 _AGEING_S_MIN = 1
+_SENDING_S_MAX = 60
 
 
 def parse_settings(data: bytes | None, source: Source, contract: Contract) -> Settings | Rejection:
     """Return the settings that `data` says, the defaults where it says nothing, or everything that is wrong."""
     if data is None:
         return Settings()
-    checks = (_intervals, _silence, _lease, _ageing, _patterns, _rules, _commands, _reviewer)
+    checks = (_intervals, _silence, _lease, _ageing, _patterns, _rules, _sending, _commands, _reviewer)
     document = examine("settings", data, source, contract, *checks)
     if isinstance(document, Rejection):
         return document
@@ -118,6 +121,13 @@ def _rules(document: Document) -> Iterator[Violation]:
             reason = f"there is already a rule {shown(named)}"
             yield Violation(path=pointer, reason=reason, cure="give it another id", rule="twin-rule")
         seen.add(named if isinstance(named, str) else None)
+
+
+def _sending(document: Document) -> Iterator[Violation]:
+    for pointer, text in at(document.value, "telemetry.otlp.timeout"):
+        if not 0 < _seconds(text) <= _SENDING_S_MAX:
+            reason = f"{shown(text)} is no time for one sending"
+            yield Violation(path=pointer, reason=reason, cure="at most 60s, for example 10s", rule="no-time")
 
 
 def _commands(document: Document) -> Iterator[Violation]:
@@ -203,6 +213,13 @@ def _roles(value: Mapping[str, Any]) -> RoleSettings:
     return RoleSettings(**fields_of(said, {"timeout": ("timeout_s", parse_duration)}))
 
 
+def _telemetry(value: Mapping[str, Any]) -> TelemetrySettings:
+    otlp = value.get("otlp")
+    if not isinstance(otlp, dict):
+        return TelemetrySettings()
+    return TelemetrySettings(otlp=Otlp(**fields_of(otlp, {"timeout": ("timeout_s", parse_duration)})))
+
+
 _SETTINGS: Conversions = {
     "poll_interval": ("poll_interval_s", parse_duration),
     "lease": ("lease_s", parse_duration),
@@ -226,4 +243,5 @@ _SETTINGS: Conversions = {
     "ageing": ("ageing_s", parse_duration),
     "require_plan": ("require_plan", bool),
     "roles": ("roles", _roles),
+    "telemetry": ("telemetry", _telemetry),
 }

@@ -155,6 +155,7 @@ class Watcher:
         self.events.start()
 
     def _close(self) -> None:
+        self.loop.close()
         self.loop.world.repository.objects.close()
 
     def _reload(self, why: str) -> None:

@@ -51,6 +51,7 @@ from reconciler.patience import Patience
 from reconciler.redact import Redactor, secret_values
 from reconciler.rundir import RunDirectory
 from reconciler.stage import PACKAGE, Log, Ongoing, judged, open_door
+from reconciler.tracing import traceparent
 
 LOCK_PATIENCE_S = 5.0
 """A worker waits this long for the lock: observers hold it shared for microseconds, a claimer for milliseconds."""
@@ -479,6 +480,8 @@ class Execution:
             **{f"PARAM_{name.upper()}": _text(value) for name, value in self.plan.parameters.items()},
             **{f"RECONCILER_{name}": value for name, value in ours.items()},
         }
+        if self.plan.traced:
+            own["TRACEPARENT"] = traceparent(self.plan.run_id, self.number, stage.id)
         if wanted is None:
             return {**os.environ, **own}
         return sandbox.environment(os.environ, own, wanted, str(self.directory.home))

@@ -87,6 +87,7 @@ def test_a_worker_loads_the_standard_library_and_our_records_only() -> None:
         "redact",
         "rules",
         "patience",
+        "tracing",
         "course",
         "roles",
         "approve",
