@@ -81,7 +81,7 @@ class Telemetry:
         if not owed:
             self._keep(replace(before, tree=tree, ahead=()))
             return
-        self._begin(otlp, before, owed[:AT_ONCE_MAX], seen)
+        self._begin(otlp, before, tree, owed, seen)
 
     def close(self) -> None:
         """Wait for what is being told, not long, and note what became of it."""
@@ -117,8 +117,8 @@ class Telemetry:
 
     # -------------------------------------------------------------------------------------------- what is owed
 
-    def _owed(self, before: Receipt, tree: str) -> list[tuple[str, str]]:
-        """Return run id and blob of the manifests that were not told and are of runs that were executed here."""
+    def _owed(self, before: Receipt, tree: str) -> list[str]:
+        """Return the blobs of the manifests that were not told and are of runs that were executed here."""
         known = {*before.ahead}
         found = []
         for path, entry in self.world.repository.changes(before.tree or None, tree or None, leads_to_manifests):
@@ -126,15 +126,17 @@ class Telemetry:
             if entry is None or not entry.is_file or entry.oid in known or not path.endswith("/manifest.json"):
                 continue
             if self.world.disk.exists(self.world.runs.directory(task_id, run_id).path / "claims"):
-                found.append((run_id, entry.oid))
+                found.append(entry.oid)
         return found
 
-    def _begin(self, otlp: Otlp, before: Receipt, owed: Sequence[tuple[str, str]], seen: Observation) -> None:
-        """Tell some of what is owed, in a thread."""
-        read = self.world.repository.blobs([oid for _, oid in owed])
+    def _begin(self, otlp: Otlp, before: Receipt, tree: str, owed: Sequence[str], seen: Observation) -> None:
+        """Tell what is owed, or as much of it as is told at once, in a thread."""
+        now = owed[:AT_ONCE_MAX]
+        read = self.world.repository.blobs(now)
         runs = tuple(run for run in (_told(data) for _, data in read) if run is not None)
         sums = added(before.sums, runs)
-        receipt = replace(before, ahead=(*before.ahead, *(oid for _, oid in owed)), sums=sums)
+        whole = Receipt(tree=tree, sums=sums)
+        receipt = whole if now == owed else replace(before, ahead=(*before.ahead, *now), sums=sums)
         spans = [span for run in runs for span in run.spans]
         about = {"service.instance.id": str(self.world.host() or self.world.machine or "local")}
         self.now = _Telling(receipt=receipt, thread=threading.Thread(daemon=True))
