@@ -45,9 +45,9 @@ def send(otlp: Otlp, spans: Sequence[Span], sums: Sums, now_ns: int, about: Mapp
     except ImportError:
         raise UsageError(NEEDS) from None
     except _Failed as error:
-        raise TransientError(f"{error} were not taken by the collector: {_safe(heard.said)}") from None
+        raise TransientError(f"{error} were not taken by the collector: {_safe(otlp, heard.said)}") from None
     except Exception as error:  # whatever a library does, a pass goes on
-        raise TransientError(f"the exporter failed: {_safe(f'{type(error).__name__}: {error}')}") from None
+        raise TransientError(f"the exporter failed: {_safe(otlp, f'{type(error).__name__}: {error}')}") from None
     finally:
         logger.removeHandler(heard)
 
@@ -96,9 +96,11 @@ def _told(otlp: Otlp, path: str) -> dict[str, Any]:
     return found
 
 
-def _safe(said: str) -> str:
-    """Return what a library said, bounded, without secrets."""
-    return redact_text(said, values=secret_values(os.environ))[:REASON_MAX] or "it gave no reason"
+def _safe(otlp: Otlp, said: str) -> str:
+    """Return what a library said, bounded, without secrets: what holds headers is one, whatever its name looks like."""
+    headers = {"HEADERS_SECRET": os.environ.get(otlp.headers_env, "")}
+    values = secret_values({**os.environ, **headers})
+    return redact_text(said, values=values)[:REASON_MAX] or "it gave no reason"
 
 
 # ------------------------------------------------------------------------------------------------ in their words

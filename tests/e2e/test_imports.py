@@ -22,6 +22,10 @@ HEAVY = {
     "jinja2",
     "starlette",
     "uvicorn",
+    "prometheus_client",
+    "opentelemetry",
+    "requests",
+    "google",
 }
 PROGRAM = """
 import sys
