@@ -1,8 +1,8 @@
-"""The edge to a collector: what was told, sent by the official exporters of OpenTelemetry. Loaded only where that is
-configured.
+"""The way to a collector: what was told, sent by the official exporters of OpenTelemetry.
 
-The exporters read the standard variables (`OTEL_EXPORTER_OTLP_...`) for what settings leave out, speak HTTP themselves
-and try again within their time limit. They only log why they gave up, so that is listened to.
+It is loaded only where settings want that. The exporters read the standard variables (`OTEL_EXPORTER_OTLP_...`) for
+what settings leave out, speak HTTP themselves and try again within their time limit. They only log why they gave up, so
+that is listened to.
 """
 
 from __future__ import annotations
