@@ -136,6 +136,7 @@ class Loop:
     opener: Opener | None = None
     teller: Callable[[World], Telemetry] | None = None
     telemetry: Telemetry | None = None
+    told_nothing: bool = False
     pulls: PullRequests = field(init=False)
 
     def __post_init__(self) -> None:
@@ -167,7 +168,13 @@ class Loop:
 
     def _tell(self, result: Pass) -> None:
         """Tell what runs came to where settings want it told; nothing waits for that, and nothing fails by it."""
-        if self.teller is None or result.seen.settings.telemetry.otlp is None:
+        if self.teller is None:
+            return
+        if result.seen.settings.telemetry.otlp is None:
+            if not self.told_nothing:
+                # What was in the way of it earlier is in nobody's way any more.
+                set_condition(self.world.repository.state, "telemetry", "", result.seen.now.at, self.world.disk)
+            self.told_nothing = True
             return
         if self.telemetry is None:
             self.telemetry = self.teller(self.world)

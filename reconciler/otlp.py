@@ -24,14 +24,14 @@ SCHEMA_URL = "https://opentelemetry.io/schemas/1.36.0"
 
 
 class _Heard(logging.Handler):
-    """The last thing the exporters said, kept from everybody's terminal."""
+    """The first thing the exporters said, which is the cause, kept from everybody's terminal."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.said = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.said = " ".join(record.getMessage().split())
+        self.said = self.said or " ".join(record.getMessage().split())
 
 
 def send(otlp: Otlp, spans: Sequence[Span], sums: Sums, now_ns: int, about: Mapping[str, str]) -> None:

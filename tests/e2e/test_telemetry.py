@@ -100,6 +100,18 @@ def test_a_collector_that_refuses_or_hangs_is_in_nobodys_way(scratch: Scratch, c
     assert "telemetry" not in json.loads(scratch.run("status", "--format", "json").stdout)["conditions"]
 
 
+def test_what_is_not_wanted_any_more_is_in_nobodys_way(scratch: Scratch, collector: Collector) -> None:
+    ask(scratch, collector)
+    collector.status = 400
+    reconcile(scratch)
+    conditions = scratch.path / ".git/reconciler/conditions.json"
+    assert "telemetry" in json.loads(conditions.read_bytes())
+    scratch.settings()
+    scratch.commit()
+    reconcile(scratch)
+    assert "telemetry" not in json.loads(conditions.read_bytes())
+
+
 def test_whoever_died_before_the_receipt_tells_the_same_again(scratch: Scratch, collector: Collector) -> None:
     ask(scratch, collector)
     reconcile(scratch)
