@@ -33,6 +33,7 @@ VERBS = {
     "why": "explain a run or a request: waiting for what, rejected where",
     "serve": "watch, and show runs, logs and metrics on a web page",
     "mcp": "let agents look, and ask for runs, through the Model Context Protocol",
+    "metrics": "measure runs by their evidence: durations, exits, guardrails, recovery",
     "report": "write the evidence of a commit as a static site",
     "start": "write and commit a request, then reconcile it",
     "resume": "let a run that ended or hangs go on, on a refreshed plan",

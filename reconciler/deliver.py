@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
+from reconciler.disclosure import revealed
 from reconciler.errors import PushUnclear, TransientError
 from reconciler.model import Plan, Workspace
 from reconciler.remote import HEADS, RefUpdate, Remote
@@ -43,6 +44,8 @@ def deliver(
         return {"branch": branch, "commit": there, "pull_request": into}, ""
     if not world.disk.exists(directory.path / "workspace.json"):
         return None, f"{plan.run_id}: nothing is delivered, because its workspace is gone"
+    if secret := revealed(world.repository, directory.workspace, plan):
+        return None, f"{plan.run_id}: nothing is delivered, because {secret}"
     commit = world.repository.snapshot(
         directory.workspace,
         plan.commit,

@@ -62,6 +62,9 @@ if TYPE_CHECKING:
     from reconciler.bus import Bus
     from reconciler.outlets.deliveries import Deliveries
 
+    # What speaks with a collector is loaded where settings name one.
+    from reconciler.telemetry import Telemetry
+
 PASS_LOCK_PATIENCE_S = 60.0
 GATHER_S = 1.0
 """While runs are under way, evidence is committed at most this often: many runs that end share a commit."""
@@ -142,6 +145,9 @@ class Loop:
     brought_up: tuple[str, str] = ("", "")
     locked: int = 0
     opener: Opener | None = None
+    teller: Callable[[World], Telemetry] | None = None
+    telemetry: Telemetry | None = None
+    told_nothing: bool = False
     pulls: PullRequests = field(init=False)
     tells: bool = False
     bus: Bus | None = None
@@ -165,13 +171,35 @@ class Loop:
             actions = self.gate.judge_all(seen, actions)
             self._note_concerned(seen)
             self._withhold(seen)
-            heard = self._tell(seen)
+            heard = self._tell_subscribers(seen)
             result = self._act(seen, actions)
             result = replace(result, troubles=(*heard, *self._deliver(seen)))
             if self.claims.refused is not None:
                 self.observer.online, result = False, replace(result, online=False)
             self.observer.remember()
+            self._tell_collector(result)
         return result
+
+    def close(self) -> None:
+        """Let go of what a pass has begun that is no run: the process ends."""
+        for each in (self.deliveries, self.telemetry):
+            if each is not None:
+                each.close()
+
+    def _tell_collector(self, result: Pass) -> None:
+        """Tell what runs came to where settings want it told; nothing waits for that, and nothing fails by it."""
+        if self.teller is None:
+            return
+        if result.seen.settings.telemetry.otlp is None:
+            if not self.told_nothing:
+                # What was in the way of it earlier is in nobody's way any more.
+                set_condition(self.world.repository.state, "telemetry", "", result.seen.now.at, self.world.disk)
+            self.told_nothing = True
+            return
+        if self.telemetry is None:
+            self.telemetry = self.teller(self.world)
+        commit = result.publication.commit if result.publication is not None else ""
+        self.telemetry.settle(result.seen, commit)
 
     def run_settled(self, watch: Callable[[Pass], None]) -> Pass:
         """Do one pass, and another one as long as the tip has moved in the middle of it, or what was published sets
@@ -271,7 +299,7 @@ class Loop:
 
     # -------------------------------------------------------------------------------------------- what leaves
 
-    def _tell(self, seen: Observation) -> tuple[str, ...]:
+    def _tell_subscribers(self, seen: Observation) -> tuple[str, ...]:
         """Tell subscribers, and journals, what is new of the runs under way; return what subscribers threw."""
         if self.bus is None:
             if not self.tells or not seen.actual.runs:
@@ -307,8 +335,6 @@ class Loop:
         while self.deliveries is not None and self.deliveries.busy and self.world.now().monotonic_s < deadline_s:
             self.deliveries.wait(deadline_s - self.world.now().monotonic_s)
             troubles += self._deliver(result.seen)
-        if self.deliveries is not None:
-            self.deliveries.close()
         return tuple(troubles)
 
     # -------------------------------------------------------------------------------------------- other machines

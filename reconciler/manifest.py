@@ -181,7 +181,11 @@ def manifest(records: Records, *, updated_at: str, heartbeat_at: str | None) -> 
         "attempts": [_attempt(records, each) for each in records.numbers],
         "host": _host(newest),
         "resources": _resources(records, commands),
-        "privacy": {"mode": plan.redact.mode, "redactions": _total(commands, "redactions")},
+        "privacy": {
+            "mode": plan.redact.mode,
+            "redactions": _total(commands, "redactions"),
+            "redactions_by_rule": _by_rule(commands),
+        },
         "resume_token_sha256": plan.resume_token_sha256,
         "control_plane": codec.dump(plan.control),
     }
@@ -337,6 +341,7 @@ def _command(records: Records, stage: PlannedStage, record: StageRecord | None) 
         "digest": stage.digest,
         "commit": claim.commit if claim else None,
         "redactions": record.redactions,
+        "redactions_by_rule": dict(record.redactions_by_rule),
         "cpu_user_s": record.cpu_user_s,
         "cpu_system_s": record.cpu_system_s,
         "memory_peak_bytes": record.memory_peak_bytes,
@@ -510,6 +515,16 @@ def _resources(records: Records, commands: list[dict[str, object]]) -> dict[str,
 
 def _total(commands: list[dict[str, object]], key: str) -> float:
     return sum(each[key] for each in commands)  # type: ignore[misc]
+
+
+def _by_rule(commands: list[dict[str, object]]) -> dict[str, int]:
+    """Return how many secrets each rule found in all stages."""
+    found: dict[str, int] = {}
+    for each in commands:
+        counted: Mapping[str, int] = each["redactions_by_rule"]  # type: ignore[assignment]
+        for rule, count in counted.items():
+            found[rule] = found.get(rule, 0) + count
+    return dict(sorted(found.items()))
 
 
 def _first_log(commands: list[dict[str, object]]) -> str | None:

@@ -379,11 +379,25 @@ class EvidenceSettings:
 
 
 @frozen
+class Rule:
+    """A secret of one's own: what `pattern` matches within a line, or the group `secret` in it, unless its characters
+    carry less than `entropy_min` bits each or one of `allow` matches all of it."""
+
+    id: str
+    pattern: str
+    entropy_min: float = 0.0
+    allow: tuple[str, ...] = ()
+
+
+@frozen
 class Redact:
-    """`mode` is `enforce`: every detection is replaced before the first byte is written."""
+    """With the mode `enforce` every detection is replaced before the first byte is written, with `shadow` it is only
+    counted, with `off` nobody looks. What one of `allow` matches as a whole is no secret."""
 
     mode: str = "enforce"
     patterns: tuple[str, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    allow: tuple[str, ...] = ()
 
 
 @frozen
@@ -535,6 +549,24 @@ class ControlSettings:
 
 
 @frozen
+class Otlp:
+    """A collector of OpenTelemetry. What is "" or None the standard variables of the environment say; `headers_env`
+    names the variable that holds headers."""
+
+    endpoint: str = ""
+    protocol: str = "http/protobuf"
+    headers_env: str = ""
+    timeout_s: float | None = None
+
+
+@frozen
+class TelemetrySettings:
+    """Where what runs came to is told; None: nowhere."""
+
+    otlp: Otlp | None = None
+
+
+@frozen
 class Settings:
     """`reconciler.yaml`. `branch` None means the branch HEAD names; `runs_max` None twice the cores; `remote` None
     that there is none, whatever is configured. `credentials`, `cloud_sync` and `notifications` are as the file says
@@ -577,6 +609,7 @@ class Settings:
         return self.cloud_sync is not None or bool(self.notifications)
 
     control_plane: ControlSettings = ControlSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
 
 
 # ---------------------------------------------------------------------------------------------- plans
@@ -767,6 +800,7 @@ class Plan:
     fired_at: str = ""
     roles: PlannedRoles = PlannedRoles()
     control: ControlVerdict | None = None
+    traced: bool = False
 
 
 # ---------------------------------------------------------------------------------------------- runs
@@ -851,6 +885,7 @@ class StageRecord:
     log_bytes: int = 0
     log_sha256: str | None = None
     redactions: int = 0
+    redactions_by_rule: Mapping[str, int] = field(default_factory=dict)
     cpu_user_s: float = 0.0
     cpu_system_s: float = 0.0
     memory_peak_bytes: int = 0

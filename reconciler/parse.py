@@ -67,13 +67,6 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE = re.compile(r"([0-9]{1,9})(B|KB|MB|GB|KiB|MiB|GiB)")
 _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
-_ANY = object()
-# What the formats can already say and this version cannot do yet: format, key, refused value.
-_NOT_AVAILABLE: tuple[tuple[str, str, object], ...] = (
-    ("settings", "redact.mode", "off"),
-    ("settings", "redact.mode", "shadow"),
-)
-
 GUARD_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "specs": ("all", "since", "paths", "exclude"),
     "checklists": ("strict",),
@@ -144,8 +137,7 @@ def examine(kind: str, data: bytes, source: Source, contract: Contract, *checks:
     broken = contract.check(kind, document.value)
     told = {each.path for each in broken}
     checked = (each for check in checks for each in check(document) if each.path not in told)
-    others = (*islice(checked, _FINDINGS_MAX), *islice(_unavailable(kind, document), _FINDINGS_MAX))
-    problems = (*_located(source, document, broken), *_located(source, document, others))
+    problems = (*_located(source, document, broken), *_located(source, document, islice(checked, _FINDINGS_MAX)))
     return Rejection(path=source.path, problems=problems) if problems else document
 
 
@@ -238,26 +230,6 @@ def _mark(document: Document, pointer: Pointer) -> tuple[int, int]:
     while pointer not in document.marks:
         pointer = pointer[:-1]
     return document.marks[pointer]
-
-
-def _unavailable(kind: str, document: Document) -> Iterator[Violation]:
-    for owner, key, refused in _NOT_AVAILABLE:
-        for pointer, value in at(document.value, key) if owner == kind else ():
-            if _refuses(refused, value):
-                yield _not_yet(pointer, kind, key, refused)
-
-
-def _refuses(refused: object, value: object) -> bool:
-    if refused is _ANY:
-        return value not in (None, [], {})
-    return value == refused and type(value) is type(refused)
-
-
-def _not_yet(pointer: Pointer, kind: str, key: str, refused: object) -> Violation:
-    words = key.rpartition("[].")[2] + ("" if refused is _ANY else f": {str(refused).lower()}")
-    subject, cure = (f"'{words}' is", "remove it") if key else (f"{kind}s are", "remove the file")
-    reason = f"{subject} not available in this version"
-    return Violation(path=pointer, reason=reason, cure=cure, rule="not-available")
 
 
 def at(value: object, key: str) -> list[tuple[Pointer, object]]:

@@ -13,11 +13,14 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
 
+from reconciler.model import Redact, Rule
+from reconciler.rules import Find, Rules, unnamed
 from reconciler.values import frozen
 
 BLOCK_MAX = 16 * 1024
@@ -45,15 +48,6 @@ VALUE_LINE_MIN = 8
 ROUNDS_MAX = 8
 """A replacement can uncover what stood behind it, so what was redacted is looked at again; patterns of users could
 find something for ever."""
-
-
-class Find(NamedTuple):
-    """A secret at `start:end`; what tells it from other text begins at `at`."""
-
-    at: int
-    start: int
-    end: int
-    kind: str
 
 
 @frozen
@@ -303,30 +297,60 @@ class KeyBlock:
 
 # ---------------------------------------------------------------------------------------------- redaction
 
-_MARK = re.compile(rb"\[redacted:([a-z-]+)\]")
+_MARK = re.compile(rb"\[redacted:([a-z][a-z0-9-]*)\]")
 _REST_OF_VALUE = re.compile(rb"[^\s\"'`\x00\x1b]*")
 
 
 class Redactor:
     """One stream of output, fed in any pieces. It never holds more than `LINE_MAX` bytes and what it is fed."""
 
-    def __init__(self, *, patterns: Sequence[str] = (), values: Sequence[bytes] = ()) -> None:
-        """Redact what everybody calls a secret, what `patterns` match within a line, and `values`."""
-        self.count = 0
-        self._patterns = tuple(map(re.compile, patterns))
+    def __init__(
+        self,
+        *,
+        patterns: Sequence[str] = (),
+        values: Sequence[bytes] = (),
+        mode: str = "enforce",
+        rules: Sequence[Rule] = (),
+        allow: Sequence[str] = (),
+        bounded: AbstractContextManager[object] | None = None,
+    ) -> None:
+        """Redact what everybody calls a secret, what `patterns` and `rules` match within a line, and `values`.
+
+        The mode `shadow` counts all that and gives back what it was given; `off` does not look.
+        """
+        self.counts: dict[str, int] = {}
+        self._mode = mode
+        self._rules = Rules((*unnamed(patterns), *rules), allow, bounded)
         self._values = tuple(dict.fromkeys(piece for value in values for piece in _pieces(value)))
         self._held = b""
         self._key_block: KeyBlock | None = None
         self._in_value = False
 
+    @classmethod
+    def of(
+        cls, redact: Redact, values: Sequence[bytes], bounded: AbstractContextManager[object] | None = None
+    ) -> Redactor:
+        """Return a redactor as settings want it; `bounded` interrupts rules that take too long."""
+        return cls(
+            patterns=redact.patterns,
+            values=values,
+            mode=redact.mode,
+            rules=redact.rules,
+            allow=redact.allow,
+            bounded=bounded,
+        )
+
+    @property
+    def count(self) -> int:
+        """How many secrets were found."""
+        return sum(self.counts.values())
+
     def feed(self, chunk: bytes) -> bytes:
         """Take `chunk` and return what is now safe to write."""
-        data, at = self._held + chunk, 0
-        out: list[bytes] = []
-        while end := self._judgeable(data, at):
-            at += self._take(data[at:end], out)
-        self._held = data[at:]
-        return b"".join(out)
+        if self._mode == "off":
+            return chunk
+        safe = self._safe(chunk)
+        return chunk if self._mode == "shadow" else safe
 
     def flush(self) -> bytes:
         """End the stream and return the rest of it."""
@@ -335,7 +359,18 @@ class Redactor:
         while at < len(self._held):
             at += self._take(self._held[at:], out)
         self._held, self._key_block, self._in_value = b"", None, False
+        return b"" if self._mode == "shadow" else b"".join(out)
+
+    def _safe(self, chunk: bytes) -> bytes:
+        data, at = self._held + chunk, 0
+        out: list[bytes] = []
+        while end := self._judgeable(data, at):
+            at += self._take(data[at:end], out)
+        self._held = data[at:]
         return b"".join(out)
+
+    def _note(self, kind: str) -> None:
+        self.counts[kind] = self.counts.get(kind, 0) + 1
 
     def _judgeable(self, data: bytes, at: int) -> int:
         """Return where a block of complete lines ends, or the first line in a private key; 0 if none is there yet."""
@@ -353,7 +388,7 @@ class Redactor:
         if any(word in text for word in _KEY_WORDS) and (begin := _compiled(_KEY_BEGIN).search(text)):
             out += (self._redact(text[: begin.start()]), _mark("private-key"))
             self._key_block = KeyBlock()
-            self.count += 1
+            self._note("private-key")
             return begin.end()
         size = self._cut(text)
         out.append(self._redact(text[:size]))
@@ -403,17 +438,40 @@ class Redactor:
         out: list[bytes] = []
         for find in _united((*_marks(text), *finds)):
             mark = _mark(find.kind)
-            self.count += text[find.start : find.end] != mark
+            if text[find.start : find.end] != mark:
+                self._note(find.kind)
             out += (text[done : find.start], mark)
             done = find.end
         return b"".join((*out, text[done:]))
 
     def _finds(self, text: bytes) -> list[Find]:
         lower = text.lower()
-        finds = [*_named_secrets(lower), *_tokens(text, lower), *_exact(text, self._values)]
-        if self._patterns:
-            finds += _matching(text, self._patterns)
-        return finds
+        named = [*_named_secrets(lower), *_tokens(text, lower), *_exact(text, self._values)]
+        finds = self._rules.judged(text, named)
+        return [*finds, *self._beneath(text)] if b"\x1b" in text else finds
+
+    def _beneath(self, text: bytes) -> Iterator[Find]:
+        """Yield the secrets that only show where nobody sees the escape sequences within them: on a terminal."""
+        plain, starts, shifts = _without_escapes(text)
+        lower = plain.lower()
+        for find in self._rules.judged(plain, (*_tokens(plain, lower), *_exact(plain, self._values))):
+            first, last = (shifts[bisect_right(starts, at) - 1] + at for at in (find.start, find.end - 1))
+            if last - first >= find.end - find.start:
+                yield Find(first, first, last + 1, find.kind)
+
+
+_ESCAPES = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)|[@-Z\\^_])")
+
+
+def _without_escapes(text: bytes) -> tuple[bytes, list[int], list[int]]:
+    """Return a text without its escape sequences, where its parts start in that, and how far each was moved."""
+    parts, starts, shifts, done, length = [], [0], [0], 0, 0
+    for escape in _ESCAPES.finditer(text):
+        parts.append(text[done : escape.start()])
+        length, done = length + escape.start() - done, escape.end()
+        starts.append(length)
+        shifts.append(done - length)
+    return b"".join((*parts, text[done:])), starts, shifts
 
 
 def redact_text(text: str, *, patterns: Sequence[str] = (), values: Sequence[bytes] = ()) -> str:
@@ -493,35 +551,12 @@ def _exact(text: bytes, values: Iterable[bytes]) -> Iterator[Find]:
             at = text.find(value, at + len(value))
 
 
-def _matching(text: bytes, patterns: Iterable[re.Pattern[str]]) -> Iterator[Find]:
-    """Yield what users' patterns match. They see one line at a time, because the next one may not be here yet."""
-    at = 0
-    for line in text.split(b"\n"):
-        decoded = line.decode("utf-8", "surrogateescape")
-        for pattern in patterns:
-            yield from _matching_line(decoded, pattern, at)
-        at += len(line) + 1
-
-
-def _matching_line(line: str, pattern: re.Pattern[str], at: int) -> Iterator[Find]:
-    """Yield what `pattern` matches in `line`, whose first byte is at `at`; to match nothing is no match."""
-    done = 0
-    for match in pattern.finditer(line):
-        start = at + _size(line[done : match.start()])
-        at, done = start + _size(match[0]), match.end()
-        if match[0]:
-            yield Find(start, start, at, "pattern")
-
-
-def _size(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogateescape"))
-
-
 # ------------------------------------------------------------------------------ values of the environment
 
 _SECRET_NAME = (
     r"(?:^|_)(?:AUTH|AUTHORIZATION|BEARER|CONNECTION_STRING|COOKIE|CREDENTIALS?|CREDS|DSN|JWT|KEY|PASS|PAT|SAS)(?:_|$)"
-    r"|_PWD(?:_|$)|(?:API_?KEY|ACCESSKEY|PRIVATEKEY|SECRETKEY|PASSPHRASE|PASSW(?:OR)?D|SECRETS?|TOKEN)\d*(?:_|$)"
+    r"|_PWD(?:_|$)|_OTLP_(?:[A-Z]+_)?HEADERS$"
+    r"|(?:API_?KEY|ACCESSKEY|PRIVATEKEY|SECRETKEY|PASSPHRASE|PASSW(?:OR)?D|SECRETS?|TOKEN)\d*(?:_|$)"
 )
 _PLAIN_NAME = (
     r"(?:^|_)(?:PUB|PUBLIC)(?:_|$)|_(?:ALGORITHM|AUDIENCE|COUNT|DIR|DIRECTORY|DOMAIN|ENABLED|ENDPOINT|EXPIRY|FILE|HOST"

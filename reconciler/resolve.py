@@ -192,6 +192,7 @@ def _plan(
         group=request.concurrency.group if request.concurrency is not None else "",
         fired_at=place.occasion.fired_at,
         roles=_roles(settings, len(stages), request, place),
+        traced=settings.telemetry.otlp is not None,
     )
     return replace(plan, digest=digest_of(plan))
 

@@ -34,7 +34,9 @@ class Session:
         self, directory: Path, *, workers: Workers | None = None, quiet: bool = False, branch: str | None = None
     ) -> None:
         self.world = open_world(directory, workers)
-        self.loop = Loop(self.world, Observer(self.world, branch), opener=open_when_owed, tells=True)
+        self.loop = Loop(
+            self.world, Observer(self.world, branch), opener=open_when_owed, tells=True, teller=open_telemetry
+        )
         self.published: dict[RunId, tuple[TaskId, str]] = {}
         self.quiet = quiet
         self.said: set[str] = set()
@@ -52,6 +54,7 @@ class Session:
         finally:
             if self.live is not None:
                 self.live.stop()
+            self.loop.close()
             self.world.workers.close()
 
     def _finish(self, result: Pass) -> None:
@@ -111,6 +114,14 @@ def _unpushed(world: World, result: Pass) -> bool:
 
 
 EMPTY = "nothing to do: runs.d/ holds no request at the tip; write one, or run: reconciler init"
+
+
+def open_telemetry(world: World) -> Any:
+    """Return what tells a collector; it is loaded only now."""
+    from reconciler.otlp import send
+    from reconciler.telemetry import Telemetry
+
+    return Telemetry(world, send)
 
 
 def _live_display() -> Any:

@@ -17,22 +17,26 @@ from reconciler.model import (
     GuardSettings,
     Heartbeat,
     McpSettings,
+    Otlp,
     PatternSettings,
     Policy,
     PublishSettings,
     Redact,
     Rejection,
     RoleSettings,
+    Rule,
     SandboxSettings,
     Settings,
     Source,
     SpecSettings,
+    TelemetrySettings,
     Trust,
     Violation,
     Watch,
     Workspace,
 )
 from reconciler.parse import Conversions, agent_of, at, examine, fields_of, parse_duration, parse_size, pattern_fault
+from reconciler.rules import RESERVED
 from reconciler.yaml_events import Document, shown
 
 _PATTERN_LENGTH_MAX = 500
@@ -40,13 +44,17 @@ _SILENCE_RATIO_MIN = 2
 _LEASE_RATIO_MIN = 4
 _AGEING_S_MIN = 1
 _CONTROL_TIMEOUT_S_MIN, _CONTROL_TIMEOUT_S_MAX = 0.1, 30
+_SENDING_S_MAX = 60
 
 
 def parse_settings(data: bytes | None, source: Source, contract: Contract) -> Settings | Rejection:
     """Return the settings that `data` says, the defaults where it says nothing, or everything that is wrong."""
     if data is None:
         return Settings()
-    checks = (_intervals, _silence, _lease, _ageing, _patterns, _commands, _reviewer, _outgoing, _control)
+    checks = (
+        *(_intervals, _silence, _lease, _ageing, _patterns, _rules, _sending, _commands, _reviewer),
+        *(_outgoing, _control),
+    )
     document = examine("settings", data, source, contract, *checks)
     if isinstance(document, Rejection):
         return document
@@ -107,9 +115,27 @@ def _seconds(text: object, default: float = 1.0) -> float:
 
 
 def _patterns(document: Document) -> Iterator[Violation]:
-    for pointer, pattern in at(document.value, "redact.patterns.[]"):
-        if isinstance(pattern, str) and (reason := pattern_fault(pattern, length_max=_PATTERN_LENGTH_MAX)):
-            yield Violation(path=pointer, reason=reason, cure="", rule="bad-pattern")
+    for key in ("redact.patterns.[]", "redact.rules.[].pattern", "redact.rules.[].allow.[]", "redact.allow.[]"):
+        for pointer, pattern in at(document.value, key):
+            if isinstance(pattern, str) and (reason := pattern_fault(pattern, length_max=_PATTERN_LENGTH_MAX)):
+                yield Violation(path=pointer, reason=reason, cure="", rule="bad-pattern")
+
+
+def _rules(document: Document) -> Iterator[Violation]:
+    """Return a violation where two rules have one id, or one that is counted for something else."""
+    seen: set[object] = set(RESERVED)
+    for pointer, named in at(document.value, "redact.rules.[].id"):
+        if isinstance(named, str) and named in seen:
+            reason = f"there is already a rule {shown(named)}"
+            yield Violation(path=pointer, reason=reason, cure="give it another id", rule="twin-rule")
+        seen.add(named if isinstance(named, str) else None)
+
+
+def _sending(document: Document) -> Iterator[Violation]:
+    for pointer, text in at(document.value, "telemetry.otlp.timeout"):
+        if not 0 < _seconds(text) <= _SENDING_S_MAX:
+            reason = f"{shown(text)} is no time for one sending"
+            yield Violation(path=pointer, reason=reason, cure="at most 60s, for example 10s", rule="no-time")
 
 
 def _commands(document: Document) -> Iterator[Violation]:
@@ -170,7 +196,12 @@ def _evidence(value: Mapping[str, Any]) -> EvidenceSettings:
 
 
 def _redact(value: Mapping[str, Any]) -> Redact:
-    return Redact(**fields_of(value, {"patterns": ("patterns", tuple)}))
+    lists: Conversions = {"patterns": ("patterns", tuple), "allow": ("allow", tuple)}
+    return Redact(**fields_of(value, {**lists, "rules": ("rules", lambda rules: tuple(map(_rule, rules)))}))
+
+
+def _rule(value: Mapping[str, Any]) -> Rule:
+    return Rule(**fields_of(value, {"allow": ("allow", tuple), "entropy_min": ("entropy_min", float)}))
 
 
 def _policies(value: Mapping[str, Mapping[str, Any]]) -> tuple[Policy, ...]:
@@ -186,11 +217,9 @@ def _policies(value: Mapping[str, Mapping[str, Any]]) -> tuple[Policy, ...]:
 
 
 def _guards(value: Mapping[str, Any]) -> GuardSettings:
-    return GuardSettings(**fields_of(value, {"specs": ("specs", _specs), "patterns": ("patterns", _rules)}))
-
-
-def _rules(value: Mapping[str, Any]) -> PatternSettings:
-    return PatternSettings(**value)
+    return GuardSettings(
+        **fields_of(value, {"specs": ("specs", _specs), "patterns": ("patterns", lambda said: PatternSettings(**said))})
+    )
 
 
 def _specs(value: Mapping[str, Any]) -> SpecSettings:
@@ -223,6 +252,13 @@ def _control_plane(value: Mapping[str, Any]) -> ControlSettings:
     return ControlSettings(**fields_of(value, {"timeout": ("timeout_s", parse_duration)}))
 
 
+def _telemetry(value: Mapping[str, Any]) -> TelemetrySettings:
+    otlp = value.get("otlp")
+    if not isinstance(otlp, dict):
+        return TelemetrySettings()
+    return TelemetrySettings(otlp=Otlp(**fields_of(otlp, {"timeout": ("timeout_s", parse_duration)})))
+
+
 _SETTINGS: Conversions = {
     "poll_interval": ("poll_interval_s", parse_duration),
     "lease": ("lease_s", parse_duration),
@@ -250,4 +286,5 @@ _SETTINGS: Conversions = {
     "subscribers": ("subscribers", tuple),
     "notifications": ("notifications", tuple),
     "control_plane": ("control_plane", _control_plane),
+    "telemetry": ("telemetry", _telemetry),
 }

@@ -399,6 +399,7 @@ class Ongoing:
             log_bytes=self.log.bytes,
             log_sha256=self.log.sha256.hexdigest(),
             redactions=self.log.redactor.count,
+            redactions_by_rule=dict(sorted(self.log.redactor.counts.items())),
             process=None,
             answer=codec.dump(self.answer) if self.answer is not None else self.record.answer,
             cpu_user_s=round(used.ru_utime, 3) if used else 0.0,

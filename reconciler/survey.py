@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Mapping
 
 from reconciler.actions import Action
+from reconciler.cache import Cache
 from reconciler.conditions import read_conditions
 from reconciler.diff import diff
 from reconciler.errors import UsageError
@@ -72,3 +73,17 @@ def find_run(found: Survey, word: str) -> RunId:
 
 def task_of(found: Survey, run_id: RunId) -> TaskId:
     return next(each.task_id for each in found.rows if each.run_id == run_id)
+
+
+def commit_of(world: World, ref: str | None) -> tuple[str, Cache | None]:
+    """Return the commit whose evidence is meant, by default the tip, and what was read on the way to it. Raise
+    UsageError if there is none of that name."""
+    if ref is None:
+        observer = Observer(world)
+        observer.recall()
+        seen = observer.observe()
+        return seen.evidence_tip or seen.tip, observer.cache
+    oid = None if "\n" in ref else world.repository.look_up([f"{ref}^{{commit}}"])[0]
+    if oid is None:
+        raise UsageError(f"--ref {ref}: there is no such commit here; fetch it first, or name another one")
+    return oid, None

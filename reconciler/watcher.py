@@ -155,8 +155,7 @@ class Watcher:
         self.events.start()
 
     def _close(self) -> None:
-        if self.loop.deliveries is not None:
-            self.loop.deliveries.close()
+        self.loop.close()
         self.loop.world.repository.objects.close()
 
     def _reload(self, why: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from reconciler import manifest
+from reconciler import exposition, manifest
 from reconciler.archive import Archive, Kept, Manifest, committed_ends, line_of, said_of_log
 from reconciler.board import PASS_BUCKETS_S, Board, Snapshot
 from reconciler.checklist import Item
@@ -19,6 +19,7 @@ from reconciler.codec import CodecError
 from reconciler.conditions import read_conditions
 from reconciler.errors import REFUSALS, ReconcilerError, TransientError
 from reconciler.explain import reasons, rows
+from reconciler.meter import Meter
 from reconciler.model import Evidence, Phase, Run, RunId
 from reconciler.pagefiles import ASSETS, read_assets, read_templates
 from reconciler.pages import places, views
@@ -78,6 +79,7 @@ class WebFace:
         self.pages = Pages(read_templates())
         self.world: World | None = None
         self.archive: Archive | None = None
+        self.meter = Meter()
         self.generation = -1
         self.settled: tuple[object, list[Line]] = (None, [])
         self.commits: tuple[str, Mapping[str, str]] = ("", {})
@@ -160,7 +162,7 @@ class WebFace:
                 self.world.repository.objects.close()
             self.generation = self.board.generation
             self.world = self.begin()
-            self.archive = Archive(self.world)
+            self.archive, self.meter = Archive(self.world), Meter()
             self.settled, self.commits, self.listed = (None, []), ("", {}), ("", {})
 
     def close(self) -> None:
@@ -389,14 +391,24 @@ class WebFace:
     # -------------------------------------------------------------------------------------------- for machines
 
     def metrics(self) -> bytes:
-        """Return what is measured, in the text format of Prometheus. Labels are phases and other words of ours, so
-        there are never more of them than these."""
+        """Return what is measured, in the text format of Prometheus. Labels are words of ours, and tasks, pipelines and
+        stages that evidence names, of which there are bounds."""
         from prometheus_client import generate_latest
         from prometheus_client.registry import CollectorRegistry
 
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Measured(list(self._families())))
-        return generate_latest(registry)
+        return generate_latest(registry) + self._measured_evidence()
+
+    def _measured_evidence(self) -> bytes:
+        """Return what the evidence at the tip comes to, in the words of the verb `metrics`."""
+        snapshot = self.board.snapshot
+        tip = snapshot.seen.evidence_tip if snapshot is not None else None
+        if not tip:
+            return b""
+        self._open()
+        measured = self.meter.measured(self._world.repository, self._archive.runs(tip).values(), tip)
+        return exposition.prometheus(measured, exposition.info(tip)).encode()
 
     def _families(self) -> Any:
         """Yield every family of measurements."""

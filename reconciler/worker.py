@@ -49,9 +49,11 @@ from reconciler.model import (
     StageStatus,
 )
 from reconciler.order import DOORED, Order
+from reconciler.patience import Patience
 from reconciler.redact import Redactor, redact_text, secret_values
 from reconciler.rundir import RunDirectory
 from reconciler.stage import PACKAGE, Log, Ongoing, judged, open_door
+from reconciler.tracing import traceparent
 
 LOCK_PATIENCE_S = 5.0
 """A worker waits this long for the lock: observers hold it shared for microseconds, a claimer for milliseconds."""
@@ -472,7 +474,7 @@ class Execution:
         """Return the log of a stage, the same one for all its tries."""
         if stage.id not in self.logs:
             path = manifest.log_name(stage.index, stage.id, self.number)
-            redactor = Redactor(patterns=self.plan.redact.patterns, values=self._secret_values(stage))
+            redactor = Redactor.of(self.plan.redact, self._secret_values(stage), Patience())
             self.logs[stage.id] = Log(path, self.directory.path / path, redactor, self.plan.log_bytes_max)
         return self.logs[stage.id]
 
@@ -501,6 +503,8 @@ class Execution:
             **{f"PARAM_{name.upper()}": _text(value) for name, value in self.plan.parameters.items()},
             **{f"RECONCILER_{name}": value for name, value in ours.items()},
         }
+        if self.plan.traced:
+            own["TRACEPARENT"] = traceparent(self.plan.run_id, self.number, stage.id)
         if wanted is None:
             return {**os.environ, **own}
         return sandbox.environment(os.environ, own, wanted, str(self.directory.home))

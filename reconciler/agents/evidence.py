@@ -11,8 +11,9 @@ from reconciler.agents.events import Event, Kind, clipped
 from reconciler.disk import DISK
 from reconciler.errors import GitFailed, UsageError
 from reconciler.git import Change, Repository
-from reconciler.model import Plan, Workspace
+from reconciler.model import Plan, Redact, Workspace
 from reconciler.order import ARTIFACT_BYTES_MAX, Artifact
+from reconciler.patience import Patience
 from reconciler.redact import Redactor
 from reconciler.values import frozen
 
@@ -24,10 +25,10 @@ PATH_CHARACTERS_MAX = 200
 
 
 class Secrets:
-    """What must not be seen: users' patterns, and values of the environment."""
+    """What must not be seen: by the rules there are, and values of the environment."""
 
-    def __init__(self, patterns: Sequence[str], values: Sequence[bytes]) -> None:
-        self.redactor = Redactor(patterns=patterns, values=values)
+    def __init__(self, redact: Redact, values: Sequence[bytes]) -> None:
+        self.redactor = Redactor.of(redact, values, Patience())
 
     def without(self, data: bytes) -> bytes:
         """Return data without the secrets in it."""

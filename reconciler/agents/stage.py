@@ -98,7 +98,7 @@ class AgentStage:
         self.place = Place(work=work, home=self.own / "home", temporary=self.own / "tmp")
         self.record_path = self.own / "record.json"
         self.environment = {**os.environ, **self.agent.env}
-        self.secrets = Secrets(order.plan.redact.patterns, secret_values(self.environment))
+        self.secrets = Secrets(order.plan.redact, secret_values(self.environment))
         self.story, self.events = Story(), EventLog(self.secrets)
         self.record = Record()
         self.before = Spent()
@@ -151,7 +151,7 @@ class AgentStage:
             raise Unfit("no-door", str(error)) from None
         self.agent = self.driver.through(self.agent, self.doorway.url, self.doorway.token)
         self.environment = {**os.environ, **self.agent.env}
-        self.secrets = Secrets(self.order.plan.redact.patterns, secret_values(self.environment))
+        self.secrets = Secrets(self.order.plan.redact, secret_values(self.environment))
         self.events = EventLog(self.secrets)
 
     def _told(self, repository: Repository) -> Told:

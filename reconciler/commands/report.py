@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from reconciler.errors import UsageError
 from reconciler.terminal import format_option, print_json
-
-if TYPE_CHECKING:
-    from reconciler.cache import Cache
-    from reconciler.world import World
 
 RUNS_SHOWN = 1_000
 
@@ -44,9 +39,10 @@ def command(repo: str, output: str, ref: str | None, runs_max: int, title: str |
 
     _need_pages()
     from reconciler.report import report
+    from reconciler.survey import commit_of
 
     world = open_world(Path(repo))
-    commit, cache = _commit(world, ref)
+    commit, cache = commit_of(world, ref)
     name = title or world.checkout.name or "runs"
     found = report(world, commit, Path(output).absolute(), runs_max, name[:100], cache)
     if form == "json":
@@ -68,19 +64,3 @@ def _need_pages() -> None:
 
     if find_spec("jinja2") is None:
         raise UsageError("pages need the extra 'serve'; run: python3 -m pip install 'gitops-reconciler[serve]'")
-
-
-def _commit(world: World, ref: str | None) -> tuple[str, Cache | None]:
-    """Return the commit that is meant, and what was read on the way to it. Raise UsageError if there is none of that
-    name."""
-    from reconciler.observe import Observer
-
-    if ref is None:
-        observer = Observer(world)
-        observer.recall()
-        seen = observer.observe()
-        return seen.evidence_tip or seen.tip, observer.cache
-    oid = None if "\n" in ref else world.repository.look_up([f"{ref}^{{commit}}"])[0]
-    if oid is None:
-        raise UsageError(f"--ref {ref}: there is no such commit here; fetch it first, or name another one")
-    return oid, None

@@ -323,7 +323,7 @@ def _add(session: Session, case: Case, document: Mapping[str, Any]) -> tuple[str
 
 def _without_secrets(texts: Sequence[str], settings: Settings) -> list[str]:
     """Return texts without what must not be seen: values of this environment, and what the settings name."""
-    secrets = Secrets(settings.redact.patterns, secret_values(os.environ))
+    secrets = Secrets(settings.redact, secret_values(os.environ))
     return [secrets.without(each.encode(errors="replace")).decode(errors="replace") for each in texts]
 
 

@@ -59,11 +59,12 @@ def beginning(directory: Path, workers: Workers) -> Callable[[], Loop]:
     """Return what opens a repository anew, for a loop that stays."""
     from reconciler.loop import Loop
     from reconciler.observe import Observer
+    from reconciler.session import open_telemetry
     from reconciler.world import open_world
 
     def begin() -> Loop:
         world = open_world(directory, workers)
-        return Loop(world, Observer(world), tells=True)
+        return Loop(world, Observer(world), tells=True, teller=open_telemetry)
 
     return begin
 

@@ -26,6 +26,10 @@ HEAVY = {
     "pydantic",
     "fastapi",
     "sqlite3",
+    "prometheus_client",
+    "opentelemetry",
+    "requests",
+    "google",
 }
 PROGRAM = """
 import sys
@@ -94,6 +98,9 @@ def test_a_worker_loads_the_standard_library_and_our_records_only() -> None:
         "process",
         "manifest",
         "redact",
+        "rules",
+        "patience",
+        "tracing",
         "course",
         "roles",
         "approve",

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import end_all
 from tests.scratch import Scratch, wait_for
@@ -264,7 +265,13 @@ def test_what_is_measured_is_measured(served: Served) -> None:
     assert served.metric("reconciler_heartbeat_age_seconds_max") < 30
     assert served.metric("reconciler_oldest_waiting_seconds") > 0
     assert served.metric('reconciler_pass_seconds_bucket{le="+Inf"}') >= 1
-    assert set(re.findall(r"(\w+)=\"", text)) == {"phase", "le"}
+    live = [line for line in text.splitlines() if not line.startswith("reconciler_evidence_")]
+    assert {each for line in live for each in re.findall(r"(\w+)=\"", line)} == {"phase", "le"}
+    # What the verb writes of the same commit is what is served, word by word.
+    measured = served.scratch.run("metrics", "--format", "prometheus").stdout
+    assert 'reconciler_evidence_runs_total{task="t",pipeline="quick",status="succeeded"} 1\n' in measured
+    assert measured in text
+    assert all(each.name.startswith("reconciler_") for each in text_string_to_metric_families(text))
     assert served.get("/healthz").text == "ok\n"
 
 

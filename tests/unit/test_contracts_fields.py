@@ -13,7 +13,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from referencing import Registry
 
-from reconciler import aggregate, drift, manifest, parse
+from reconciler import aggregate, drift, manifest, parse, patterns
 from reconciler.agent import Agent, Budget, Demand
 from reconciler.contracts import Contracts
 from reconciler.control.asking import Answer
@@ -55,6 +55,7 @@ from reconciler.model import (
     Instant,
     McpSettings,
     Name,
+    Otlp,
     Outcome,
     Parameter,
     PatternSettings,
@@ -72,6 +73,7 @@ from reconciler.model import (
     Reuse,
     Role,
     RoleSettings,
+    Rule,
     RunId,
     SandboxSettings,
     Schedule,
@@ -87,6 +89,7 @@ from reconciler.model import (
     Status,
     Suspend,
     TaskId,
+    TelemetrySettings,
     Trust,
     Watch,
     Workspace,
@@ -103,7 +106,6 @@ from reconciler.outgoing import (
     Webhook,
     When,
 )
-from reconciler.patterns import Rule
 from reconciler.power import Power
 from reconciler.preview import Coming, Doing, Effect, Preview, Touched, Verdict
 from reconciler.preview_gates import Asked, Judged
@@ -148,6 +150,9 @@ FIELDS: list[tuple[str, str, type, set[str]]] = [
     ("settings", "properties/heartbeat", Heartbeat, set()),
     ("settings", "properties/evidence", EvidenceSettings, set()),
     ("settings", "properties/redact", Redact, set()),
+    ("settings", "properties/redact/properties/rules/items", Rule, set()),
+    ("settings", "properties/telemetry", TelemetrySettings, set()),
+    ("settings", "properties/telemetry/properties/otlp", Otlp, set()),
     ("settings", "properties/publish", PublishSettings, set()),
     ("settings", "properties/forge", ForgeSettings, set()),
     ("settings", "properties/mcp", McpSettings, set()),
@@ -156,7 +161,7 @@ FIELDS: list[tuple[str, str, type, set[str]]] = [
     ("settings", "properties/guards", GuardSettings, set()),
     ("settings", "properties/guards/properties/specs", SpecSettings, set()),
     ("settings", "properties/guards/properties/patterns", PatternSettings, set()),
-    ("pattern", "", Rule, {"id"}),
+    ("pattern", "", patterns.Rule, {"id"}),
     ("eval", "", Scenario, {"source"}),
     ("eval", "properties/fixture", Fixture, set()),
     ("eval", "properties/expect", Expect, set()),
@@ -398,6 +403,7 @@ def record(plan: Plan, index: int, status: StageStatus) -> StageRecord:
         log_bytes=1,
         log_sha256="f" * 64,
         redactions=1,
+        redactions_by_rule={"acme": 1},
         cpu_user_s=0.1,
         memory_peak_bytes=1,
         process=PROCESS,

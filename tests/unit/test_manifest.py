@@ -423,9 +423,14 @@ def test_the_machine_is_the_one_of_the_newest_attempt() -> None:
     assert written(records(2, [attempt(1), second]))["host"] == codec.dump(second.host)
 
 
-def test_redactions_are_counted() -> None:
-    ran = attempt(1, record("build", "succeeded", redactions=2), record("lint", "failed", redactions=3))
-    assert written(records(attempts=[ran]))["privacy"] == {"mode": "enforce", "redactions": 5}
+def test_redactions_are_counted_by_rule() -> None:
+    first = record("build", "succeeded", redactions=2, redactions_by_rule={"secret": 1, "acme": 1})
+    ran = attempt(1, first, record("lint", "failed", redactions=3, redactions_by_rule={"acme": 3}))
+    assert written(records(attempts=[ran]))["privacy"] == {
+        "mode": "enforce",
+        "redactions": 5,
+        "redactions_by_rule": {"acme": 4, "secret": 1},
+    }
 
 
 @pytest.mark.parametrize(

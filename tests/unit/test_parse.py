@@ -269,8 +269,7 @@ def test_a_suspension_is_a_truth_value_or_a_reason(written: str, suspend: Suspen
     assert request.suspend == suspend
 
 
-def test_the_keys_that_later_work_makes_available_already_have_their_fields(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parse, "_NOT_AVAILABLE", ())
+def test_keys_that_few_use_have_their_fields() -> None:
     data = b"{task: t, pipeline: p, after: [a, b], concurrency: {group: g, on_conflict: cancel_running}}"
     request = parse.parse_request(data, REQUEST, CONTRACTS)
     assert isinstance(request, Request)

@@ -1,0 +1,70 @@
+"""Whether what a run is about to hand over holds a secret: then it stays here.
+
+The files of a branch are an agent's work and cannot be redacted without being broken, so a secret in them is a reason
+not to make the branch at all: not one of its objects is written. A guess by the name before a value (`password = ...`)
+is none, because source code is full of those; neither is what the file held before.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from reconciler.git import Repository
+from reconciler.model import Plan, Redact
+from reconciler.patience import Patience
+from reconciler.redact import Redactor, secret_values
+
+CHUNK_BYTES = 1024 * 1024
+PATCH_BYTES_MAX = 1024
+"""Of the change only the names are wanted."""
+GUESSED = frozenset({"secret"})
+
+
+def revealed(repository: Repository, workspace: Path, plan: Plan) -> str:
+    """Return which secrets the change in a workspace would reveal, "" if none or if nobody is to look."""
+    if plan.redact.mode != "enforce":
+        return ""
+    with tempfile.TemporaryDirectory() as place:
+        change = repository.change(workspace, plan.commit, Path(place) / "index", PATCH_BYTES_MAX)
+    paths = [path for path, _, _ in change.stats]
+    values = secret_values(os.environ)
+    before = _before(repository, plan, paths, values)
+    for path in paths:
+        new = _found(plan.redact, values, (os.fsencode(path), b"\n", *_content(workspace / path)))
+        if more := sorted(kind for kind, count in new.items() if count > before.get(path, {}).get(kind, 0)):
+            shown = Redactor.of(plan.redact, values, Patience())
+            name = (shown.feed(os.fsencode(path)) + shown.flush()).decode(errors="replace")
+            return f"{name} would reveal a secret ({', '.join(more)})"
+    return ""
+
+
+def _before(
+    repository: Repository, plan: Plan, paths: Sequence[str], values: Sequence[bytes]
+) -> Mapping[str, Mapping[str, int]]:
+    """Return what each file already held at the commit of the run."""
+    entries = repository.files_at(plan.commit, paths)
+    blobs = repository.blobs([each.oid for each in entries])
+    named = ((each.path, data) for each, (_, data) in zip(entries, blobs, strict=True))
+    return {path: _found(plan.redact, values, (os.fsencode(path), b"\n", data or b"")) for path, data in named}
+
+
+def _found(redact: Redact, values: Sequence[bytes], data: Iterable[bytes]) -> dict[str, int]:
+    """Return how many secrets of which kind are in bytes that come in any pieces."""
+    redactor = Redactor.of(redact, values, Patience())
+    for chunk in data:
+        redactor.feed(chunk)
+    redactor.flush()
+    return {kind: count for kind, count in redactor.counts.items() if kind not in GUESSED}
+
+
+def _content(path: Path) -> Iterator[bytes]:
+    """Yield what git would keep of a file: of a link where it leads to, of one that was removed nothing."""
+    if path.is_symlink():
+        yield os.fsencode(os.readlink(path))
+    elif path.is_file():
+        with open(path, "rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                yield chunk
