@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
-from tests.scratch import ENVIRONMENT, RECONCILER, Scratch
+from tests.preloaded import RECONCILER
+from tests.scratch import ENVIRONMENT, Scratch
 
 SECRET = 'Cn4ry+9/Zt"q7' + "Vw2\\kR8"
 PLAIN = "Zk3vQ9xT7pLm" + "2RwY8sHd"

@@ -7,8 +7,11 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
+from tests.control_server import TOKEN as PLANE_TOKEN
+from tests.control_server import serving
 from tests.outside_server import Asked, Outside, Said
 from tests.scratch import Scratch
 
@@ -34,6 +37,22 @@ def settings(scratch: Scratch, outside: Outside) -> None:
 def audit(scratch: Scratch) -> list[str]:
     lines = (scratch.path / "out/t/cloud-sync/audit.jsonl").read_text().splitlines()
     return [f"{each['try_number']} {each['result']} {each['said']}" for each in map(json.loads, lines)]
+
+
+def test_the_control_plane_that_is_included_takes_what_is_uploaded(scratch: Scratch) -> None:
+    with serving(scratch.outside / "control.sqlite", token=PLANE_TOKEN) as served:
+        scratch.settings(
+            "credentials: {plane: {env: PLANE}}\n"
+            f"cloud_sync: {{base_url: '{served.url}', workspace: billing, credential: plane}}\n"
+        )
+        scratch.simple("a", "true")
+        for _ in range(2):
+            done = scratch.run("reconcile", "--wait", PLANE=PLANE_TOKEN)
+            assert done.returncode == 0, done.stderr
+        bearer = {"Authorization": f"Bearer {PLANE_TOKEN}"}
+        kept = httpx.get(f"{served.url}/workspaces/billing/runs", headers=bearer, trust_env=False, timeout=20).json()
+    assert [each["run_id"] for each in kept["items"]] == [scratch.run_id("a")]
+    assert audit(scratch) == ["1 delivered answered 201 billing"]
 
 
 def test_what_ended_before_is_not_uploaded_and_what_ends_is_once(scratch: Scratch, outside: Outside) -> None:

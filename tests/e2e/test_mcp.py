@@ -26,7 +26,8 @@ from reconciler.mcpserver import BODY_BYTES_MAX, Guard
 from tests.e2e.test_agents import programs
 from tests.forges.server import REPOSITORY, TOKEN, forge_server
 from tests.model_server import Call, Say, model
-from tests.scratch import ENVIRONMENT, RECONCILER, Hub, Scratch
+from tests.preloaded import RECONCILER
+from tests.scratch import ENVIRONMENT, Hub, Scratch
 
 __all__ = ["programs"]
 

@@ -23,11 +23,11 @@ PATHS = {path.name.removesuffix(".schema.json"): path for path in (ROOT / "schem
 SCHEMAS: dict[str, dict[str, Any]] = {name: json.loads(path.read_bytes()) for name, path in PATHS.items()}
 FORMATS = (
     "approval",
-    "event",
-    "eval",
-    "imported",
     "control-answer",
     "drift",
+    "eval",
+    "event",
+    "imported",
     "manifest",
     "metrics",
     "pattern",
