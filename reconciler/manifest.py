@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from reconciler import codec
 from reconciler.model import (
     Attempt,
     Cited,
@@ -29,6 +30,7 @@ from reconciler.model import (
     Tested,
 )
 from reconciler.order import Verdict
+from reconciler.places import Recovery
 from reconciler.values import frozen
 
 SCHEMA_VERSION = 1
@@ -178,6 +180,7 @@ def manifest(records: Records, *, updated_at: str, heartbeat_at: str | None) -> 
         "proves": list(plan.proves),
         "rerun": plan.rerun,
         "attempts": [_attempt(records, each) for each in records.numbers],
+        "recoveries": _recoveries(records),
         "host": _host(newest),
         "resources": _resources(records, commands),
         "privacy": {"mode": plan.redact.mode, "redactions": _total(commands, "redactions")},
@@ -428,7 +431,26 @@ def _attempt(records: Records, number: int) -> dict[str, object]:
         "commit": claim.commit if claim else records.plan.commit,
         "elapsed_s": attempt.elapsed_s if attempt else 0.0,
         "host": attempt.host.name if attempt else (claim.host or None) if claim else None,
+        "placement": _placement(claim),
     }
+
+
+def _placement(claim: Claim | None) -> dict[str, object] | None:
+    """Return where an attempt was placed and why, None where nobody wrote that down."""
+    if claim is None or claim.placement is None:
+        return None
+    return {**codec.dump(claim.placement), "reason": _bounded(claim.placement.reason)}
+
+
+def _recoveries(records: Records) -> list[dict[str, object]]:
+    """Return what became of the attempts that were lost, as the claims that followed say, oldest first."""
+    found = [(number, claim) for number, claim in sorted(records.claims.items()) if claim.recovery is not None]
+    return [_recovery(number, claim, claim.recovery) for number, claim in found if claim.recovery is not None]
+
+
+def _recovery(number: int, claim: Claim, recovery: Recovery) -> dict[str, object]:
+    said = {**codec.dump(recovery), "detail": _bounded(recovery.detail)}
+    return {"attempt": number, "at": claim.claimed.at, **said}
 
 
 def _attempt_end(records: Records, number: int) -> tuple[str | None, str]:

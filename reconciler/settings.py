@@ -11,6 +11,7 @@ from reconciler.model import (
     ApprovalPolicy,
     Contract,
     EvidenceSettings,
+    ExecutorSettings,
     ForgeSettings,
     GuardSettings,
     Heartbeat,
@@ -29,6 +30,7 @@ from reconciler.model import (
     Workspace,
 )
 from reconciler.parse import Conversions, agent_of, at, examine, fields_of, parse_duration, parse_size, pattern_fault
+from reconciler.places import Quotas
 from reconciler.yaml_events import Document, shown
 
 _PATTERN_LENGTH_MAX = 500
@@ -185,6 +187,11 @@ def _roles(value: Mapping[str, Any]) -> RoleSettings:
     return RoleSettings(**fields_of(said, {"timeout": ("timeout_s", parse_duration)}))
 
 
+def _executors(value: Mapping[str, Mapping[str, Any]]) -> dict[str, ExecutorSettings]:
+    known: Conversions = {"capabilities": ("capabilities", tuple)}
+    return {name: ExecutorSettings(**fields_of(each, known)) for name, each in value.items()}
+
+
 _SETTINGS: Conversions = {
     "poll_interval": ("poll_interval_s", parse_duration),
     "lease": ("lease_s", parse_duration),
@@ -208,4 +215,6 @@ _SETTINGS: Conversions = {
     "ageing": ("ageing_s", parse_duration),
     "require_plan": ("require_plan", bool),
     "roles": ("roles", _roles),
+    "executors": ("executors", _executors),
+    "quotas": ("quotas", lambda value: Quotas(**value)),
 }

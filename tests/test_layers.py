@@ -18,7 +18,7 @@ PACKAGE = TESTS.parent / "reconciler"
 
 # From the ground up; a name that ends with `/` is a directory. A module imports lower lines and its own.
 LINES: dict[str, tuple[str, ...]] = {
-    "words": ("__init__", "errors", "model", "actions", "codec", "order", "agent", "values"),
+    "words": ("__init__", "errors", "model", "places", "actions", "codec", "order", "agent", "values"),
     "pure": (
         "parse",
         "yaml_events",
@@ -30,6 +30,9 @@ LINES: dict[str, tuple[str, ...]] = {
         "launches",
         "diff",
         "queueing",
+        "placement",
+        "slots",
+        "recovery",
         "schedule",
         "inputs",
         "reuse",
@@ -86,6 +89,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "events",
         "probes",
         "readiness",
+        "turns",
         "pagefiles",
         "installed",
     ),

@@ -7,6 +7,7 @@ import hmac
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -18,8 +19,10 @@ from reconciler.launches import groups_taken
 from reconciler.loop import pass_lock
 from reconciler.model import Phase, Plan, Refusal, Rejection, Run, RunId, Wish, Workspace
 from reconciler.phases import phase
+from reconciler.placement import Refused, keep
 from reconciler.publish import read_records
 from reconciler.session import Session, exit_code, outcomes, run_document
+from reconciler.slots import executors
 from reconciler.state import suspended
 from reconciler.survey import Survey, find_run, survey, task_of
 from reconciler.terminal import coloured, format_option, print_json
@@ -89,11 +92,14 @@ def _resume(session: Session, run_id: RunId, token: str | None, actor: str, reas
     if isinstance(plan, Rejection):
         raise ContentError("\n".join(each.sentence() for each in plan.problems))
     assert plan is not None
+    place = keep(plan.capabilities, executors(found.seen.limits), "")
+    if isinstance(place, Refused):
+        _refuse(world, there, actor, reason, place.reason)
     fence_attempt(world, task_id, run_id, there.number)
     plan = session.loop.freezer.complete(plan, cites=False)
     refreshed = replace(plan, resume_token_sha256=frozen.resume_token_sha256)
     note = _note(world, there, refreshed) if not afresh else ""
-    claim = restarting_claim(world, refreshed, after=there.number, actor=actor, reason=reason, afresh=afresh)
+    claim = restarting_claim(world, refreshed, place, after=there.number, actor=actor, reason=reason, afresh=afresh)
     if world.remote is not None:
         claim = session.loop.claim_for_person(refreshed, claim)
     try:
@@ -153,7 +159,7 @@ def _matches(token: str, sha256: str) -> bool:
     return hmac.compare_digest(hashlib.sha256(token.strip().encode()).hexdigest(), sha256)
 
 
-def _refuse(world: World, there: Run, actor: str, reason: str, objection: str) -> None:
+def _refuse(world: World, there: Run, actor: str, reason: str, objection: str) -> NoReturn:
     directory = world.runs.directory(there.task_id, there.run_id)
     number = rundir.next_number(directory, "refusals")
     refusal = Refusal(number=number, at=world.now().at, actor=actor, reason=reason, detail=objection)

@@ -28,6 +28,7 @@ from reconciler.model import (
     EvidenceSettings,
     Execution,
     ExecutionMode,
+    ExecutorSettings,
     ForgeSettings,
     GuardSettings,
     Heartbeat,
@@ -69,6 +70,7 @@ from reconciler.model import (
     Watch,
     Workspace,
 )
+from reconciler.places import Cause, Placement, Quotas, Recovery
 from reconciler.power import Power
 from reconciler.preview import Coming, Doing, Effect, Preview, Touched, Verdict
 from reconciler.preview_gates import Asked, Judged
@@ -130,6 +132,8 @@ FIELDS: list[tuple[str, str, type, set[str]]] = [
     ("plan-preview", "$defs/problem", Problem, set()),
     ("settings", "properties/agents/additionalProperties", AgentSettings, set()),
     ("settings", "properties/roles", RoleSettings, {"agent"}),
+    ("settings", "properties/executors/additionalProperties", ExecutorSettings, set()),
+    ("settings", "properties/quotas", Quotas, set()),
     (
         "settings",
         "$defs/reviewing_agent",
@@ -143,6 +147,7 @@ FIELDS: list[tuple[str, str, type, set[str]]] = [
     ("manifest", "properties/request", Source, set()),
     ("manifest", "properties/pipeline", Source, set()),
     ("manifest", "properties/host", Host, set()),
+    ("manifest", "$defs/attempt/properties/placement", Placement, set()),
 ]
 
 
@@ -194,6 +199,7 @@ ENUMS: list[tuple[str, str, set[str | None]]] = [
     ("manifest", "$defs/command/properties/status", set(StageStatus)),
     ("manifest", "$defs/command/properties/role", {*Role, None}),
     ("manifest", "$defs/attempt/properties/outcome", {*Outcome, "lost", None}),
+    ("manifest", "$defs/recovery/properties/cause", set(Cause)),
     ("run-summary", "properties/status", {*ENDED, Status.WAITING}),
     ("run-summary", "properties/build/properties/status", {*ENDED, Status.WAITING}),
     ("run-summary", "$defs/stage/properties/status", set(StageStatus)),
@@ -372,6 +378,16 @@ def records_of(
     )
 
 
+def with_recovery(found: manifest.Records) -> manifest.Records:
+    """Return a run whose attempts were placed, and whose second one followed a silence."""
+    place = Placement(
+        executor="local", instance="build-1", asked=("gpu",), offered=("gpu",), weight=1, reason="r" * 600, at=NOW
+    )
+    lost = Recovery(lost=1, cause=Cause.SILENT, silent_s=31.25, executor="local", instance="build-1", detail="d" * 600)
+    claims = {number: replace(each, placement=place) for number, each in found.claims.items()}
+    return replace(found, claims={**claims, 2: replace(claims[2], recovery=lost)})
+
+
 RUNS = {
     "claimed": records_of("claimed"),
     "running": records_of(None, status=StageStatus.RUNNING),
@@ -383,6 +399,7 @@ RUNS = {
     "lost, then cancelled": records_of(None, Outcome.CANCELLED),
     "a target only": records_of(Outcome.SUCCEEDED, plan=plan_of(target="s1")),
     "with 200 stages": records_of(Outcome.SUCCEEDED, plan=plan_of(stages=200)),
+    "recovered": with_recovery(records_of(None, Outcome.SUCCEEDED)),
     "with a damaged claim": records_of(Outcome.FAILED, Outcome.SUCCEEDED, claims=1),
 }
 
