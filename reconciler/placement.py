@@ -19,7 +19,7 @@ to the first that is named.
 from __future__ import annotations
 
 import heapq
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -267,25 +267,49 @@ def _turns(candidates: Sequence[Candidate], slots: Slots) -> Iterator[Candidate]
         yield from _take_turns(list(equals), slots)
 
 
+@frozen
+class _Head:
+    """A candidate in the queue of its task: its index in the line, and when the first of those from it on arrived."""
+
+    candidate: Candidate
+    index: int
+    since_s: float
+
+
 def _take_turns(equals: Sequence[Candidate], slots: Slots) -> Iterator[Candidate]:
     """Yield candidates of one priority. A task that waits in vain counts as served, so that those who wait are put in
     the order in which slots that come free would reach them."""
-    queues: dict[str, deque[tuple[int, Candidate]]] = {}
-    for index, candidate in enumerate(equals):
-        queues.setdefault(candidate.task, deque()).append((index, candidate))
-    passed: Counter[str] = Counter()
-
-    def key(task: str) -> tuple[int, float, int, str]:
-        index, first = queues[task][0]
-        waits_since_s = max(slots.served.get(task, 0.0), min(first.since_s, slots.now_s))
-        return slots.tasks[task] + passed[task], waits_since_s, index, task
-
-    heap = [key(task) for task in queues]
+    queues = _queues(equals)
+    in_vain: dict[str, tuple[int, int]] = {}
+    number = 0
+    heap = [(_turn(queue[-1], slots, (0, 0)), task) for task, queue in queues.items()]
     heapq.heapify(heap)
     while heap:
-        *_, task = heapq.heappop(heap)
+        _, task = heapq.heappop(heap)
         before = slots.tasks[task]
-        yield queues[task].popleft()[1]
-        passed[task] += slots.left <= 0 and slots.tasks[task] == before
+        yield queues[task].pop().candidate
+        if slots.left <= 0 and slots.tasks[task] == before:
+            number += 1
+            in_vain[task] = in_vain.get(task, (0, 0))[0] + 1, number
         if queues[task]:
-            heapq.heappush(heap, key(task))
+            heapq.heappush(heap, (_turn(queues[task][-1], slots, in_vain.get(task, (0, 0))), task))
+
+
+def _queues(equals: Sequence[Candidate]) -> dict[str, list[_Head]]:
+    """Return the candidates by task, the first of each last."""
+    queues: dict[str, list[_Head]] = {}
+    for index, candidate in reversed(list(enumerate(equals))):
+        queue = queues.setdefault(candidate.task, [])
+        since_s = min(candidate.since_s, queue[-1].since_s) if queue else candidate.since_s
+        queue.append(_Head(candidate=candidate, index=index, since_s=since_s))
+    return queues
+
+
+def _turn(head: _Head, slots: Slots, in_vain: tuple[int, int]) -> tuple[int, float, bool, int, int]:
+    """Return what orders tasks: how many of its runs are under way, since when it waits, and its place in the line.
+    `in_vain` is how often it had its turn for nothing, and when last."""
+    task = head.candidate.task
+    arrived_s, served_s = min(head.since_s, slots.now_s), slots.served.get(task, -1.0)
+    since_s = float("inf") if in_vain[0] else max(arrived_s, served_s)
+    # Who was served at the instant at which another one began to wait comes behind it.
+    return slots.tasks[task] + in_vain[0], since_s, served_s >= arrived_s, in_vain[1], head.index
