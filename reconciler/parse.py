@@ -440,7 +440,9 @@ def _nesting(document: Document) -> Iterator[Violation]:
     for pointer, said in at(document.value, "stages.[].capabilities"):
         if said and pointer[1] in nested:
             cure = "let the stages of that pipeline say it: its runs have places of their own"
-            yield Violation(path=pointer, reason="'capabilities' beside a 'pipeline'", cure=cure, rule="nested")
+            yield Violation(
+                path=pointer, reason="'capabilities' says nothing beside 'pipeline'", cure=cure, rule="nested"
+            )
     for pointer, matrix in at(document.value, "stages.[].matrix"):
         lists = [each for each in matrix.values() if isinstance(each, list)] if isinstance(matrix, dict) else []
         if (cells := math.prod(map(len, lists))) > MATRIX_CELLS_MAX:

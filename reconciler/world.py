@@ -24,7 +24,8 @@ from reconciler.remote import NETWORK_TIMEOUT_S, Remote, open_remote
 from reconciler.rundir import Runs
 from reconciler.values import frozen
 
-CAPABILITY = re.compile(r"[a-z0-9](\.?[a-z0-9_-]){0,99}")
+CAPABILITY = re.compile(r"[a-z0-9](\.?[a-z0-9_-])*")
+CAPABILITY_CHARACTERS_MAX = 100
 CAPABILITIES_MAX = 50
 
 
@@ -78,7 +79,7 @@ def capabilities_here(said: str) -> tuple[str, ...]:
     commas. Raise UsageError for what is no capability."""
     words = tuple(sorted({each for part in said.split(",") if (each := part.strip())}))
     for each in words:
-        if not CAPABILITY.fullmatch(each):
+        if len(each) > CAPABILITY_CHARACTERS_MAX or not CAPABILITY.fullmatch(each):
             cure = "lower-case letters, digits, '.', '_' and '-', for example gpu,docker"
             raise UsageError(f"RECONCILER_CAPABILITIES: {each[:100]!r} is no capability; {cure}")
     if len(words) > CAPABILITIES_MAX:
