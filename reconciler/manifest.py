@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from reconciler import codec
 from reconciler.model import (
     Attempt,
     Cited,
@@ -36,6 +35,11 @@ from reconciler.values import frozen
 SCHEMA_VERSION = 1
 COMMAND_CHARACTERS_MAX = 2000
 DETAIL_CHARACTERS_MAX = 500
+NAME_CHARACTERS_MAX = 100
+HOST_CHARACTERS_MAX = 255
+CAPABILITIES_MAX = 100
+WEIGHT_MAX = 1000
+SILENT_S_MAX = 1e9
 
 
 def artifact_root(task_id: str, run_id: str) -> str:
@@ -439,7 +443,16 @@ def _placement(claim: Claim | None) -> dict[str, object] | None:
     """Return where an attempt was placed and why, None where nobody wrote that down."""
     if claim is None or claim.placement is None:
         return None
-    return {**codec.dump(claim.placement), "reason": _bounded(claim.placement.reason)}
+    placed = claim.placement
+    return {
+        "executor": _bounded(placed.executor, NAME_CHARACTERS_MAX),
+        "instance": _bounded(placed.instance, HOST_CHARACTERS_MAX),
+        "asked": [_bounded(each, NAME_CHARACTERS_MAX) for each in placed.asked[:CAPABILITIES_MAX]],
+        "offered": [_bounded(each, NAME_CHARACTERS_MAX) for each in placed.offered[:CAPABILITIES_MAX]],
+        "weight": min(max(placed.weight, 0), WEIGHT_MAX),
+        "reason": _bounded(placed.reason),
+        "at": placed.at or claim.claimed.at,
+    }
 
 
 def _recoveries(records: Records) -> list[dict[str, object]]:
@@ -449,8 +462,18 @@ def _recoveries(records: Records) -> list[dict[str, object]]:
 
 
 def _recovery(number: int, claim: Claim, recovery: Recovery) -> dict[str, object]:
-    said = {**codec.dump(recovery), "detail": _bounded(recovery.detail)}
-    return {"attempt": number, "at": claim.claimed.at, **said}
+    # A claim may be another machine's, and whoever may push can write one: what it says is bounded here.
+    silent_s = recovery.silent_s if recovery.silent_s is not None and 0 <= recovery.silent_s <= SILENT_S_MAX else None
+    return {
+        "attempt": number,
+        "at": claim.claimed.at,
+        "lost": min(max(recovery.lost, 0), number),
+        "cause": recovery.cause.value,
+        "silent_s": silent_s,
+        "executor": _bounded(recovery.executor, NAME_CHARACTERS_MAX),
+        "instance": _bounded(recovery.instance, HOST_CHARACTERS_MAX),
+        "detail": _bounded(recovery.detail),
+    }
 
 
 def _attempt_end(records: Records, number: int) -> tuple[str | None, str]:

@@ -388,6 +388,19 @@ def with_recovery(found: manifest.Records) -> manifest.Records:
     return replace(found, claims={**claims, 2: replace(claims[2], recovery=lost)})
 
 
+def with_nonsense(found: manifest.Records) -> manifest.Records:
+    """Return a run whose second claim says what no claim of ours says."""
+    words = ("w" * 300,) * 300
+    place = Placement(
+        executor="e" * 300, instance="i" * 300, asked=words, offered=words, weight=-(10**9), reason="r" * 9000
+    )
+    lost = Recovery(
+        lost=-7, cause=Cause.HOST_SILENT, silent_s=1e300, executor="e" * 300, instance="i" * 300, detail="d" * 9000
+    )
+    second = replace(found.claims[2], placement=place, recovery=lost)
+    return replace(found, claims={**found.claims, 2: second})
+
+
 RUNS = {
     "claimed": records_of("claimed"),
     "running": records_of(None, status=StageStatus.RUNNING),
@@ -400,6 +413,7 @@ RUNS = {
     "a target only": records_of(Outcome.SUCCEEDED, plan=plan_of(target="s1")),
     "with 200 stages": records_of(Outcome.SUCCEEDED, plan=plan_of(stages=200)),
     "recovered": with_recovery(records_of(None, Outcome.SUCCEEDED)),
+    "with a claim that says nonsense": with_nonsense(records_of(None, Outcome.SUCCEEDED)),
     "with a damaged claim": records_of(Outcome.FAILED, Outcome.SUCCEEDED, claims=1),
 }
 
