@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from reconciler.model import ChildEnd, Decision, Held, Outcome, Plan, RunId, TaskId
+from reconciler.places import Placement, Recovery
 from reconciler.values import frozen
 
 
@@ -10,6 +11,7 @@ from reconciler.values import frozen
 class Launch:
     """Freeze the plan, claim its first attempt here, spawn its worker. `number` is above 1 for a run that another
     machine left waiting, and goes on because of `decisions`; with an `outcome` it ends by that, and nothing is spawned.
+    `placement` is where it is executed, None where it is not.
     """
 
     plan: Plan
@@ -17,12 +19,14 @@ class Launch:
     decisions: tuple[Decision, ...] = ()
     reason: str = "launched"
     outcome: Outcome | None = None
+    placement: Placement | None = None
 
 
 @frozen
 class Resume:
     """Fence what is left of attempt `after`, claim the next one on the frozen plan, spawn its worker. `decisions` are
-    those on gates that it waited for, `children` the ends of nested runs."""
+    those on gates that it waited for, `children` the ends of nested runs. `placement` is where it goes on, `recovery`
+    what became of attempt `after`, None where that was not lost."""
 
     run_id: RunId
     task_id: TaskId
@@ -30,6 +34,8 @@ class Resume:
     reason: str
     decisions: tuple[Decision, ...] = ()
     children: tuple[ChildEnd, ...] = ()
+    placement: Placement | None = None
+    recovery: Recovery | None = None
 
 
 @frozen
@@ -75,7 +81,8 @@ class Restore:
 @frozen
 class TakeOver:
     """Move the shared claim of a run here, with all that it says of earlier attempts, and execute the next one; with
-    `outcome`, end the run instead. `number` is that of the newest attempt so far."""
+    `outcome`, end the run instead. `number` is that of the newest attempt so far; `placement` and `recovery` are
+    as of a `Resume`."""
 
     run_id: RunId
     task_id: TaskId
@@ -84,6 +91,8 @@ class TakeOver:
     held: Held
     reason: str
     outcome: Outcome | None = None
+    placement: Placement | None = None
+    recovery: Recovery | None = None
 
 
 @frozen

@@ -43,6 +43,7 @@ from reconciler.model import (
     TaskId,
     Workspace,
 )
+from reconciler.places import Placement
 from reconciler.process import Target
 from reconciler.rundir import RunDirectory
 from reconciler.values import frozen
@@ -206,7 +207,13 @@ def launching_claim(world: World, action: Launch) -> Claim:
     """Return the claim of the first attempt of a run on this machine."""
     number, reason = action.number, action.reason
     claim = make_claim(world, action.plan, number, number, _plan_file(number), reason=reason, actor=ACTOR)
-    return replace(claim, decisions=action.decisions)
+    return replace(_placed(claim, action), decisions=action.decisions)
+
+
+def _placed(claim: Claim, action: Launch | Resume | TakeOver) -> Claim:
+    """Return a claim that says where its attempt is executed and why, and what became of the one before."""
+    placement = replace(action.placement, at=claim.claimed.at) if action.placement is not None else None
+    return replace(claim, placement=placement, recovery=None if isinstance(action, Launch) else action.recovery)
 
 
 def resuming_claim(world: World, action: Resume) -> Claim:
@@ -219,7 +226,7 @@ def resuming_claim(world: World, action: Resume) -> Claim:
     # What it waited for has come: what the run used up until then does not count against it.
     series = number if action.decisions or action.children else series
     claim = make_claim(world, plan, number, series, file, reason=action.reason, actor=ACTOR, keeps_from=keeps)
-    claim = replace(claim, children=action.children)
+    claim = replace(_placed(claim, action), children=action.children)
     if last is None or not _is_about(claim, last):
         return claim
     return replace(claim, decisions=(*last.decisions, *action.decisions), children=(*last.children, *action.children))
@@ -241,6 +248,7 @@ def taking_claims(world: World, action: TakeOver) -> tuple[Claim, ...]:
     newest = make_claim(
         world, action.plan, number + 1, series, file, reason=action.reason, actor=ACTOR, keeps_from=keeps
     )
+    newest = _placed(newest, action)
     if last is not None and _is_about(newest, last):
         newest = replace(newest, decisions=last.decisions, children=last.children)
     return (*claims, newest)
@@ -384,11 +392,15 @@ def _last_claim(directory: RunDirectory) -> Claim | None:
     return claims[max(claims)] if claims else None
 
 
-def restarting_claim(world: World, plan: Plan, *, after: int, actor: str, reason: str, afresh: bool = False) -> Claim:
+def restarting_claim(
+    world: World, plan: Plan, place: Placement, *, after: int, actor: str, reason: str, afresh: bool = False
+) -> Claim:
     """Return the claim of an attempt on a refreshed plan, because a person asked (the verb `resume`)."""
     number = after + 1
     first = number if afresh else 1
-    return make_claim(world, plan, number, number, f"plans/{number}.json", reason=reason, actor=actor, keeps_from=first)
+    file = f"plans/{number}.json"
+    claim = make_claim(world, plan, number, number, file, reason=reason, actor=actor, keeps_from=first)
+    return replace(claim, placement=replace(place, at=claim.claimed.at))
 
 
 def restart(world: World, plan: Plan, claim: Claim) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from dataclasses import replace
+from typing import NoReturn
 
 from reconciler import codec, manifest, rundir
 from reconciler.apply import cancel_run, fence_attempt, restart, restarting_claim
@@ -13,7 +14,9 @@ from reconciler.launches import groups_taken
 from reconciler.loop import Loop
 from reconciler.model import Phase, Plan, Refusal, Rejection, Run, RunId, Wish, Workspace
 from reconciler.phases import ENDED, phase
+from reconciler.placement import Refused, keep
 from reconciler.publish import read_records
+from reconciler.slots import executors
 from reconciler.state import suspended
 from reconciler.survey import Survey, survey, task_of
 from reconciler.world import World
@@ -48,6 +51,9 @@ def resume(loop: Loop, run_id: RunId, *, token: str | None, actor: str, reason: 
     if isinstance(plan, Rejection):
         raise ContentError("\n".join(each.sentence() for each in plan.problems))
     assert plan is not None
+    place = keep(plan.capabilities, executors(found.seen.limits), "")
+    if isinstance(place, Refused):
+        _refuse(world, there, actor, reason, place.reason)
     plan = loop.freezer.complete(plan, cites=False)
     plan, objection = loop.gate.for_person(plan, loop.observer.settings)
     if objection:
@@ -55,7 +61,7 @@ def resume(loop: Loop, run_id: RunId, *, token: str | None, actor: str, reason: 
     fence_attempt(world, task_id, run_id, there.number)
     refreshed = replace(plan, resume_token_sha256=frozen.resume_token_sha256)
     note = _note(world, there, refreshed) if not afresh else ""
-    claim = restarting_claim(world, refreshed, after=there.number, actor=actor, reason=reason, afresh=afresh)
+    claim = restarting_claim(world, refreshed, place, after=there.number, actor=actor, reason=reason, afresh=afresh)
     if world.remote is not None:
         claim = loop.claim_for_person(refreshed, claim)
     try:
@@ -115,7 +121,7 @@ def _matches(token: str, sha256: str) -> bool:
     return hmac.compare_digest(hashlib.sha256(token.strip().encode()).hexdigest(), sha256)
 
 
-def _refuse(world: World, there: Run, actor: str, reason: str, objection: str) -> None:
+def _refuse(world: World, there: Run, actor: str, reason: str, objection: str) -> NoReturn:
     directory = world.runs.directory(there.task_id, there.run_id)
     number = rundir.next_number(directory, "refusals")
     refusal = Refusal(number=number, at=world.now().at, actor=actor, reason=reason, detail=objection)

@@ -31,7 +31,10 @@ from reconciler.elsewhere import about_claims, about_unshared, is_at_rest, is_ou
 from reconciler.launches import about_absent, with_displaced
 from reconciler.model import Instant, Limits, Phase, Rejection, Run, RunId, Wish
 from reconciler.phases import ENDED, judge, phase
-from reconciler.state import Actual, Desired, Room, suspended, unwanted
+from reconciler.placement import Refused
+from reconciler.recovery import what_became_of
+from reconciler.slots import again, slots_now, takes_a_slot
+from reconciler.state import Actual, Desired, suspended, unwanted
 from reconciler.waiting import awaited_runs, left_waiting, wake
 
 
@@ -42,8 +45,9 @@ def diff(desired: Desired, actual: Actual, now: Instant, limits: Limits) -> tupl
     repairs = [
         action for run in actual.runs.values() for action in _about_run(run, wanted, desired, actual, now, limits)
     ]
-    under_way = _under_way(actual, repairs, now)
-    room = Room(limits.runs_max - under_way)
+    held_back = {each.subject for each in repairs if isinstance(each, Wait) and each.settled}
+    under_way = sum(takes_a_slot(run, held_back, now) for run in actual.runs.values())
+    room = slots_now(desired, actual, held_back, now, limits)
     repairs += wake(wanted, desired, actual, {_subject(each) for each in repairs}, now, limits, room)
     repairs += about_claims(wanted, desired, actual, now, limits, room)
     stuck = {each.subject: each.reason for each in repairs if isinstance(each, Wait) and each.settled}
@@ -69,19 +73,6 @@ def _unclaimed(actual: Actual, decided: Sequence[Action]) -> Iterable[Action]:
     for run_id in actual.unclaimed:
         if run_id not in busy:
             yield Forget(run_id=run_id, reason="nothing of it was ever claimed here")
-
-
-def _under_way(actual: Actual, repairs: Sequence[Action], now: Instant) -> int:
-    held_back = {each.subject for each in repairs if isinstance(each, Wait) and each.settled}
-    return sum(_takes_a_slot(run, held_back, now) for run in actual.runs.values())
-
-
-def _takes_a_slot(run: Run, held_back: set[str], now: Instant) -> bool:
-    """Return whether a run counts against `runs_max`: one that a person holds back and of which nothing lives does
-    not."""
-    if run.run_id in held_back and not run.lock_held:
-        return False
-    return phase(run, now) in (Phase.STARTING, Phase.RUNNING, Phase.STALE)
 
 
 # ---------------------------------------------------------------------------------------- one run that is there
@@ -147,7 +138,11 @@ def _repair(run: Run, wish: Wish | None, why: str, now: Instant, limits: Limits)
         return Wait(subject=run.run_id, reason=f"{why}; not resumed: {held}", settled=True)
     if not limits.online:
         return Wait(subject=run_id, reason=f"{why}; waits for the remote to resume it")
-    return Resume(run_id=run_id, task_id=task_id, after=number, reason=why)
+    place = again(run, limits)
+    if isinstance(place, Refused):
+        return Wait(subject=run_id, reason=f"{why}; {place.reason}", settled=place.settled)
+    recovery = what_became_of(run, now)
+    return Resume(run_id=run_id, task_id=task_id, after=number, reason=why, placement=place, recovery=recovery)
 
 
 # ---------------------------------------------------------------------------------------- evidence and order

@@ -7,11 +7,15 @@ again; a claim without a run here is left alone until its host is silent for lon
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from reconciler.actions import Action, Reclaim, Release, TakeOver, Wait, Yield
 from reconciler.model import Held, Instant, Limits, Outcome, Phase, Plan, Run, RunId, Wish, claim_ref, host_ref
 from reconciler.phases import ENDED
-from reconciler.state import Actual, Desired, Room, suspended
+from reconciler.placement import Refused, Slots, keep
+from reconciler.recovery import of_silent_host
+from reconciler.slots import executors, of_plan
+from reconciler.state import Actual, Desired, suspended
 
 
 def is_at_rest(run: Run, now_phase: Phase, is_proven: bool, actual: Actual) -> bool:
@@ -46,7 +50,10 @@ def about_unshared(
         return Reclaim(run_id=run_id, task_id=task_id, number=number, held=held, reason=reason)
     if isinstance(held.plan, Plan):
         reason = f"attempt {held.claim.number} was claimed here and never begun"
-        return take_over(held, held.plan, desired, reason, wish)
+        place = keep(held.plan.capabilities, executors(limits), "")
+        if isinstance(place, Refused):
+            return Wait(subject=run_id, reason=f"{reason}; {place.reason}", settled=place.settled)
+        return replace(take_over(held, held.plan, desired, reason, wish), placement=place)
     return Wait(subject=run_id, reason="it was claimed here and cannot be planned any more", settled=True)
 
 
@@ -62,7 +69,7 @@ def is_ours(run: Run, actual: Actual) -> bool:
 
 
 def about_claims(
-    wanted: Mapping[RunId, Wish], desired: Desired, actual: Actual, now: Instant, limits: Limits, room: Room
+    wanted: Mapping[RunId, Wish], desired: Desired, actual: Actual, now: Instant, limits: Limits, room: Slots
 ) -> Iterable[Action]:
     """Decide about shared claims of runs of which nothing is here, and about hosts that fell silent."""
     for run_id in sorted(actual.held or {}):
@@ -82,7 +89,7 @@ def _about_held(
     actual: Actual,
     now: Instant,
     limits: Limits,
-    room: Room,
+    room: Slots,
 ) -> Action:
     """Decide about one shared claim of a run of which nothing is here."""
     number, where = held.claim.number, f"attempt {held.claim.number} is executed by {held.host_name}"
@@ -99,9 +106,12 @@ def _about_held(
     if wish is not None and not wish.request.cancel and (suspend := suspended(wish.request.suspend, now)):
         return Wait(subject=run_id, reason=f"{why}; not resumed: {suspend}", settled=True)
     action = take_over(held, held.plan, desired, why, wish)
-    if action.outcome is None and not room.take():
-        return Wait(subject=run_id, reason=f"{why}; waits for a free slot (runs_max)")
-    return action
+    if action.outcome is not None:
+        return action
+    place = room.take(of_plan(held.plan))
+    if isinstance(place, Refused):
+        return Wait(subject=run_id, reason=f"{why}; {place.reason}", settled=place.settled)
+    return replace(action, placement=place)
 
 
 def _is_left(parent: RunId, actual: Actual) -> bool:
@@ -138,4 +148,5 @@ def take_over(held: Held, plan: Plan, desired: Desired, why: str, wish: Wish | N
         held=held,
         reason=why,
         outcome=outcome if number else None,
+        recovery=of_silent_host(held) if held.silent else None,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from reconciler import due
@@ -54,6 +55,7 @@ from reconciler.phases import ENDED, phase
 from reconciler.publish import Publication, publish, push_branch, refresh
 from reconciler.pulls import Opener, PullRequests
 from reconciler.remote import RefUpdate
+from reconciler.turns import note_turns
 from reconciler.values import frozen
 from reconciler.world import World
 
@@ -174,6 +176,7 @@ class Loop:
             heard = self._tell_subscribers(seen)
             result = self._act(seen, actions)
             result = replace(result, troubles=(*heard, *self._deliver(seen)))
+            self._note_turns(result)
             if self.claims.refused is not None:
                 self.observer.online, result = False, replace(result, online=False)
             self.observer.remember()
@@ -282,6 +285,14 @@ class Loop:
     def _note_concerned(self, seen: Observation) -> None:
         self.concerned.update(wish.run_id for wish in seen.desired.wishes)
         self.concerned.update(seen.actual.runs)
+
+    def _note_turns(self, result: Pass) -> None:
+        """Remember which tasks were served, where several of them may have to take turns."""
+        seen = result.seen
+        tasks = {each.plan.task_id for each in result.actions if isinstance(each, Launch)}
+        if tasks and len({each.request.task for each in seen.desired.wishes}) > 1:
+            now_s = datetime.fromisoformat(seen.now.at).timestamp()
+            note_turns(self.observer.turns_path, seen.actual.served, tasks, now_s, self.world.disk)
 
     def _act(self, seen: Observation, actions: tuple[Action, ...]) -> Pass:
         if any(not isinstance(each, Wait) for each in actions):

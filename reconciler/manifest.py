@@ -30,11 +30,17 @@ from reconciler.model import (
     Tested,
 )
 from reconciler.order import Verdict
+from reconciler.places import Recovery
 from reconciler.values import frozen
 
 SCHEMA_VERSION = 1
 COMMAND_CHARACTERS_MAX = 2000
 DETAIL_CHARACTERS_MAX = 500
+NAME_CHARACTERS_MAX = 100
+HOST_CHARACTERS_MAX = 255
+CAPABILITIES_MAX = 100
+WEIGHT_MAX = 1000
+SILENT_S_MAX = 1e9
 
 
 def artifact_root(task_id: str, run_id: str) -> str:
@@ -179,6 +185,7 @@ def manifest(records: Records, *, updated_at: str, heartbeat_at: str | None) -> 
         "proves": list(plan.proves),
         "rerun": plan.rerun,
         "attempts": [_attempt(records, each) for each in records.numbers],
+        "recoveries": _recoveries(records),
         "host": _host(newest),
         "resources": _resources(records, commands),
         "privacy": {
@@ -439,6 +446,44 @@ def _attempt(records: Records, number: int) -> dict[str, object]:
         "commit": claim.commit if claim else records.plan.commit,
         "elapsed_s": attempt.elapsed_s if attempt else 0.0,
         "host": attempt.host.name if attempt else (claim.host or None) if claim else None,
+        "placement": _placement(claim),
+    }
+
+
+def _placement(claim: Claim | None) -> dict[str, object] | None:
+    """Return where an attempt was placed and why, None where nobody wrote that down."""
+    if claim is None or claim.placement is None:
+        return None
+    placed = claim.placement
+    return {
+        "executor": _bounded(placed.executor, NAME_CHARACTERS_MAX),
+        "instance": _bounded(placed.instance, HOST_CHARACTERS_MAX),
+        "asked": [_bounded(each, NAME_CHARACTERS_MAX) for each in placed.asked[:CAPABILITIES_MAX]],
+        "offered": [_bounded(each, NAME_CHARACTERS_MAX) for each in placed.offered[:CAPABILITIES_MAX]],
+        "weight": min(max(placed.weight, 0), WEIGHT_MAX),
+        "reason": _bounded(placed.reason),
+        "at": placed.at or claim.claimed.at,
+    }
+
+
+def _recoveries(records: Records) -> list[dict[str, object]]:
+    """Return what became of the attempts that were lost, as the claims that followed say, oldest first."""
+    found = [(number, claim) for number, claim in sorted(records.claims.items()) if claim.recovery is not None]
+    return [_recovery(number, claim, claim.recovery) for number, claim in found if claim.recovery is not None]
+
+
+def _recovery(number: int, claim: Claim, recovery: Recovery) -> dict[str, object]:
+    # A claim may be another machine's, and whoever may push can write one: what it says is bounded here.
+    silent_s = recovery.silent_s if recovery.silent_s is not None and 0 <= recovery.silent_s <= SILENT_S_MAX else None
+    return {
+        "attempt": number,
+        "at": claim.claimed.at,
+        "lost": min(max(recovery.lost, 0), number),
+        "cause": recovery.cause.value,
+        "silent_s": silent_s,
+        "executor": _bounded(recovery.executor, NAME_CHARACTERS_MAX),
+        "instance": _bounded(recovery.instance, HOST_CHARACTERS_MAX),
+        "detail": _bounded(recovery.detail),
     }
 
 

@@ -14,6 +14,7 @@ from datetime import tzinfo
 from enum import StrEnum
 from typing import NewType, Protocol
 
+from reconciler.places import Executor, Placement, Quotas, Recovery
 from reconciler.values import frozen
 
 Name = NewType("Name", str)
@@ -239,6 +240,7 @@ class Request:
     cancel: str | None = None
     proves: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
     rerun: int = 0
     plan: str | None = None
     parent: RunId | None = None
@@ -335,6 +337,7 @@ class Stage:
     summary_hint: str = ""
     role: Role | None = None
     requires_cloud: bool = False
+    capabilities: tuple[str, ...] = ()
     sandbox: Mapping[str, object] | None = None
     finally_: bool = False
     parameters: Mapping[str, Scalar] = field(default_factory=dict)
@@ -518,6 +521,16 @@ class AgentSettings:
     config: Mapping[str, object] = field(default_factory=dict)
 
 
+@frozen
+class ExecutorSettings:
+    """An executor of every host that shares the repository: how many runs it takes at once on each (None: as many as
+    the host), what it offers, and its share among those that fit."""
+
+    runs_max: int | None = None
+    capabilities: tuple[str, ...] = ()
+    weight: int = 1
+
+
 BUILT_IN = "built-in"
 """How settings and records name the role that is ours."""
 
@@ -610,6 +623,8 @@ class Settings:
 
     control_plane: ControlSettings = ControlSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+    executors: Mapping[str, ExecutorSettings] = field(default_factory=dict)
+    quotas: Quotas = Quotas()
 
 
 # ---------------------------------------------------------------------------------------------- plans
@@ -761,7 +776,8 @@ class Plan:
     `resume_token_sha256` is the digest of the token in `.resume-token`; `digest` covers the stages, the
     workspace and the parameters, so two plans with one digest execute the same thing. `group` is the concurrency
     group it was launched in, `fired_at` the fire of a schedule it was launched for, "" for none; `control` what the
-    control plane said, None where none was asked.
+    control plane said, None where none was asked. `capabilities` are all
+    that its request and its stages need.
     """
 
     run_id: RunId
@@ -801,6 +817,7 @@ class Plan:
     roles: PlannedRoles = PlannedRoles()
     control: ControlVerdict | None = None
     traced: bool = False
+    capabilities: tuple[str, ...] = ()
 
 
 # ---------------------------------------------------------------------------------------------- runs
@@ -841,7 +858,8 @@ class Claim:
     `series` is the number of the first attempt since a person last asked (launch or `resume`); the bound
     `attempts_max` counts from there. `plan` is the file of the frozen plan this attempt executes. Successes of
     attempts before `keeps_from` do not count. `host` is who executes it, "" where no remote is shared. `decisions` are
-    those on gates that have opened or closed them, `children` the ends of nested runs.
+    those on gates that have opened or closed them, `children` the ends of nested runs. `placement` says where it is
+    executed and why there, `recovery` what became of the attempt before, where that was lost.
     """
 
     number: int
@@ -857,6 +875,8 @@ class Claim:
     host: str = ""
     decisions: tuple[Decision, ...] = ()
     children: tuple[ChildEnd, ...] = ()
+    placement: Placement | None = None
+    recovery: Recovery | None = None
 
 
 @frozen
@@ -1010,6 +1030,8 @@ class Run:
     parent: RunId | None = None
     group: str = ""
     fired_at: str = ""
+    labels: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
 
 
 @frozen
@@ -1148,13 +1170,15 @@ class Wish:
 class Limits:
     """Bounds a pass obeys. `publish_due` is False while ended runs may still be gathered into one commit; `online`
     is False while the remote cannot be asked; `host` is this one where several share the work; `ageing_s` is how long
-    a request waits for one more point of priority."""
+    a request waits for one more point of priority. `executors` are those here, none for one that takes anything."""
 
     runs_max: int
     publish_due: bool = True
     online: bool = True
     host: HostId | None = None
     ageing_s: float = 3600.0
+    executors: tuple[Executor, ...] = ()
+    quotas: Quotas = Quotas()
 
 
 def name_of_run(run_id: str) -> Name:

@@ -31,8 +31,10 @@ from reconciler.model import (
 from reconciler.nesting import Nested
 from reconciler.phases import ENDED, phase
 from reconciler.requests import Requests
+from reconciler.slots import executors_here
 from reconciler.state import Actual, Desired
 from reconciler.tip import Tip
+from reconciler.turns import read_turns
 from reconciler.values import frozen
 from reconciler.wishes import Wishes
 from reconciler.world import World
@@ -64,6 +66,7 @@ class Observer:
         self.hearing = Hearing(world) if world.remote is not None and pinned is None else None
         self.online = False
         self.cache_path = world.repository.state / "cache.json"
+        self.turns_path = world.repository.state / "turns.json"
         self.cache = read_cache(self.cache_path, world.disk)
         self.tip = Tip(world, branch)
         self.branches = Branches(world, self.tip, self.hearing)
@@ -150,12 +153,15 @@ class Observer:
                 neighbours=self.hearing.neighbours(me) if self.hearing else {},
                 lost=self._lost(),
                 unclaimed=tuple(each for each in marks if each not in runs),
+                served=self._served(wishes),
             ),
             limits=Limits(
                 runs_max=self.tip.settings.runs_max or 2 * self.world.cpus,
                 online=self.hearing is None or self.online,
                 host=me if self.hearing else None,
                 ageing_s=self.tip.settings.ageing_s,
+                executors=executors_here(self.tip.settings, self.world.node, self.world.capabilities),
+                quotas=self.tip.settings.quotas,
             ),
             now=self.world.now(),
         )
@@ -179,6 +185,11 @@ class Observer:
             decisions={each.run_id: self.approvals.decisions(each.run_id) for each in waiting},
             ended=frozenset(each.parent for each in runs.values() if each.parent and self._is_over(each.parent, runs)),
         )
+
+    def _served(self, wishes: Sequence[Wish]) -> dict[str, float]:
+        """Return when this host served tasks last, if several of them may have to take turns."""
+        several = len({each.request.task for each in wishes}) > 1
+        return read_turns(self.turns_path, self.world.disk) if several else {}
 
     def _rejections(self, wishes: Sequence[Wish], runs: Mapping[RunId, Run]) -> tuple[Rejection, ...]:
         unplanned = [wish.plan for wish in wishes if isinstance(wish.plan, Rejection) and wish.run_id not in runs]

@@ -411,13 +411,19 @@ def _all_needed(stage: str | None, graph: Mapping[str, Sequence[str]]) -> set[st
 
 
 def _nesting(document: Document) -> Iterator[Violation]:
-    """Yield a violation where a stage that is no pipeline has what only a nested run could use."""
+    """Yield a violation where a stage that is no pipeline has what only a nested run could use, or the reverse."""
     nested = {pointer[1] for pointer, _ in at(document.value, "stages.[].pipeline")}
     for key in ("parameters", "matrix"):
         for pointer, said in at(document.value, f"stages.[].{key}"):
             if said and pointer[1] not in nested:
                 cure = "declare them for the pipeline: they reach every stage" if key == "parameters" else "remove it"
                 yield Violation(path=pointer, reason=f"'{key}' needs a 'pipeline'", cure=cure, rule="not-nested")
+    for pointer, said in at(document.value, "stages.[].capabilities"):
+        if said and pointer[1] in nested:
+            cure = "let the stages of that pipeline say it: its runs have places of their own"
+            yield Violation(
+                path=pointer, reason="'capabilities' says nothing beside 'pipeline'", cure=cure, rule="nested"
+            )
     for pointer, matrix in at(document.value, "stages.[].matrix"):
         lists = [each for each in matrix.values() if isinstance(each, list)] if isinstance(matrix, dict) else []
         if (cells := math.prod(map(len, lists))) > MATRIX_CELLS_MAX:
@@ -626,6 +632,7 @@ _REQUEST: Conversions = {
     "suspend": ("suspend", _suspend),
     "proves": ("proves", tuple),
     "labels": ("labels", tuple),
+    "capabilities": ("capabilities", tuple),
     "rerun": ("rerun", int),
 }
 _STAGE: Conversions = {
@@ -633,6 +640,7 @@ _STAGE: Conversions = {
     "agent": ("agent", agent_of),
     "guard": ("guard", _guard),
     "needs": ("needs", tuple),
+    "capabilities": ("capabilities", tuple),
     "timeout": ("timeout_s", parse_duration),
     "attempts_max": ("attempts_max", int),
     "backoff": ("backoff_s", parse_duration),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from datetime import datetime
 from itertools import islice
 
@@ -47,7 +47,8 @@ class Hold:
 class Scene:
     """What a turn depends on. `under_way` holds every run, here or elsewhere, that is not both ended and proven;
     `groups` the concurrency groups of those; `stuck` what only a person can set going again, and why. `shared` says
-    that there is a remote: there a run that has ended can be taken over and go on until its evidence lands."""
+    that there is a remote: there a run that has ended can be taken over and go on until its evidence lands. `misfits`
+    are wishes that only another host can execute: they keep their place in a queue, which is one for all hosts."""
 
     names: Mapping[Name, RunId | None]
     evidence: Mapping[RunId, Evidence]
@@ -55,6 +56,7 @@ class Scene:
     groups: Mapping[RunId, Collection[str]]
     stuck: Mapping[RunId, str] = field(default_factory=dict)
     shared: bool = False
+    misfits: Mapping[RunId, str] = field(default_factory=dict)
 
 
 @frozen
@@ -198,11 +200,13 @@ def _turns(
     holds = {}
     for group, queue in queues.items():
         queue.sort(key=lambda each: (-priority(each, now, ageing_s), each.arrival.number, each.request.source.path))
+        barred = False
         for index, wish in enumerate(queue):
             ahead = queue[index - 1].run_id if index else None
             hold = _turn(wish, group, [each for each in taken.get(group, ()) if each != wish.run_id], ahead, scene)
             if hold is not None:
-                holds[wish.run_id] = hold
+                holds[wish.run_id] = replace(hold, settled=True) if barred else hold
+            barred = barred or wish.run_id in scene.misfits
     return holds
 
 

@@ -193,8 +193,17 @@ def _plan(
         fired_at=place.occasion.fired_at,
         roles=_roles(settings, len(stages), request, place),
         traced=settings.telemetry.otlp is not None,
+        capabilities=_capabilities(request, pipeline, stages),
     )
     return replace(plan, digest=digest_of(plan))
+
+
+def _capabilities(request: Request, pipeline: Pipeline, stages: Iterable[PlannedStage]) -> tuple[str, ...]:
+    """Return all that a request and the stages that are selected need of an executor; where a run is executed is no
+    part of what is executed, so no digest covers it."""
+    selected = {each.id for each in stages if each.selected}
+    asked = (word for each in pipeline.stages if each.id in selected for word in each.capabilities)
+    return tuple(sorted({*request.capabilities, *asked}))
 
 
 def digest_of(plan: Plan) -> str:

@@ -335,6 +335,8 @@ def _observe(runs: Runs, task_id: TaskId, run_id: RunId, number: int) -> Run:
         parent=plan.parent if plan else None,
         group=plan.group if plan else "",
         fired_at=plan.fired_at if plan else "",
+        labels=plan.labels if plan else (),
+        capabilities=plan.capabilities if plan else (),
     )
 
 

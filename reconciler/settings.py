@@ -13,6 +13,7 @@ from reconciler.model import (
     Contract,
     ControlSettings,
     EvidenceSettings,
+    ExecutorSettings,
     ForgeSettings,
     GuardSettings,
     Heartbeat,
@@ -36,6 +37,7 @@ from reconciler.model import (
     Workspace,
 )
 from reconciler.parse import Conversions, agent_of, at, examine, fields_of, parse_duration, parse_size, pattern_fault
+from reconciler.places import Quotas
 from reconciler.rules import RESERVED
 from reconciler.yaml_events import Document, shown
 
@@ -259,6 +261,11 @@ def _telemetry(value: Mapping[str, Any]) -> TelemetrySettings:
     return TelemetrySettings(otlp=Otlp(**fields_of(otlp, {"timeout": ("timeout_s", parse_duration)})))
 
 
+def _executors(value: Mapping[str, Mapping[str, Any]]) -> dict[str, ExecutorSettings]:
+    known: Conversions = {"capabilities": ("capabilities", tuple)}
+    return {name: ExecutorSettings(**fields_of(each, known)) for name, each in value.items()}
+
+
 _SETTINGS: Conversions = {
     "poll_interval": ("poll_interval_s", parse_duration),
     "lease": ("lease_s", parse_duration),
@@ -287,4 +294,6 @@ _SETTINGS: Conversions = {
     "notifications": ("notifications", tuple),
     "control_plane": ("control_plane", _control_plane),
     "telemetry": ("telemetry", _telemetry),
+    "executors": ("executors", _executors),
+    "quotas": ("quotas", lambda value: Quotas(**value)),
 }

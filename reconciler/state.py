@@ -1,4 +1,4 @@
-"""What a decision is made of: what is wanted, what is there, and how many more runs may start.
+"""What a decision is made of: what is wanted, and what is there.
 
 Here stands as well what both together say of one run: whether anybody wants it still, and whether a person holds it
 back. How a decision follows is for `diff` and the modules it asks.
@@ -7,7 +7,7 @@ back. How a decision follows is for `diff` and the modules it asks.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from reconciler.approve import Case
 from reconciler.model import (
@@ -58,7 +58,8 @@ class Actual:
 
     `held` and `neighbours` are the refs at the remote by which machines agree who executes what, `held` None where
     there is no remote; `lost` says of runs that were proven once in which commit, where history was rewritten;
-    `unclaimed` are the runs of which there is a mark here and nothing else.
+    `unclaimed` are the runs of which there is a mark here and nothing else; `served` says when this host launched
+    something of a task last, in seconds since 1970.
     """
 
     runs: Mapping[RunId, Run]
@@ -67,6 +68,7 @@ class Actual:
     neighbours: Mapping[HostId, Neighbour] = field(default_factory=dict)
     lost: Mapping[RunId, str] = field(default_factory=dict)
     unclaimed: tuple[RunId, ...] = ()
+    served: Mapping[str, float] = field(default_factory=dict)
 
     def proves(self, run_id: RunId, number: int) -> bool:
         """Return whether the tip holds evidence of attempt `number` of a run, or of a later one."""
@@ -85,18 +87,6 @@ class Actual:
         found = self.evidence.get(run_id)
         there = run_id in self.runs or run_id in (self.held or {})
         return found.waiting if found is not None and not there else None
-
-
-@dataclass(slots=True)
-class Room:
-    """How many runs may still be started."""
-
-    left: int
-
-    def take(self) -> bool:
-        """Return whether there is room for one more, and take it."""
-        self.left -= 1
-        return self.left >= 0
 
 
 # ---------------------------------------------------------------------------------------- what people want of one run

@@ -28,7 +28,9 @@ from reconciler.model import (
     Wish,
 )
 from reconciler.phases import phase
-from reconciler.state import Actual, Desired, Room, held_back, suspended, unwanted
+from reconciler.placement import Refused, Slots
+from reconciler.slots import misfits, of_plan, of_run
+from reconciler.state import Actual, Desired, held_back, suspended, unwanted
 
 
 def open_gates(run: Run) -> list[Gate]:
@@ -54,7 +56,7 @@ def wake(
     decided: set[str],
     now: Instant,
     limits: Limits,
-    room: Room,
+    room: Slots,
 ) -> Iterable[Action]:
     """Decide about the runs here that wait: go on with what was decided, say what is missing of the rest. Of those in
     `decided` something else is done in this pass."""
@@ -78,12 +80,12 @@ def _about_waiting(
     actual: Actual,
     now: Instant,
     limits: Limits,
-    room: Room,
+    room: Slots,
 ) -> Action:
     decisions, missing = weighed(run.run_id, open_gates(run), desired, now)
     children, awaited = _ended_children(run, actual)
     if not decisions and not children:
-        settled = all(_is_settled(each, wanted, actual, now) for each in awaited)
+        settled = all(_is_settled(each, wanted, actual, now, limits) for each in awaited)
         reasons = [missing] if missing else []
         reasons += [f"waits for its runs: {', '.join(awaited)}"] if awaited else []
         return Wait(subject=run.run_id, reason="; ".join(reasons), settled=settled)
@@ -91,8 +93,9 @@ def _about_waiting(
         return Wait(subject=run.run_id, reason=f"decided, and not resumed: {held}", settled=True)
     if not limits.online:
         return Wait(subject=run.run_id, reason="waits for the remote, where it must be claimed")
-    if not room.take():
-        return Wait(subject=run.run_id, reason="waits for a free slot (runs_max)")
+    place = room.take(of_run(run))
+    if isinstance(place, Refused):
+        return Wait(subject=run.run_id, reason=place.reason, settled=place.settled)
     reason = "; ".join([*([told(decisions)] if decisions else []), *([_told_of(children)] if children else [])])
     return Resume(
         run_id=run.run_id,
@@ -101,17 +104,20 @@ def _about_waiting(
         reason=reason,
         decisions=decisions,
         children=children,
+        placement=place,
     )
 
 
-def _is_settled(run_id: RunId, wanted: Mapping[RunId, Wish], actual: Actual, now: Instant) -> bool:
+def _is_settled(run_id: RunId, wanted: Mapping[RunId, Wish], actual: Actual, now: Instant, limits: Limits) -> bool:
     """Return whether only a person can bring a nested run on, which waits here or where another machine left it."""
     run, wish = actual.runs.get(run_id), wanted.get(run_id)
     if run is not None:
         return phase(run, now) == Phase.WAITING
     if actual.waits_elsewhere(run_id) is not None:
         return True
-    return wish is None or isinstance(wish.plan, Rejection) or bool(held_back(wish, actual, now))
+    if wish is None or isinstance(wish.plan, Rejection) or held_back(wish, actual, now):
+        return True
+    return run_id in misfits([wish], limits)
 
 
 def _ended_children(run: Run, actual: Actual) -> tuple[tuple[ChildEnd, ...], list[RunId]]:
@@ -135,7 +141,7 @@ def _ended_children(run: Run, actual: Actual) -> tuple[tuple[ChildEnd, ...], lis
 # ---------------------------------------------------------------------------------------- left by another machine
 
 
-def left_waiting(desired: Desired, actual: Actual, now: Instant, limits: Limits, room: Room) -> Iterable[Action]:
+def left_waiting(desired: Desired, actual: Actual, now: Instant, limits: Limits, room: Slots) -> Iterable[Action]:
     """Decide about the runs that another machine left waiting, and that any machine may go on with."""
     for wish in desired.wishes:
         if actual.waits_elsewhere(wish.run_id) is None:
@@ -159,7 +165,7 @@ def _cancelled_elsewhere(wish: Wish, plan: Plan, actual: Actual) -> Launch:
     return Launch(plan=plan, number=number, reason=reason, outcome=Outcome.CANCELLED)
 
 
-def _go_on(wish: Wish, plan: Plan, desired: Desired, actual: Actual, now: Instant, room: Room) -> Action:
+def _go_on(wish: Wish, plan: Plan, desired: Desired, actual: Actual, now: Instant, room: Slots) -> Action:
     """Decide about a run that another machine left waiting: go on with what was decided, else say what is missing."""
     evidence = actual.evidence[wish.run_id]
     assert evidence.waiting is not None
@@ -169,9 +175,11 @@ def _go_on(wish: Wish, plan: Plan, desired: Desired, actual: Actual, now: Instan
     decisions, missing = weighed(wish.run_id, evidence.waiting.gates, desired, now)
     if not decisions:
         return Wait(subject=wish.run_id, reason=missing, settled=True)
-    if not room.take():
-        return Wait(subject=wish.run_id, reason="waits for a free slot (runs_max)")
-    return Launch(plan=plan, number=evidence.attempt + 1, decisions=decisions, reason=told(decisions))
+    place = room.take(of_plan(plan))
+    if isinstance(place, Refused):
+        return Wait(subject=wish.run_id, reason=place.reason, settled=place.settled)
+    number, reason = evidence.attempt + 1, told(decisions)
+    return Launch(plan=plan, number=number, decisions=decisions, reason=reason, placement=place)
 
 
 # ---------------------------------------------------------------------------------------- decisions

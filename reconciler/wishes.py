@@ -73,7 +73,8 @@ class Wishes:
             problems = queueing.problems([each.request for each in wishes], known, self.requests.names)
             wishes = [_with_problems(each, problems.get(each.request.name, ())) for each in wishes]
         grouped = any(each.request.concurrency for each in wishes)
-        if len(wishes) > 1 and (grouped or len(wishes) > (self.tip.settings.runs_max or 2 * self.world.cpus)):
+        scarce = bool(self.tip.settings.executors) or len(wishes) > (self.tip.settings.runs_max or 2 * self.world.cpus)
+        if len(wishes) > 1 and (grouped or scarce):
             arrivals = self._arrivals()
             wishes = [replace(each, arrival=arrivals(each.request.source.path)) for each in wishes]
         return wishes

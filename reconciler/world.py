@@ -6,6 +6,7 @@ A function that takes a `World` may touch things; one that does not, may not.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,6 +24,10 @@ from reconciler.remote import NETWORK_TIMEOUT_S, Remote, open_remote
 from reconciler.rundir import Runs
 from reconciler.values import frozen
 
+CAPABILITY = re.compile(r"[a-z0-9](\.?[a-z0-9_-])*")
+CAPABILITY_CHARACTERS_MAX = 100
+CAPABILITIES_MAX = 50
+
 
 @frozen
 class World:
@@ -38,6 +43,8 @@ class World:
     cpus: int = os.cpu_count() or 1
     remote: Remote | None = None
     sleep: Callable[[float], None] = time.sleep
+    node: str = os.uname().nodename
+    capabilities: tuple[str, ...] = ()
 
     def host(self) -> HostId | None:
         """Return the name of this host among those that share the remote, None if it has none yet."""
@@ -63,7 +70,21 @@ def open_world(directory: Path, workers: Workers | None = None) -> World:
         now=process.instant,
         machine=machine_of(repository.common),
         remote=_remote(repository, contracts),
+        capabilities=capabilities_here(os.environ.get("RECONCILER_CAPABILITIES", "")),
     )
+
+
+def capabilities_here(said: str) -> tuple[str, ...]:
+    """Return what this host offers beside what settings say of its executors: $RECONCILER_CAPABILITIES, separated by
+    commas. Raise UsageError for what is no capability."""
+    words = tuple(sorted({each for part in said.split(",") if (each := part.strip())}))
+    for each in words:
+        if len(each) > CAPABILITY_CHARACTERS_MAX or not CAPABILITY.fullmatch(each):
+            cure = "lower-case letters, digits, '.', '_' and '-', for example gpu,docker"
+            raise UsageError(f"RECONCILER_CAPABILITIES: {each[:100]!r} is no capability; {cure}")
+    if len(words) > CAPABILITIES_MAX:
+        raise UsageError(f"RECONCILER_CAPABILITIES: {len(words)} capabilities; at most {CAPABILITIES_MAX} are allowed")
+    return words
 
 
 def _remote(repository: Repository, contracts: Contracts) -> Remote | None:

@@ -18,7 +18,19 @@ PACKAGE = TESTS.parent / "reconciler"
 
 # From the ground up; a name that ends with `/` is a directory. A module imports lower lines and its own.
 LINES: dict[str, tuple[str, ...]] = {
-    "words": ("__init__", "errors", "model", "actions", "codec", "order", "agent", "values", "events", "outgoing"),
+    "words": (
+        "__init__",
+        "errors",
+        "model",
+        "places",
+        "actions",
+        "codec",
+        "order",
+        "agent",
+        "values",
+        "events",
+        "outgoing",
+    ),
     "pure": (
         "parse",
         "yaml_events",
@@ -30,6 +42,9 @@ LINES: dict[str, tuple[str, ...]] = {
         "launches",
         "diff",
         "queueing",
+        "placement",
+        "slots",
+        "recovery",
         "schedule",
         "inputs",
         "reuse",
@@ -99,6 +114,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "probes",
         "readiness",
         "patience",
+        "turns",
         "pagefiles",
         "installed",
         "astgrep",

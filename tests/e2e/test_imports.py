@@ -105,5 +105,5 @@ def test_a_worker_loads_the_standard_library_and_our_records_only() -> None:
         "roles",
         "approve",
     }
-    words = {"codec", "model", "order", "errors", "events", "values"}
+    words = {"codec", "model", "order", "places", "errors", "events", "values"}
     assert set(done.stdout.split()) == {f"reconciler.{name}" for name in names | words}

@@ -110,6 +110,9 @@ def test_a_run_of_a_host_that_vanished_is_taken_over(hub: Hub) -> None:
     assert hub.outcomes("x") == ["lost", "succeeded"]
     assert took_s > lease_s / 2, "nobody may take a run over before its lease has run out"
     assert hub.shared() == []
+    [recovery] = hub.manifests()["x"]["recoveries"]
+    assert (recovery["cause"], recovery["lost"]) == ("host_silent", 1)
+    assert recovery["silent_s"] > lease_s, "it is the silence that was measured"
     reconciled(a)
     assert hub.proofs() == {"x": 1}
 

@@ -43,6 +43,7 @@ from reconciler.model import (
     Concurrency,
     End,
     Evidence,
+    ExecutorSettings,
     Gate,
     Heartbeat,
     Held,
@@ -77,7 +78,9 @@ from reconciler.model import (
     Wish,
 )
 from reconciler.phases import ENDED, phase
+from reconciler.places import Placement, Quotas
 from reconciler.resolve import Place, resolve
+from reconciler.slots import executors_here
 from reconciler.state import Actual, Desired
 
 AT = "2026-03-01T12:00:00.000Z"
@@ -138,6 +141,9 @@ def wish(
     arrived: int = 0,
     waited: int | None = None,
     due: str = "",
+    task: str = TASK,
+    labels: Sequence[str] = (),
+    capabilities: Sequence[str] = (),
     **keys: Any,
 ) -> Wish:
     """Return a wish: `arrived` is the number of its arrival, `waited` for how many seconds it has been there, `due` the fire
@@ -147,8 +153,10 @@ def wish(
     request = Request(
         name=name,
         source=Source(path=path),
-        task=TASK,
+        task=TaskId(task),
         pipeline=PIPELINE.id,
+        labels=tuple(labels),
+        capabilities=tuple(capabilities),
         suspend=None if suspend is None else Suspend(**suspend),
         concurrency=None if concurrency is None else Concurrency(**concurrency),
         after=tuple(Name(each) for each in after),
@@ -169,12 +177,12 @@ def run_of(case: dict[str, Any]) -> Run:
     number, boot = given["number"], given["boot"]
     return Run(
         run_id=RunId(given["run"]),
-        task_id=TASK,
+        task_id=TaskId(given.get("task", TASK)),
         name=name_of(given["run"]),
         attempts_max=given.get("attempts_max", 3),
         heartbeat=Heartbeat(interval_s=5.0, stale_after_s=30.0),
         number=number,
-        claim=None if given["claimed"] == "lost" else claim_of(number, given["series"], given["claimed"], boot),
+        claim=None if given["claimed"] == "lost" else placed(given, boot),
         attempt=attempt_of(number, given, boot) if "attempt" in given else None,
         beat=ago(given.get("beat"), boot),
         lock_held=given.get("lock") == "held",
@@ -185,7 +193,20 @@ def run_of(case: dict[str, Any]) -> Run:
         end=End(number=number, at=AT, outcome=Outcome(given["end"]), detail="as noted") if "end" in given else None,
         corrupt=tuple(damage(given["run"], each) for each in given.get("corrupt", ())),
         group=given.get("group", ""),
+        labels=tuple(given.get("labels", ())),
+        capabilities=tuple(given.get("capabilities", ())),
     )
+
+
+def placed(given: dict[str, Any], boot: str) -> Claim:
+    """Return the claim of the newest attempt, at the executor that the case names."""
+    claim = claim_of(given["number"], given["series"], given["claimed"], boot)
+    if "executor" not in given:
+        return claim
+    place = Placement(
+        executor=given["executor"], instance="here", asked=(), offered=(), weight=1, reason="as recorded", at=AT
+    )
+    return replace(claim, placement=place)
 
 
 def claim_of(number: int, series: int, seconds_ago: float, boot: str) -> Claim:
@@ -283,6 +304,7 @@ def actual_of(case: dict[str, Any]) -> Actual:
         },
         unclaimed=tuple(RunId(run) for run in case.get("unclaimed", ())),
         lost={RunId(run): commit for run, commit in case.get("lost", {}).items()},
+        served={task: AT_S - seconds_ago for task, seconds_ago in case.get("served", {}).items()},
     )
 
 
@@ -292,16 +314,27 @@ def limits_of(case: dict[str, Any]) -> Limits:
         publish_due=case.get("publish_due", True),
         online=case.get("online", True),
         ageing_s=case.get("ageing", 3600.0),
+        executors=executors_here(executors_of(case), "here", case.get("offers", ())) if "executors" in case else (),
+        quotas=Quotas(**case.get("quotas", {})),
     )
+
+
+def executors_of(case: dict[str, Any]) -> Settings:
+    """Return settings with the executors of a case."""
+    said = {
+        name: ExecutorSettings(**{**each, "capabilities": tuple(each.get("capabilities", ()))})
+        for name, each in case["executors"].items()
+    }
+    return Settings(executors=said)
 
 
 def spoken(action: Action) -> str:
     """Return all that an action says, on one line."""
     match action:
         case Launch(plan=plan):
-            return f"launch {plan.run_id}"
+            return f"launch {plan.run_id}" + placed_at(action)
         case Resume(run_id=run, after=after, reason=reason):
-            return f"resume {run} after {after}: {reason}"
+            return f"resume {run} after {after}: {reason}" + placed_at(action)
         case Cancel(run_id=run, number=number, reason=reason):
             return f"cancel {run} attempt {number}: {reason}"
         case Abandon(run_id=run, number=number, reason=reason):
@@ -311,7 +344,8 @@ def spoken(action: Action) -> str:
         case Restore(run_id=run, plan=plan, reason=reason):
             return f"restore {run} from {plan.run_id}: {reason}"
         case TakeOver(run_id=run, number=number, reason=reason, outcome=outcome):
-            return f"take over {run} after {number}" + (f" as {outcome}" if outcome else "") + f": {reason}"
+            end = f" as {outcome}" if outcome else ""
+            return f"take over {run} after {number}{end}: {reason}" + placed_at(action)
         case Reclaim(run_id=run, number=number, reason=reason):
             return f"reclaim {run} as {number}: {reason}"
         case Yield(run_id=run, number=number, reason=reason):
@@ -328,6 +362,17 @@ def spoken(action: Action) -> str:
             return f"wait {subject}: {reason}" + (" (settled)" if settled else "")
         case _:
             assert_never(action)
+
+
+def placed_at(action: Launch | Resume | TakeOver) -> str:
+    """Return in words where an attempt is placed and why, and what became of the one before: in cases that name
+    executors."""
+    if action.placement is None or not action.placement.instance:
+        return ""
+    lost = None if isinstance(action, Launch) else action.recovery
+    silent = f" for {lost.silent_s:g} s" if lost is not None and lost.silent_s is not None else ""
+    became = f"; attempt {lost.lost} {lost.cause}{silent}" if lost is not None else ""
+    return f" [{action.placement.executor}: {action.placement.reason}{became}]"
 
 
 # ------------------------------------------------------------------------------------------------ the cases
@@ -350,8 +395,10 @@ def test_the_pass_decides(case: dict[str, Any]) -> None:
 def test_a_case_says_nothing_that_is_not_read() -> None:
     known = {"wishes", "runs", "names", "evidence", "runs_max", "publish_due", "phases", "does"}
     known |= {"held", "neighbours", "online", "lost", "unclaimed", "ageing"}
+    known |= {"executors", "offers", "quotas", "served"}
     of_run = {"run", "is", "number", "series", "claimed", "claimer", "started", "boot", "attempt", "beat", "lock"}
     of_run |= {"worker", "planned", "cancel", "end", "corrupt", "attempts_max", "group", "waits_for"}
+    of_run |= {"task", "labels", "capabilities", "executor"}
     for each in cases():
         case = each.values[0]
         assert case.keys() <= known
@@ -407,6 +454,9 @@ WISHES = st.fixed_dictionaries(
         "arrived": st.integers(0, 2),
         "waited": st.sampled_from([0, 3600, 10**9]),
         "suspend": st.sampled_from([{}, {"until": "2026-03-01T11:00:00Z"}, {"until": "2026-03-01T13:00:00Z"}]),
+        "task": st.sampled_from(["t", "u"]),
+        "labels": st.just(["x"]),
+        "capabilities": st.just(["gpu"]),
     },
 )
 WORLDS = st.fixed_dictionaries(
@@ -423,6 +473,9 @@ WORLDS = st.fixed_dictionaries(
         "held": st.lists(HELD, max_size=4, unique_by=lambda each: each["run"]),
         "neighbours": st.dictionaries(st.sampled_from(["them", "others"]), st.sampled_from([1.0, 301.0]), max_size=2),
         "online": st.booleans(),
+        "quotas": st.sampled_from([{"tasks": {"*": 1}}, {"tasks": {"t": 2}, "labels": {"x": 1}}]),
+        "executors": st.sampled_from([{"local": {}}, {"local": {"runs_max": 1}, "big": {"capabilities": ["gpu"]}}]),
+        "served": st.dictionaries(st.sampled_from(["t", "u"]), st.sampled_from([0, 60, 7200]), max_size=2),
     },
 )
 
@@ -535,6 +588,23 @@ def a_run_is_launched_alone_in_its_group_and_after_what_it_comes_after(case: dic
             assert any(each.status == Status.SUCCEEDED for each in proofs)
 
 
+def what_is_launched_breaks_no_quota_and_is_placed_where_it_fits(case: dict[str, Any]) -> None:
+    actual, limits = actual_of(case), limits_of(case)
+    wishes = {each.run_id: each for each in desired_of(case).wishes}
+    launched = [each for each in decide(case) if isinstance(each, Launch)]
+    alive = [run for run in actual.runs.values() if run.lock_held and phase(run, NOW) == Phase.RUNNING]
+    for task, bound in limits.quotas.tasks.items():
+        begun = [each for each in launched if task in ("*", each.plan.task_id)]
+        for name in {each.plan.task_id for each in begun}:
+            under_way = sum(run.task_id == name for run in alive)
+            assert sum(each.plan.task_id == name for each in begun) + under_way <= max(bound, under_way)
+    for label, bound in limits.quotas.labels.items():
+        assert sum(label in wishes[each.plan.run_id].request.labels for each in launched) <= bound
+    for each in launched:
+        asked = set(wishes[each.plan.run_id].request.capabilities)
+        assert each.placement is not None and asked <= set(each.placement.offered)
+
+
 def _group(each: Wish) -> str:
     return each.request.concurrency.group if each.request.concurrency is not None else ""
 
@@ -548,6 +618,7 @@ PROMISES = (
     no_run_of_another_host_goes_on_here_before_that_host_fell_silent,
     what_ended_is_published_until_the_tip_proves_it_and_then_put_away,
     a_run_is_launched_alone_in_its_group_and_after_what_it_comes_after,
+    what_is_launched_breaks_no_quota_and_is_placed_where_it_fits,
 )
 
 

@@ -13,7 +13,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from referencing import Registry
 
-from reconciler import aggregate, drift, manifest, parse, patterns
+from reconciler import aggregate, drift, manifest, parse, patterns, places
 from reconciler.agent import Agent, Budget, Demand
 from reconciler.contracts import Contracts
 from reconciler.control.asking import Answer
@@ -47,6 +47,7 @@ from reconciler.model import (
     EvidenceSettings,
     Execution,
     ExecutionMode,
+    ExecutorSettings,
     Expected,
     ForgeSettings,
     GuardSettings,
@@ -106,6 +107,7 @@ from reconciler.outgoing import (
     Webhook,
     When,
 )
+from reconciler.places import Cause, Quotas
 from reconciler.power import Power
 from reconciler.preview import Coming, Doing, Effect, Preview, Touched, Verdict
 from reconciler.preview_gates import Asked, Judged
@@ -189,6 +191,8 @@ FIELDS: list[tuple[str, str, type, set[str]]] = [
     ("settings", "$defs/notification/properties/to/properties/email", Email, set()),
     ("settings", "$defs/notification/properties/to/properties/desktop", Desktop, set()),
     ("settings", "$defs/notification/properties/when", When, set()),
+    ("settings", "properties/executors/additionalProperties", ExecutorSettings, set()),
+    ("settings", "properties/quotas", Quotas, set()),
     (
         "settings",
         "$defs/reviewing_agent",
@@ -223,6 +227,7 @@ FIELDS: list[tuple[str, str, type, set[str]]] = [
     ("run-request-v2", "properties/source", Origin, set()),
     ("run-request-v2", "$defs/stage", RequestedStage, set()),
     ("run-request-v2", "$defs/fan_out", FanOut, set()),
+    ("manifest", "$defs/attempt/properties/placement", places.Placement, set()),
 ]
 
 
@@ -279,6 +284,7 @@ ENUMS: list[tuple[str, str, set[str | None]]] = [
     ("manifest", "$defs/command/properties/status", set(StageStatus)),
     ("manifest", "$defs/command/properties/role", {*Role, None}),
     ("manifest", "$defs/attempt/properties/outcome", {*Outcome, "lost", None}),
+    ("manifest", "$defs/recovery/properties/cause", set(Cause)),
     ("run-summary", "properties/status", {*ENDED, Status.WAITING}),
     ("run-summary", "properties/build/properties/status", {*ENDED, Status.WAITING}),
     ("run-summary", "$defs/stage/properties/status", set(StageStatus)),
@@ -458,6 +464,31 @@ def records_of(
     )
 
 
+def with_recovery(found: manifest.Records) -> manifest.Records:
+    """Return a run whose attempts were placed, and whose second one followed a silence."""
+    place = places.Placement(
+        executor="local", instance="build-1", asked=("gpu",), offered=("gpu",), weight=1, reason="r" * 600, at=NOW
+    )
+    lost = places.Recovery(
+        lost=1, cause=Cause.SILENT, silent_s=31.25, executor="local", instance="build-1", detail="d" * 600
+    )
+    claims = {number: replace(each, placement=place) for number, each in found.claims.items()}
+    return replace(found, claims={**claims, 2: replace(claims[2], recovery=lost)})
+
+
+def with_nonsense(found: manifest.Records) -> manifest.Records:
+    """Return a run whose second claim says what no claim of ours says."""
+    words = ("w" * 300,) * 300
+    place = places.Placement(
+        executor="e" * 300, instance="i" * 300, asked=words, offered=words, weight=-(10**9), reason="r" * 9000
+    )
+    lost = places.Recovery(
+        lost=-7, cause=Cause.HOST_SILENT, silent_s=1e300, executor="e" * 300, instance="i" * 300, detail="d" * 9000
+    )
+    second = replace(found.claims[2], placement=place, recovery=lost)
+    return replace(found, claims={**found.claims, 2: second})
+
+
 RUNS = {
     "claimed": records_of("claimed"),
     "running": records_of(None, status=StageStatus.RUNNING),
@@ -469,6 +500,8 @@ RUNS = {
     "lost, then cancelled": records_of(None, Outcome.CANCELLED),
     "a target only": records_of(Outcome.SUCCEEDED, plan=plan_of(target="s1")),
     "with 200 stages": records_of(Outcome.SUCCEEDED, plan=plan_of(stages=200)),
+    "recovered": with_recovery(records_of(None, Outcome.SUCCEEDED)),
+    "with a claim that says nonsense": with_nonsense(records_of(None, Outcome.SUCCEEDED)),
     "with a damaged claim": records_of(Outcome.FAILED, Outcome.SUCCEEDED, claims=1),
 }
 

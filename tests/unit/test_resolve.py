@@ -93,6 +93,7 @@ def test_a_run_id_is_the_same_in_every_version() -> None:
         {"title": "Another title"},
         {"priority": 7},
         {"labels": ("nightly",)},
+        {"capabilities": ("gpu",)},
         {"proves": ("t/green",)},
         {"suspend": Suspend(reason="later")},
         {"cancel": "not needed"},
@@ -178,6 +179,7 @@ def test_a_digest_is_the_same_in_every_version() -> None:
         {"allow_failure": True},
         {"summary_hint": "the last line"},
         {"role": Role.TEST},
+        {"capabilities": ("gpu",)},
     ],
     ids=str,
 )
@@ -567,3 +569,23 @@ def test_instructions_are_named_in_their_order_and_hashed_over_paths_and_bytes()
         [("AGENTS.md", b"a")],
     ]
     assert len({found.hash, *(instructions_of(each).hash for each in others)}) == 5
+
+
+# ------------------------------------------------------------------------------------------------ capabilities
+
+
+@pytest.mark.parametrize(
+    ("target", "needed"), [(None, ("docker", "gpu", "net", "tpu")), ("build", ("docker", "gpu", "net"))]
+)
+def test_a_run_needs_what_its_request_and_the_stages_need_that_are_selected(
+    target: str | None, needed: tuple[str, ...]
+) -> None:
+    stages = (
+        stage("build", capabilities=("docker", "gpu")),
+        stage("train", capabilities=("tpu",)),
+        stage("tidy", finally_=True, capabilities=("net",)),
+    )
+    wish = request(capabilities=("gpu",), target=StageId(target) if target else None)
+    found = planned(wish, pipeline(*stages))
+    assert found.capabilities == needed
+    assert found.digest == planned(request(target=wish.target), pipeline(*stages)).digest

@@ -9,6 +9,7 @@ from reconciler.model import (
     AgentSettings,
     ApprovalPolicy,
     EvidenceSettings,
+    ExecutorSettings,
     GuardSettings,
     Heartbeat,
     PublishSettings,
@@ -33,6 +34,7 @@ from reconciler.outgoing import (
     When,
 )
 from reconciler.outlet_settings import outgoing
+from reconciler.places import Quotas
 from reconciler.settings import parse_settings
 
 CONTRACTS = Contracts()
@@ -76,6 +78,8 @@ def test_all_that_can_be_said() -> None:
     publish: {mode: direct}
     guards:
       specs: {paths: ["specs/*.md"], age_max: 90d, watch: [{paths: [src], spec: specs/a.md}]}
+    executors: {heavy: {runs_max: 1, capabilities: [gpu, docker], weight: 0}, local: {}}
+    quotas: {tasks: {"*": 2, t: 1}, labels: {team/x: 3}}
     agents: {mine: {driver: command, command: [./a, b], config: {events: true}}, codex: {driver: codex, env: {A: "1"}}}
     """
     assert settings_of(text) == Settings(
@@ -91,6 +95,11 @@ def test_all_that_can_be_said() -> None:
         keep_workspace="failed",
         approval_policy=ApprovalPolicy.AUTO,
         evidence=EvidenceSettings(log_bytes_max=1_000_000),
+        executors={
+            "heavy": ExecutorSettings(runs_max=1, capabilities=("gpu", "docker"), weight=0),
+            "local": ExecutorSettings(),
+        },
+        quotas=Quotas(tasks={"*": 2, "t": 1}, labels={"team/x": 3}),
         checklists=("tasks/*.md",),
         redact=Redact(mode="enforce", patterns=("ACME-[0-9a-f]{32}",)),
         publish=PublishSettings(mode="direct"),

@@ -1,0 +1,86 @@
+"""Where attempts are executed, in words: executors, their instances, quotas, and what is recorded of a choice.
+
+An *executor* is a named number of slots for runs with capabilities of their own; an *instance* is one place where it
+starts workers. Of the executor here, `local`, every host that shares the repository is an instance. How one is chosen
+is for `placement`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import field
+from enum import StrEnum
+
+from reconciler.values import frozen
+
+LOCAL = "local"
+
+
+class Cause(StrEnum):
+    """What happened to an attempt that another one had to follow. Each is said only where it was seen."""
+
+    WORKER_DIED = "worker_died"
+    SILENT = "silent"
+    REBOOTED = "rebooted"
+    INTERRUPTED = "interrupted"
+    NOT_STARTED = "not_started"
+    RECORD_LOST = "record_lost"
+    HOST_SILENT = "host_silent"
+
+
+@frozen
+class Instance:
+    """One place where an executor starts workers; `silent_s` is for how long nothing was heard of it."""
+
+    name: str
+    silent_s: float = 0.0
+
+
+@frozen
+class Executor:
+    """Where runs may be placed. `runs_max` bounds all its instances together, `instance_runs_max` each of them, None
+    for no bound. An instance that is silent for longer than `silent_max_s` gets nothing. Of `weight` 0, it takes only
+    what fits nowhere else."""
+
+    name: str
+    capabilities: tuple[str, ...] = ()
+    weight: int = 1
+    runs_max: int | None = None
+    instance_runs_max: int | None = None
+    instances: tuple[Instance, ...] = ()
+    silent_max_s: float = float("inf")
+
+
+@frozen
+class Quotas:
+    """How many runs may be under way at once: of a task, by its id or `*` for every other one, and with a label."""
+
+    tasks: Mapping[str, int] = field(default_factory=dict)
+    labels: Mapping[str, int] = field(default_factory=dict)
+
+
+@frozen
+class Placement:
+    """Where an attempt is executed, and why there. `asked` are the capabilities that its run needs, `offered` those of
+    the executor; `at` is when it was claimed there, "" before."""
+
+    executor: str
+    instance: str
+    asked: tuple[str, ...]
+    offered: tuple[str, ...]
+    weight: int
+    reason: str
+    at: str = ""
+
+
+@frozen
+class Recovery:
+    """What became of attempt `lost`, so that another one had to be made. `silent_s` is the silence that was measured,
+    None where the cause is another one; `executor` and `instance` say where it was, "" where nobody wrote that down."""
+
+    lost: int
+    cause: Cause
+    silent_s: float | None
+    executor: str
+    instance: str
+    detail: str
