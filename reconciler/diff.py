@@ -48,7 +48,11 @@ def diff(desired: Desired, actual: Actual, now: Instant, limits: Limits) -> tupl
     held_back = {each.subject for each in repairs if isinstance(each, Wait) and each.settled}
     under_way = sum(takes_a_slot(run, held_back, now) for run in actual.runs.values())
     room = slots_now(desired, actual, held_back, now, limits)
-    repairs += wake(wanted, desired, actual, {_subject(each) for each in repairs}, now, limits, room)
+    # A nested run is not woken while its parent is ended, left to others or goes on.
+    busy = {_run_of(each) for each in repairs}
+    decided = {_subject(each) for each in repairs}
+    decided |= {run.run_id for run in actual.runs.values() if run.parent is not None and run.parent in busy}
+    repairs += wake(wanted, desired, actual, decided, now, limits, room)
     repairs += about_claims(wanted, desired, actual, now, limits, room)
     stuck = {each.subject: each.reason for each in repairs if isinstance(each, Wait) and each.settled}
     asked = _without_orphans(desired, repairs)
