@@ -85,10 +85,10 @@ class Hearing:
         it has is not here all the same."""
         assert self.world.remote is not None
         asked = self.world.now()
-        self.refs = dict(self.world.remote.fetch(branches))
+        refs = self.world.remote.fetch(branches)
         self.asked, self.answered = asked, self.world.now()
         self.memory.asked, self.changed = asked, True
-        if gone := self._read():
+        if gone := self._read(refs):
             # `git gc --prune=now` removes what no ref leads to at that moment. Fetched anew, it is there again.
             self.world.remote.keep([RefUpdate(ref=ref, old=None, new=None) for ref in gone])
             raise GitFailed(f"git fetch: {gone[0]} was fetched and is not here; is git gc --prune=now at work?")
@@ -97,8 +97,7 @@ class Hearing:
     def recall(self, branches: Sequence[str]) -> None:
         """Take what was fetched last for what is, without asking anybody."""
         assert self.world.remote is not None
-        self.refs = dict(self.world.remote.known(branches))
-        self._read()
+        self._read(self.world.remote.known(branches))
 
     def wrote(self, notes: Mapping[str, bytes]) -> None:
         """Remember notes by object id that are about to be pushed: what we say ourselves need not be read."""
@@ -109,12 +108,9 @@ class Hearing:
         assert self.world.remote is not None
         with contextlib.suppress(GitFailed):  # the next fetch brings it all the same
             self.world.remote.keep(updates)
-        for each in updates:
-            if each.new is None:
-                self.refs.pop(each.ref, None)
-            else:
-                self.refs[each.ref] = each.new
-        self._read()
+        gone = {each.ref for each in updates if each.new is None}
+        kept = {ref: oid for ref, oid in self.refs.items() if ref not in gone}
+        self._read({**kept, **{each.ref: each.new for each in updates if each.new is not None}})
 
     def remember(self) -> None:
         """Write down what was heard; not synced, because losing it only makes us more patient."""
@@ -160,24 +156,16 @@ class Hearing:
 
     # -------------------------------------------------------------------------------------------- listening
 
-    def _read(self) -> Sequence[str]:
-        """Read the notes behind the refs; one that says nothing we understand counts as a claim of nobody, which falls
-        silent. Return the refs whose notes are not in the repository: nothing is known of those yet."""
-        named = {ref: oid for ref, oid in self.refs.items() if ref.startswith((CLAIMS, HOSTS))}
+    def _read(self, refs: Mapping[str, str]) -> Sequence[str]:
+        """Take over what the remote holds, with the notes behind claims and hosts; one that says nothing we understand
+        counts as a claim of nobody, which falls silent. Return the refs whose notes are not in the repository: nothing
+        is known of those yet. Where git fails, nothing is taken over."""
+        named = {ref: oid for ref, oid in refs.items() if ref.startswith((CLAIMS, HOSTS))}
+        gone = self._read_notes(named) if named != self._wanted else set[str]()
+        self.refs = dict(refs)
         if named == self._wanted:
             return ()
-        new = sorted({oid for oid in named.values() if oid not in self._notes})
-        found = {oid: self._written[oid] for oid in new if oid in self._written}
-        unread = [oid for oid in new if oid not in found]
-        found |= read_notes(self.world.repository, unread) if unread else {}
-        unread = [oid for oid in unread if oid not in found]
-        gone = {oid for oid, there in zip(unread, self.world.repository.look_up(unread), strict=True) if there is None}
         self._wanted = wanted = {ref: oid for ref, oid in named.items() if oid not in gone}
-        kinds: dict[str, type[Note]] = {
-            oid: SharedClaim if ref.startswith(CLAIMS) else Announcement for ref, oid in wanted.items()
-        }
-        for oid in set(new) - gone:
-            self._notes[oid] = _parsed(kinds[oid], found.get(oid))
         self._notes = {oid: self._notes[oid] for oid in wanted.values()}
         self.claims = {
             RunId(ref.removeprefix(CLAIMS)): self._claim(ref, oid)
@@ -191,6 +179,21 @@ class Hearing:
             if isinstance(each, Announcement) and ref == host_ref(each.host)
         }
         return [ref for ref, oid in named.items() if oid in gone]
+
+    def _read_notes(self, named: Mapping[str, str]) -> set[str]:
+        """Read the notes that are new, and return the object ids of those that are not here."""
+        kinds: dict[str, type[Note]] = {
+            oid: SharedClaim if ref.startswith(CLAIMS) else Announcement for ref, oid in named.items()
+        }
+        new = sorted({oid for oid in named.values() if oid not in self._notes})
+        found = {oid: self._written[oid] for oid in new if oid in self._written}
+        unread = [oid for oid in new if oid not in found]
+        found |= read_notes(self.world.repository, unread) if unread else {}
+        unread = [oid for oid in unread if oid not in found]
+        there = self.world.repository.look_up(unread) if unread else ()
+        gone = {oid for oid, known in zip(unread, there, strict=True) if known is None}
+        self._notes.update({oid: _parsed(kinds[oid], found.get(oid)) for oid in new if oid not in gone})
+        return gone
 
     def _claim(self, ref: str, oid: str) -> SharedClaim:
         run_id, note = RunId(ref.removeprefix(CLAIMS)), self._notes[oid]

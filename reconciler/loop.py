@@ -49,6 +49,7 @@ from reconciler.errors import (
 )
 from reconciler.freeze import Freezer
 from reconciler.git import Draft
+from reconciler.locks import LOCK_AGE_S
 from reconciler.model import Claim, Held, Phase, Plan, Process, RunId, SharedClaim
 from reconciler.observe import Observation, Observer
 from reconciler.phases import ENDED, phase
@@ -146,6 +147,8 @@ class Loop:
     gate: Gate = field(init=False)
     brought_up: tuple[str, str] = ("", "")
     locked: int = 0
+    locked_s: float = float("inf")
+    """Since when (monotonic seconds) a lock file has been in the way of the checkout."""
     opener: Opener | None = None
     teller: Callable[[World], Telemetry] | None = None
     telemetry: Telemetry | None = None
@@ -230,7 +233,8 @@ class Loop:
             over = deadline_s is not None and self.world.now().monotonic_s >= deadline_s
             reached = goal is not None and _is_reached(result, goal)
             hopeless = refused >= REFUSALS_MAX or (self.contact.hopeless() and not result.seen.actual.runs)
-            if (result.idle and result.online) or result.blocked or over or reached or hopeless:
+            blocked = result.blocked and not self._may_get_free()
+            if (result.idle and result.online) or blocked or over or reached or hopeless:
                 return result
             self.sleep(result, deadline_s)
 
@@ -465,14 +469,19 @@ class Loop:
 
     def _was_locked(self, error: TransientError) -> bool:
         """Return whether a checkout could not move because of a lock file whose maker was dead, which is gone now."""
-        return (
-            isinstance(error, PublishBlocked)
-            and ".lock" in str(error)
-            and bool(self.world.repository.clear_stale_locks())
-        )
+        if not isinstance(error, PublishBlocked) or ".lock" not in str(error):
+            return False
+        self.locked_s = min(self.locked_s, self.world.now().monotonic_s)
+        return bool(self.world.repository.clear_stale_locks())
+
+    def _may_get_free(self) -> bool:
+        """Return whether a lock file in the way of evidence may be removed soon: that its maker is dead can be proven
+        only when it has become old."""
+        return 0 <= self.world.now().monotonic_s - self.locked_s < LOCK_AGE_S + 1
 
     def _note(self, publication: Publication) -> None:
-        self.published_s, self.last, self.locked = self.world.now().monotonic_s, publication, 0
+        self.published_s, self.last = self.world.now().monotonic_s, publication
+        self.locked, self.locked_s = 0, float("inf")
         self.contact.landed()
         if self.observer.hearing is not None:
             self.observer.hearing.note(publication.pushed)

@@ -31,6 +31,7 @@ PARALLEL_MAX = 16
 MARGIN_S = 30.0
 """How much longer than its run a trial may take, for what is done before and after it."""
 ENDING_S = 1.0
+REMOVALS_MAX, REMOVAL_PAUSE_S = 100, 0.05
 """A signal reaches the reconciler of a trial and us in any order; so long is waited for ours."""
 LAST_WORDS_BYTES = 4096
 _PASSED_ON = ("PATH", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ")
@@ -85,8 +86,17 @@ def try_one(scenario: Scenario, files: Mapping[str, bytes], ending: threading.Ev
     except (ReconcilerError, OSError) as error:
         found = _result(scenario, f"the repository could not be made: {error}")
     finally:
-        DISK.remove_tree(place)
+        _remove(place)
     return replace(found, took_s=time.monotonic() - started)
+
+
+def _remove(place: Path) -> None:
+    """Remove all there is. A worker that still writes is met again, until it notices that its directory is gone."""
+    for _ in range(REMOVALS_MAX):
+        DISK.remove_tree(place)
+        if not place.exists():
+            return
+        time.sleep(REMOVAL_PAUSE_S)
 
 
 def _tried(place: Path, scenario: Scenario, files: Mapping[str, bytes], ending: threading.Event) -> Result:

@@ -35,6 +35,10 @@ ENDS = {
 that is, waits for its time, or was cancelled before it began."""
 
 INSTEAD: dict[str, tuple[str, str]] = {
+    "reconciler metrics --ref v1.4 --format json": ("reconciler metrics --ref HEAD --format json", "nothing is tagged"),
+    "reconciler metrics --format prometheus --output /var/lib/node_exporter/textfile/reconciler.prom": (
+        "reconciler metrics --format prometheus --output runs.prom", "no exporter is installed here"
+    ),
     "reconciler init": ("reconciler init --yes", "it asks, and nobody is here to answer"),
     'reconciler approve 0001-release --reason "changelog checked"': (
         "reconciler approve --help", "no run of the documents waits at a gate; test_approvals.py approves one"

@@ -341,7 +341,7 @@ def test_a_browser_shows_a_report_from_a_file(served: Served, tmp_path: Path) ->
     [
         (["--address", "0.0.0.0:0"], "others can reach it, and there is no token"),
         (["--address", "8080"], "not a host and a port; for example 127.0.0.1:8080"),
-        (["--address", "192.0.2.1:0", "--insecure"], "end what listens there, or name another one with --address"),
+        (["--address", "192.0.2.1:0", "--insecure"], "end what listens there, or name another address"),
         (["--token-file", "none"], "No such file or directory"),
         (["--token-file", "reconciler.yaml", "--address", "127.0.0.1:x"], "not a host and a port"),
     ],
