@@ -1,7 +1,7 @@
 """Scenarios, tried: each in a directory, a repository and a home of its own, by a reconciler of its own.
 
 Nothing of a trial reaches this repository, and it is given nothing of this environment but where programs are and
-how text is spelled. What it started has a time limit of its own and does not outlive its directory for long.
+how text is spelled. What it started does not outlive its directory.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ from typing import Any
 
 from reconciler import codec, scenarios
 from reconciler.disk import DISK
-from reconciler.errors import ReconcilerError
+from reconciler.errors import LockHeld, ReconcilerError
 from reconciler.git import run
+from reconciler.process import Target, fence
 from reconciler.scenarios import FILE_BYTES_MAX, NAME, TASK, Result, Scenario
 
 PARALLEL_MAX = 16
 MARGIN_S = 30.0
 """How much longer than its run a trial may take, for what is done before and after it."""
 ENDING_S = 1.0
-REMOVALS_MAX, REMOVAL_PAUSE_S = 100, 0.05
 """A signal reaches the reconciler of a trial and us in any order; so long is waited for ours."""
 LAST_WORDS_BYTES = 4096
+LOOK_S = 0.05
 _PASSED_ON = ("PATH", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ")
 _AUTHOR = ("user.name=Scenario", "user.email=scenario@localhost", "commit.gpgSign=false", "core.autocrlf=false")
 
@@ -46,7 +47,7 @@ def parallel_default() -> int:
 def try_all(asked: Sequence[tuple[Scenario, Mapping[str, bytes]]], parallel: int) -> Iterator[Result]:
     """Try scenarios with the files that their repositories are made of, and yield their results in this order.
 
-    Whoever is told to end (TERM, Ctrl-C) removes what there is first: a worker whose directory is gone ends by itself.
+    Whoever is told to end (TERM, Ctrl-C) ends what is under way and removes what there is first.
     """
     ending = threading.Event()
     with _ended_by_signal(), ThreadPoolExecutor(max_workers=max(1, min(parallel, PARALLEL_MAX))) as pool:
@@ -91,12 +92,11 @@ def try_one(scenario: Scenario, files: Mapping[str, bytes], ending: threading.Ev
 
 
 def _remove(place: Path) -> None:
-    """Remove all there is. A worker that still writes is met again, until it notices that its directory is gone."""
-    for _ in range(REMOVALS_MAX):
-        DISK.remove_tree(place)
-        if not place.exists():
-            return
-        time.sleep(REMOVAL_PAUSE_S)
+    """Remove all there is; a worker that is still at work would write it anew, so it is ended first."""
+    locks = place.glob("repository/.runs/*/cli/*/lock")
+    with contextlib.suppress(LockHeld):
+        fence([Target(worker=None, leaders=(), lock=each, grace_s=ENDING_S) for each in locks])
+    DISK.remove_tree(place)
 
 
 def _tried(place: Path, scenario: Scenario, files: Mapping[str, bytes], ending: threading.Event) -> Result:
@@ -139,29 +139,39 @@ def _reconcile(place: Path, repository: Path, scenario: Scenario, ending: thread
         return "ended"
     limit_s = scenario.timeout_s + MARGIN_S
     words = ["reconcile", "--wait", "--timeout", f"{limit_s:.0f}s"]
-    code, said = _reconciler(place, repository, words, limit_s + MARGIN_S)
+    code, said = _reconciler(place, repository, words, limit_s + MARGIN_S, ending)
     if code not in (0, 1) and not ending.wait(0 if code > 0 else ENDING_S):
-        _reconciler(place, repository, ["cancel", NAME, "--reason", "the scenario took too long"], MARGIN_S)
-        _reconciler(place, repository, ["reconcile", "--wait", "--timeout", "20s"], MARGIN_S)
+        words = ["cancel", NAME, "--reason", "the scenario took too long"]
+        _reconciler(place, repository, words, MARGIN_S, ending)
+        _reconciler(place, repository, ["reconcile", "--wait", "--timeout", "20s"], MARGIN_S, ending)
     return said
 
 
-def _reconciler(place: Path, repository: Path, words: Sequence[str], timeout_s: float) -> tuple[int, str]:
+def _reconciler(
+    place: Path, repository: Path, words: Sequence[str], timeout_s: float, ending: threading.Event
+) -> tuple[int, str]:
     """Run the command line in the repository, and return its exit code and its last words."""
     # Without -P, a fixture that holds a package of our name would be the program.
     argv = [sys.executable, "-P", "-m", "reconciler", *words]
     with tempfile.TemporaryFile(dir=place) as output:
-        try:
-            code = subprocess.run(
-                argv, cwd=repository, env=_environment(place), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                timeout=timeout_s, check=False,
-            ).returncode  # fmt: skip
-        except subprocess.TimeoutExpired:
-            code = 3
+        process = subprocess.Popen(
+            argv, cwd=repository, env=_environment(place), stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        )
+        code = _code(process, time.monotonic() + timeout_s, ending)
         size = output.seek(0, os.SEEK_END)
         output.seek(max(0, size - LAST_WORDS_BYTES))
         said = output.read().decode(errors="replace")
     return code, " ".join(said.split())[-500:]
+
+
+def _code(process: subprocess.Popen[bytes], deadline_s: float, ending: threading.Event) -> int:
+    """Return the exit code of a reconciler, 3 for one that is not done in time or when the program ends."""
+    while process.poll() is None:
+        if time.monotonic() > deadline_s or ending.wait(LOOK_S):
+            process.kill()
+            process.wait()
+            return 3
+    return process.returncode
 
 
 def _environment(place: Path) -> dict[str, str]:

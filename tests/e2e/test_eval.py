@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -97,7 +98,8 @@ def test_where_there_is_nothing_to_try(scratch: Scratch, words: tuple[str, ...],
     assert (ended.returncode, said in ended.stderr) == (code, True), ended.stderr
 
 
-def test_who_is_told_to_end_leaves_nothing(scratch: Scratch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tell", [os.kill, os.killpg], ids=["alone", "with its group"])
+def test_who_is_told_to_end_leaves_nothing(scratch: Scratch, tmp_path: Path, tell: Callable[[int, int], None]) -> None:
     scratch.write(
         "slow.eval.yaml",
         "pipeline: {stages: [{id: s, command: 'touch begun; exec sleep 600'}]}\ntimeout: 10m\n"
@@ -107,7 +109,7 @@ def test_who_is_told_to_end_leaves_nothing(scratch: Scratch, tmp_path: Path) -> 
     trials.mkdir()
     started = scratch.start("eval", TMPDIR=str(trials))
     scratch.wait_for(lambda: list(trials.glob("*/repository/.runs/*/cli/*/workspace/begun")), timeout=60)
-    os.killpg(started.pid, signal.SIGTERM)
+    tell(started.pid, signal.SIGTERM)
     started.communicate(timeout=60)
     assert started.returncode == 128 + signal.SIGTERM
     scratch.wait_for(lambda: not scratch.processes(trials), timeout=60)

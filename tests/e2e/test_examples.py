@@ -29,15 +29,19 @@ ENDS = {
     "0008-deploy": "succeeded",
     "0009-nightly": "absent",
     "0010-green": "succeeded",
+    "0031-train": "absent",
     "team.0007-nightly": "absent",
 }
 """How the requests of the documents end: `absent` is one that is suspended until a day in the future, comes after one
-that is, waits for its time, or was cancelled before it began."""
+that is, waits for its time or for a host that offers what it needs, or was cancelled before it began."""
 
 INSTEAD: dict[str, tuple[str, str]] = {
     "reconciler metrics --ref v1.4 --format json": ("reconciler metrics --ref HEAD --format json", "nothing is tagged"),
     "reconciler metrics --format prometheus --output /var/lib/node_exporter/textfile/reconciler.prom": (
         "reconciler metrics --format prometheus --output runs.prom", "no exporter is installed here"
+    ),
+    "RECONCILER_CAPABILITIES=gpu,cuda-12 reconciler watch": (
+        "RECONCILER_CAPABILITIES=gpu,cuda-12 reconciler reconcile", "it stays; test_watch.py lets it"
     ),
     "reconciler init": ("reconciler init --yes", "it asks, and nobody is here to answer"),
     'reconciler approve 0001-release --reason "changelog checked"': (
