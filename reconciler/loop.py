@@ -325,9 +325,12 @@ class Loop:
         return self.bus.tell(seen)
 
     def _withhold(self, seen: Observation) -> None:
-        """Let no stage inherit a variable that holds a credential of the reconciler's own."""
+        """Let no stage inherit a variable that holds a credential of the reconciler's own, nor say one that was asked
+        for, wherever it has it from."""
         if names := [str(each["env"]) for each in seen.settings.credentials.values() if "env" in each]:
             self.world.workers.withhold(names)
+        if self.deliveries is not None:
+            self.world.workers.hide(self.deliveries.secrets())
 
     def _deliver(self, seen: Observation) -> tuple[str, ...]:
         """Settle what leaves the repository, if settings name somebody to deliver to; return what is in the way."""

@@ -335,6 +335,7 @@ class Workers:
 
     def __init__(self, withheld: frozenset[str] = frozenset()) -> None:
         self._withheld = withheld
+        self._hidden: tuple[bytes, ...] = ()
         self._server: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
         self._spawned: list[Process] = []
@@ -342,6 +343,10 @@ class Workers:
     def withhold(self, names: Iterable[str]) -> None:
         """Let workers that are spawned from now on, and their stages, not inherit these variables either."""
         self._withheld |= frozenset(names)
+
+    def hide(self, secrets: Iterable[bytes]) -> None:
+        """Let workers that are started from now on redact these too. They are told over the socket alone."""
+        self._hidden = tuple(secrets)
 
     def prepare(self) -> None:
         """Start the server if it is not there, without waiting for it to be ready."""
@@ -378,6 +383,7 @@ class Workers:
         order = {"directory": str(directory), "number": str(number), "checkout": str(checkout), "plan": plan_sha256}
         order["lease"] = str(lease) if lease else ""
         order["withheld"] = " ".join(sorted(self._withheld))
+        order["hidden"] = " ".join(each.hex() for each in self._hidden)
         try:
             self._connection.sendall(json.dumps(order).encode() + b"\n")
             answer = b""

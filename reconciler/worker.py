@@ -100,7 +100,8 @@ def _become_worker(order: Mapping[str, str], secrets: Sequence[bytes]) -> int:
     try:
         _redirect_standard_streams(directory)
         lease = Path(order["lease"]) if order["lease"] else None
-        secrets = [*withheld(order.get("withheld", "").split()), *secrets]
+        hidden = map(bytes.fromhex, order.get("hidden", "").split())
+        secrets = [*hidden, *withheld(order.get("withheld", "").split()), *secrets]
         run_attempt(directory, int(order["number"]), Path(order["checkout"]), order["plan"], secrets, lease)
     except BaseException:
         # Nobody waits for this process: the traceback goes where a person looks after a lost attempt.

@@ -150,3 +150,24 @@ def test_a_watcher_delivers_and_goes_on_to_when_it_was_reloaded(scratch: Scratch
     said, _ = watcher.communicate(timeout=40)
     assert watcher.returncode == 0 and '"event": "reloaded"' in said
     assert {each.headers["idempotency-key"].split("-")[0] for each in outside.asked} == {"t/a", "t/b"}
+
+
+def test_a_secret_that_was_handed_out_is_redacted_in_what_comes_after(scratch: Scratch, outside: Outside) -> None:
+    secret = scratch.outside / "token"
+    secret.write_text("correct-horse-battery")
+    secret.chmod(0o600)
+    scratch.settings(
+        f"credentials: {{plane: {{file: '{secret}'}}}}\n"
+        f"cloud_sync: {{base_url: '{outside.url}', workspace: billing, credential: plane}}\n"
+    )
+    scratch.simple("a", "true")
+    watching = scratch.start("watch", "--lines")
+    scratch.wait_for(lambda: outside.asked, timeout=60)
+    scratch.simple("b", f"echo it is $(cat {secret})")
+    scratch.wait_for(lambda: len(outside.asked) > 1, timeout=60)
+    watching.terminate()
+    watching.communicate(timeout=60)
+    [log] = (scratch.directory("b") / "commands").glob("*-s.log")
+    assert log.read_text() == "it is [redacted:environment]\n"
+    assert outside.asked[1].headers["authorization"] == "Bearer correct-horse-battery"
+    assert b"correct-horse" not in outside.asked[1].body
