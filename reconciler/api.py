@@ -25,7 +25,7 @@ from reconciler.actions import Action, Wait
 from reconciler.deciding import Decided
 from reconciler.errors import ContentError, UsageError
 from reconciler.explain import Row
-from reconciler.loop import Loop, Pass, pass_lock, waits_for_people
+from reconciler.loop import Loop, Pass, open_telemetry, pass_lock, waits_for_people
 from reconciler.manifest import summary_path
 from reconciler.model import Choice, Gate, Phase, Plan, Problem, Rejection, RunId, Settings, Source, TaskId
 from reconciler.observe import Observer
@@ -165,6 +165,8 @@ class Reconciler:
 
     def close(self) -> None:
         """Let go of what was opened; runs that are under way go on."""
+        if self._loop is not None:
+            self._loop.close()
         self._world.workers.close()
         self._world.repository.objects.close()
 
@@ -177,7 +179,8 @@ class Reconciler:
     def _acting(self) -> Loop:
         """The loop of those who act, made when it is needed first."""
         if self._loop is None:
-            self._loop = Loop(self._world, Observer(self._world), opener=open_when_owed)
+            observer = Observer(self._world)
+            self._loop = Loop(self._world, observer, opener=open_when_owed, tells=True, teller=open_telemetry)
         return self._loop
 
     def _found(self, run: str) -> tuple[Survey, RunId]:

@@ -132,6 +132,14 @@ class Pass:
         return not (self.acted or under_way or waiting or self.publication)
 
 
+def open_telemetry(world: World) -> Telemetry:
+    """Return what tells a collector; it is loaded only now."""
+    from reconciler.otlp import send
+    from reconciler.telemetry import Telemetry
+
+    return Telemetry(world, send)
+
+
 @dataclass(slots=True)
 class Loop:
     """Passes over one repository by one process."""

@@ -12,7 +12,7 @@ import click
 from reconciler.actions import Launch, Wait
 from reconciler.aggregate import duration
 from reconciler.conditions import read_conditions
-from reconciler.loop import Loop, Pass, unproven
+from reconciler.loop import Loop, Pass, open_telemetry, unproven
 from reconciler.manifest import artifact_root
 from reconciler.model import Phase, RunId, StageStatus, TaskId
 from reconciler.observe import Observer
@@ -114,14 +114,6 @@ def _unpushed(world: World, result: Pass) -> bool:
 
 
 EMPTY = "nothing to do: runs.d/ holds no request at the tip; write one, or run: reconciler init"
-
-
-def open_telemetry(world: World) -> Any:
-    """Return what tells a collector; it is loaded only now."""
-    from reconciler.otlp import send
-    from reconciler.telemetry import Telemetry
-
-    return Telemetry(world, send)
 
 
 def _live_display() -> Any:

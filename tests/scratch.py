@@ -18,7 +18,7 @@ from typing import Any
 
 from tests import preloaded
 
-NOT_OURS = ("GIT_", "RECONCILER_", "MCP_", "PYTHONDONTWRITE")
+NOT_OURS = ("GIT_", "RECONCILER_", "MCP_", "PYTHONDONTWRITE", "MAKE", "MFLAGS")
 """What this process has been given and the reconciler of a test must not see; without what Python compiled of a module
 each start of it takes twice as long."""
 ENVIRONMENT = {

@@ -57,9 +57,8 @@ def command(repo: str, lines: bool, form: str) -> int:
 
 def beginning(directory: Path, workers: Workers) -> Callable[[], Loop]:
     """Return what opens a repository anew, for a loop that stays."""
-    from reconciler.loop import Loop
+    from reconciler.loop import Loop, open_telemetry
     from reconciler.observe import Observer
-    from reconciler.session import open_telemetry
     from reconciler.world import open_world
 
     def begin() -> Loop:

@@ -142,7 +142,8 @@ def test_commits_of_a_person_and_evidence_interleave(scratch: Scratch) -> None:
     text = scratch.git("show", "HEAD:tasks/t.md")
     assert text.count("- [x] Green") == 1
     assert [f"- {number}\n" in text for number in range(written)] == [True] * written
-    assert len([each for each in scratch.git("ls-files", "mine").split() if each]) == written
+    # The last one may have come after what git refused to commit with it.
+    assert len([each for each in scratch.git("ls-files", "mine").split() if each]) in (written, written + 1)
     assert scratch.git("log", "--format=%an").count("Ann Author") >= written
 
 
