@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.scratch import NOT_OURS
+
 WRITTEN = [
     ".vscode/settings.json",
     "pipelines/first-checks.yaml",
@@ -19,7 +21,7 @@ WRITTEN = [
     "tasks/index.json",
 ]
 ENVIRONMENT = {
-    **{name: value for name, value in os.environ.items() if not name.startswith("GIT_")},
+    **{name: value for name, value in os.environ.items() if not name.startswith(NOT_OURS)},
     "GIT_CONFIG_GLOBAL": "/dev/null",
     "GIT_CONFIG_NOSYSTEM": "1",
     "GIT_AUTHOR_NAME": "T",
