@@ -283,8 +283,11 @@ def test_a_person_commits_rebases_stashes_and_collects_garbage_meanwhile(hub: Hu
         _insist(a, "stash", "pop", "-q")
         assert (a.path / "draft.txt").read_text() == f"unfinished {number}\n"
     _, errors = reconciler.communicate(timeout=60)
-    assert reconciler.returncode in (0, 75) and "Traceback" not in errors, errors
+    # `gc --prune=now` may take an object that is in no ref yet: then evidence waits, and the next pass makes it again.
+    assert reconciler.returncode in (0, 3, 75) and "Traceback" not in errors, errors
     (a.path / "draft.txt").unlink()
+    # `git stash push -- PATH` stages, and takes that back in a step of its own: refused in between, it stays staged.
+    _insist(a, "rm", "-q", "--cached", "--ignore-unmatch", "--", "draft.txt")
     if shared:
         a.git("pull", "-q", "--rebase", "origin", "main")
         a.git("push", "-q", "origin", "HEAD:main")
