@@ -85,7 +85,11 @@ class Forked(subprocess.Popen[str]):
 
 def start(words: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> subprocess.Popen[str]:
     """Start the command line with pipes for what it prints and nothing to read."""
-    if EXECUTED or any(name.startswith(READ_AT_START) and os.environ.get(name) != value for name, value in env.items()):
+    if (
+        EXECUTED
+        or "RECONCILER_TESTS_EXEC" in env
+        or any(name.startswith(READ_AT_START) and os.environ.get(name) != value for name, value in env.items())
+    ):
         return subprocess.Popen(
             [*RECONCILER, *words], cwd=cwd, env=env, text=True, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
