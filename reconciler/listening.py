@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+from typing import Any, Literal
 
 from reconciler.errors import UsageError
 
@@ -68,6 +69,32 @@ def bind(address: str, port: int) -> socket.socket:
         cure = "end what listens there, or name another address"
         raise UsageError(f"{address}:{port}: {error.strerror or error}; {cure}") from None
     return found
+
+
+def http_server(
+    app: Any, *, connections_max: int, grace_s: int, lifespan: Literal["on", "off"] = "off", date_header: bool = True
+) -> Any:
+    """Return a server of uvicorn that says nothing of itself, believes no proxy and is bounded in all that clients can
+    make it hold. What is under way when it ends has `grace_s` seconds."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        loop="asyncio",
+        lifespan=lifespan,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=date_header,
+        proxy_headers=False,
+        limit_concurrency=connections_max,
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=grace_s,
+        h11_max_incomplete_event_size=16 * 1024,
+    )
+    return uvicorn.Server(config)
 
 
 def host_of(header: str) -> str:

@@ -13,13 +13,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
-import uvicorn
 from mcp.server.mcpserver import MCPServer
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 
-from reconciler.listening import host_of
+from reconciler.listening import host_of, http_server
 from reconciler.values import frozen
 
 Scope = MutableMapping[str, Any]
@@ -93,22 +92,8 @@ def application(server: MCPServer[Any], guard: Guard) -> App:
 
 def serve_http(server: MCPServer[Any], guard: Guard, listening: socket.socket) -> None:
     """Answer at a socket until SIGINT or SIGTERM."""
-    config = uvicorn.Config(
-        application(server, guard),
-        http="h11",
-        ws="none",
-        loop="asyncio",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=CONNECTIONS_MAX,
-        timeout_keep_alive=5,
-        timeout_graceful_shutdown=2,
-        h11_max_incomplete_event_size=16 * 1024,
-    )
-    uvicorn.Server(config).run(sockets=[listening])
+    app = application(server, guard)
+    http_server(app, connections_max=CONNECTIONS_MAX, grace_s=2, lifespan="on").run(sockets=[listening])
 
 
 def serve_stdio(server: MCPServer[Any]) -> None:

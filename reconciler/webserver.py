@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -25,7 +24,7 @@ from starlette.routing import Route
 
 from reconciler import hooks
 from reconciler.board import Board
-from reconciler.listening import host_of
+from reconciler.listening import host_of, http_server
 from reconciler.pages.render import POLICY
 from reconciler.values import frozen
 from reconciler.webface import TEXT, Answer, WebFace
@@ -222,23 +221,8 @@ class WebServer:
         self.why = ""
 
     def start(self) -> None:
-        config = uvicorn.Config(
-            self.app.starlette,
-            http="h11",
-            ws="none",
-            loop="asyncio",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            proxy_headers=False,
-            limit_concurrency=2 * REQUESTS_MAX,
-            timeout_keep_alive=5,
-            timeout_graceful_shutdown=1,
-            h11_max_incomplete_event_size=16 * 1024,
-        )
-        self.server, self.began_s = uvicorn.Server(config), time.monotonic()
+        self.server = http_server(self.app.starlette, connections_max=2 * REQUESTS_MAX, grace_s=1, date_header=False)
+        self.began_s = time.monotonic()
         self.thread = threading.Thread(target=self._serve, name="web", daemon=True)
         self.thread.start()
 

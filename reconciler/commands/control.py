@@ -13,7 +13,7 @@ import click
 from reconciler import codec
 from reconciler.errors import ContentError, TransientError, UsageError
 from reconciler.installed import need_modules
-from reconciler.listening import LOOPBACK_HOSTS, bind, parse_address, read_secret, refuse_openness, shown
+from reconciler.listening import LOOPBACK_HOSTS, bind, http_server, parse_address, read_secret, refuse_openness, shown
 from reconciler.model import ControlError, Plan, RunId
 from reconciler.terminal import format_option, print_json, single_line
 from reconciler.world import World, open_world
@@ -252,31 +252,14 @@ def serve(
 
 def _serve(app: Any, listening: Any) -> None:
     """Answer until a signal asks to end; what is under way has three seconds to come to its end."""
-    import uvicorn
-
-    config = uvicorn.Config(
-        app,
-        http="h11",
-        ws="none",
-        loop="asyncio",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=CONNECTIONS_MAX,
-        timeout_keep_alive=5,
-        timeout_graceful_shutdown=3,
-        h11_max_incomplete_event_size=16 * 1024,
-    )
-    server = uvicorn.Server(config)
+    server = http_server(app, connections_max=CONNECTIONS_MAX, grace_s=3)
 
     def end(number: int, frame: object) -> None:
         server.should_exit = True
 
     # Its own handlers would let the signal end the process once more behind them.
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
-    server.capture_signals = _no_signals  # type: ignore[method-assign]
+    server.install_signal_handlers = lambda: None
+    server.capture_signals = _no_signals
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     server.run(sockets=[listening])

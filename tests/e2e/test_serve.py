@@ -95,6 +95,9 @@ def served(place: Path) -> Iterator[Served]:
     found = Served(scratch)
     try:
         wait_for(lambda: "line 1" in _log(scratch))
+        # The page shows a run as it is once the pass that launched it is over.
+        page = f"/runs/t/{scratch.run_id('b')}.html"
+        wait_for(lambda: "slow: running" in found.get(page).text)
         yield found
     finally:
         found.close()
