@@ -26,6 +26,19 @@ class Cause(StrEnum):
     NOT_STARTED = "not_started"
     RECORD_LOST = "record_lost"
     HOST_SILENT = "host_silent"
+    PREEMPTED = "preempted"
+    REQUEUED = "requeued"
+    NODE_FAILED = "node_failed"
+    EVICTED = "evicted"
+    TIME_LIMIT = "time_limit"
+    OUT_OF_MEMORY = "out_of_memory"
+    NO_IMAGE = "no_image"
+    ENGINE_FORGOT = "engine_forgot"
+    ENGINE_CANCELLED = "engine_cancelled"
+
+
+FINAL = (Cause.TIME_LIMIT, Cause.OUT_OF_MEMORY, Cause.NO_IMAGE)
+"""Ends that another attempt on the same resources would come to as well: the run fails, and a person raises a bound."""
 
 
 @frozen
@@ -49,6 +62,21 @@ class Executor:
     instance_runs_max: int | None = None
     instances: tuple[Instance, ...] = ()
     silent_max_s: float = float("inf")
+
+
+@frozen
+class Resources:
+    """What an attempt gets of an engine; None leaves it to the engine. `gpus` are counted, `time_s` is how long the
+    attempt may be there. `partition`, `account`, `qos` and `reservation` are words of Slurm, and of no other engine."""
+
+    cpus: int | None = None
+    memory_bytes: int | None = None
+    gpus: int | None = None
+    time_s: float | None = None
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    reservation: str = ""
 
 
 @frozen

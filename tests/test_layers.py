@@ -30,6 +30,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "values",
         "events",
         "outgoing",
+        "work",
     ),
     "pure": (
         "parse",
@@ -165,6 +166,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "credentials/",
         "outlets/",
         "control/",
+        "executors/",
     ),
     "loop": ("contact", "loop", "watcher"),
     "simulation": ("simulation/",),
@@ -189,7 +191,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "mcpface",
         "mcpserver",
     ),
-    "verbs": ("commands/", "executors/"),
+    "verbs": ("commands/",),
     "entry": ("cli", "__main__"),
 }
 ORDER = list(LINES)

@@ -1,0 +1,120 @@
+"""What a module for one engine provides: how an attempt is placed there, looked at, ended and found again.
+
+An *engine* is a scheduler of compute that is there already (Slurm, Kubernetes), or processes of this machine. It is
+given a *submission* a attempt: a program with arguments, which fetches its order by git, executes the attempt and hands
+back what became of it by git (`courier`). So an engine needs to know nothing of runs but names.
+
+A name is its own memory: the *handle* is derived from the repository, the run and the number of the attempt
+(`work.handle_of`) and recorded in the claim before anything is submitted. Whoever submits twice finds the first; whoever
+has lost everything asks for what there is (`adopt`).
+
+Third parties register an engine as an entry point of the group `reconciler.executors`: a callable that takes an
+`Opening` and returns an `Engine`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+from reconciler.errors import TransientError
+from reconciler.places import Cause, Resources
+from reconciler.values import frozen
+
+GROUP = "reconciler.executors"
+"""The group of entry points that engines are looked for in."""
+CALL_S = 20.0
+"""How long one call of an engine may take in all, if it does not say otherwise."""
+
+
+class EngineSilent(TransientError):
+    """An engine cannot be asked: it does not answer, not in time, or with something that is no answer. What it was told
+    may have been done."""
+
+
+@frozen
+class Opening:
+    """What an engine is made with: the name of its executor, the `options` of that in the settings (checked against
+    the engine's own schema before), and a directory of this host for what it keeps."""
+
+    executor: str
+    options: Mapping[str, Any]
+    directory: Path
+
+
+@frozen
+class Submission:
+    """One attempt to be placed. `arguments` follow the program that the engine knows (`-m reconciler.executors.courier`
+    by default). `secrets` are environment variables that nobody but the attempt may see: they never stand in what an
+    engine shows to others, in a log, or in a manifest. `repository` is the digest by which `adopt` finds it again.
+    `grace_s` is how long it may take to end after TERM."""
+
+    handle: str
+    repository: str
+    run_id: str
+    task_id: str
+    number: int
+    arguments: tuple[str, ...]
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    resources: Resources = field(default_factory=Resources)
+    grace_s: float = 10.0
+
+
+class Standing(StrEnum):
+    """Where a submission stands. `absent` says that the engine answers and knows nothing of it: it was never there, or
+    it ended so long ago that it is forgotten."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    ENDED = "ended"
+    ABSENT = "absent"
+
+
+@frozen
+class Sighting:
+    """What an engine says of one submission now. `cause` is why it ended where that was not the program's own end;
+    `detail` is one line for people (why it is queued, how it ended); `place` is the node it is on, "" where unknown."""
+
+    standing: Standing
+    cause: Cause | None = None
+    detail: str = ""
+    place: str = ""
+
+
+@frozen
+class Turned:
+    """A submission that the engine did not take. `settled` is True where only a person can change that (a partition
+    that does not exist); else it is tried again later (a queue that is full, a rate that is limited)."""
+
+    reason: str
+    settled: bool = False
+
+
+class Engine(Protocol):
+    """One engine. Every method may take `CALL_S` and raises EngineSilent if the engine cannot be asked."""
+
+    def submit(self, submissions: Sequence[Submission]) -> Mapping[str, Turned]:
+        """Place attempts; return by handle those that were not taken. One whose handle is there already, in whatever
+        standing, is not placed again. After EngineSilent some may have been placed: submit again."""
+        ...
+
+    def observe(self, handles: Collection[str]) -> Mapping[str, Sighting]:
+        """Return what is known of these handles, every one of them, in one call for many."""
+        ...
+
+    def cancel(self, handles: Collection[str]) -> None:
+        """Have these ended, with TERM and after their grace by force. Those that ended or are absent stay so. Returns
+        when the engine has been told: whether they are gone is for `observe`."""
+        ...
+
+    def adopt(self, repository: str) -> Mapping[str, Mapping[str, str]]:
+        """Return what there is of a repository that has not ended: its secrets by handle, empty where the engine does
+        not tell them."""
+        ...
+
+    def logs(self, handle: str, bytes_max: int) -> bytes:
+        """Return the end of what a submission has printed, at most so much; empty where there is nothing."""
+        ...
