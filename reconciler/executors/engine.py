@@ -16,12 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
 from reconciler.errors import TransientError
-from reconciler.places import Cause, Resources
+from reconciler.places import Resources, Sighting
+from reconciler.places import Standing as Standing
 from reconciler.values import frozen
 
 GROUP = "reconciler.executors"
@@ -61,27 +61,6 @@ class Submission:
     secrets: Mapping[str, str] = field(default_factory=dict)
     resources: Resources = field(default_factory=Resources)
     grace_s: float = 10.0
-
-
-class Standing(StrEnum):
-    """Where a submission stands. `absent` says that the engine answers and knows nothing of it: it was never there, or
-    it ended so long ago that it is forgotten."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    ENDED = "ended"
-    ABSENT = "absent"
-
-
-@frozen
-class Sighting:
-    """What an engine says of one submission now. `cause` is why it ended where that was not the program's own end;
-    `detail` is one line for people (why it is queued, how it ended); `place` is the node it is on, "" where unknown."""
-
-    standing: Standing
-    cause: Cause | None = None
-    detail: str = ""
-    place: str = ""
 
 
 @frozen
