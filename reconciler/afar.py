@@ -1,12 +1,12 @@
 """Attempts that engines execute: hand them over, look at them, bring home what they say, make sure that they end.
 
 The decision is made as for a run here. What differs is where facts come from: a phase follows from what the engine says
-(`Sighting`) and from the words that the attempt moves its ref to (`work`). Order matters twice. An engine is asked before
-the refs are, so that when it has ended an attempt and the refs were asked after that, no word can be on its way. And a
-handle is on disk before anything is submitted by it, so that whoever comes after a crash submits the same again.
+(`Sighting`) and from the words that the attempt moves its ref to (`work`). Order matters twice. An engine is asked
+before the refs are, so that when it has ended an attempt and the refs were asked after that, no word can be on its way.
+And a handle is on disk before anything is submitted by it, so that whoever comes after a crash submits the same again.
 
-Writes `<git directory>/reconciler/afar.json`: what was handed over and heard. Losing it costs patience, nothing else: the
-claim holds the handle, the engine finds it, and the ref says which order an attempt works on. Writes
+Writes `<git directory>/reconciler/afar.json`: what was handed over and heard. Losing it costs patience, nothing else:
+the claim holds the handle, the engine finds it, and the ref says which order an attempt works on. Writes
 `.work-key-<n>` (mode 0600) in a run directory: what the words of attempt n are signed with.
 """
 
@@ -15,22 +15,23 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 
 from reconciler import codec
 from reconciler.actions import Abandon, Action, Cancel, Launch, Resume, Submit, TakeOver
-from reconciler.errors import LockHeld, TransientError
+from reconciler.errors import ContentError, LockHeld, TransientError
 from reconciler.executors.engine import Engine, EngineSilent, Submission, Turned
 from reconciler.executors.opening import open_engine
 from reconciler.executors.ordering import bring_home, make_order, read_word
 from reconciler.hearing import Hearing
 from reconciler.model import Afar as Known
-from reconciler.model import Claim, ExecutorSettings, Instant, Outcome, Plan, Run, RunId, Settings, TaskId
+from reconciler.model import ExecutorSettings, Instant, Outcome, Plan, Run, RunId, Settings
 from reconciler.places import Placement, Resources, Sighting, Standing
 from reconciler.remote import RefUpdate, address_of
 from reconciler.rundir import RunDirectory
 from reconciler.values import frozen
-from reconciler.work import KEY_VARIABLE, WORK, WorkOrder, handle_of, of_ref, repository_of, work_ref
+from reconciler.work import KEY_VARIABLE, WORK, handle_of, of_ref, repository_of, work_ref
 from reconciler.world import World
 
 MEMORY_BYTES_MAX = 16 * 1024 * 1024
@@ -170,7 +171,9 @@ class Afar:
 
     def wants_answer(self, hearing: Hearing) -> bool:
         """Return whether the remote is to be asked now, because an attempt has ended and its last word may be there."""
-        return any(each.ended is not None and not self._is_final(each, hearing) for each in self.memory.attempts.values())
+        return any(
+            each.ended is not None and not self._is_final(each, hearing) for each in self.memory.attempts.values()
+        )
 
     def patience_s(self) -> float:
         """Return in how many seconds an engine is to be asked, infinite if none is."""
@@ -201,14 +204,21 @@ class Afar:
             return run
         directory = self.world.runs.directory(run.task_id, run.run_id)
         key = self._key(directory, run.number) or self._recalled_key(directory, run)
-        found = read_word(self.world.repository, oid, key)
-        if found is not None and found[0].run_id == run.run_id and found[0].number == run.number:
-            word, order = found
-            if heard.order in ("", order):
-                bring_home(self.world.repository, word, directory, self._bytes_max(placed.executor))
-                heard = replace(heard, order=order, submitted=True)
+        word, order, plan = read_word(self.world.repository, oid, key), self._parent(oid), self._plan(run)
+        ours = word is not None and (word.run_id, word.number) == (run.run_id, run.number)
+        if word is not None and ours and plan is not None and heard.order in ("", order):
+            with contextlib.suppress(ContentError):  # said by who has the key, and no record: nothing is known by it
+                bytes_max = self._bytes_max(placed.executor)
+                bring_home(self.world.repository, word, directory, plan, bytes_max=bytes_max)
+            heard = replace(heard, order=order, submitted=True)
         self._keep(placed.handle, replace(heard, word=oid, heard=self.world.now()))
         return self.world.runs.observe(run.task_id, run.run_id) or run
+
+    def _parent(self, oid: str) -> str:
+        """Return the first parent of a commit, "" if it has none: of a word, the order that it belongs to."""
+        [(_, data)] = self.world.repository.objects.contents([oid], "commit")
+        line = next((each for each in (data or b"").splitlines()[:3] if each.startswith(b"parent ")), b"")
+        return line.removeprefix(b"parent ").decode("ascii", "replace")
 
     def _bytes_max(self, executor: str) -> int:
         return self.settings.get(executor, ExecutorSettings()).bytes_max
@@ -334,20 +344,22 @@ class Afar:
         return failed
 
     def _make_order(self, executor: str, run: Run) -> str:
-        assert run.claim is not None
+        """Return the commit by which an attempt is told what to execute. Raise TransientError if its plan is lost."""
         said, directory = self.settings[executor], self.world.runs.directory(run.task_id, run.run_id)
-        name = directory.name_of(run.claim.plan)
-        order = WorkOrder(
-            run_id=run.run_id,
-            task_id=run.task_id,
-            number=run.number,
-            commit=run.claim.commit,
-            plan_sha256=self.world.runs.plan_digests(run.run_id).get(name, ""),
+        plan = self._plan(run)
+        if plan is None or run.claim is None:
+            raise TransientError(f"{run.run_id}: its frozen plan is gone")
+        return make_order(
+            self.world.repository,
+            directory,
+            plan,
+            run.claim,
+            plan_sha256=self.world.runs.plan_digests(run.run_id).get(directory.name_of(run.claim.plan), ""),
             beat_s=said.beat_s,
             bytes_max=said.bytes_max,
+            epoch_s=int(datetime.fromisoformat(self.world.now().at).timestamp()),
             depth=said.depth,
         )
-        return make_order(self.world.repository, directory, order, run.claim, self.world.now().at)
 
     def _submission(self, executor: str, run: Run) -> Submission:
         directory, placed = self.world.runs.directory(run.task_id, run.run_id), _placement(run)
@@ -411,10 +423,11 @@ class Afar:
                 raise LockHeld(f"{run.run_id}: {why}; try again soon")
 
     def _handles(self, action: Action | None, run: Run | None) -> Iterator[tuple[str, str]]:
-        """Yield executor and handle of what an action is to end: where the claim is lost, at whichever engine it was."""
+        """Yield executor and handle of what an action is to end: where the claim is lost, at whichever engine it
+        was."""
         if run is None and isinstance(action, TakeOver):
-            newest = action.held.claim.claims[-1:]
-            yield from ((each.placement.executor, each.placement.handle) for each in newest if _has_handle(each))
+            placed = [each.placement for each in action.held.claim.claims[-1:] if each.placement is not None]
+            yield from ((each.executor, each.handle) for each in placed if each.handle)
         elif run is not None and run.is_afar:
             yield _placement(run).executor, _placement(run).handle
         elif run is not None and run.claim is None:
@@ -521,10 +534,6 @@ def _is_open(run: Run) -> bool:
 def _placement(run: Run) -> Placement:
     assert run.claim is not None and run.claim.placement is not None
     return run.claim.placement
-
-
-def _has_handle(claim: Claim) -> bool:
-    return claim.placement is not None and bool(claim.placement.handle)
 
 
 def _key_path(directory: RunDirectory, number: int) -> Path:

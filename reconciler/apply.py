@@ -73,7 +73,21 @@ class Done:
 
 
 FENCED = (Cancel, Abandon, Resume, TakeOver, Yield)
-DOABLE = (Launch, Adopt, Resume, Cancel, Abandon, Quarantine, Restore, TakeOver, Reclaim, Release, Yield, Retire, Forget)
+DOABLE = (
+    Launch,
+    Adopt,
+    Resume,
+    Cancel,
+    Abandon,
+    Quarantine,
+    Restore,
+    TakeOver,
+    Reclaim,
+    Release,
+    Yield,
+    Retire,
+    Forget,
+)
 CLAIMING = (Launch, Adopt, Resume, TakeOver, Reclaim)
 """Actions that need a claim at the remote, where there is one."""
 
@@ -311,8 +325,8 @@ def _record_claim(world: World, directory: RunDirectory, claim: Claim) -> None:
 
 
 def _spawn(world: World, directory: RunDirectory, plan: Plan, number: int) -> Process | None:
-    """Prepare the workspace and start the worker; a failure to is written down as the end of the attempt. What an engine
-    executes is handed to it by another pass (`afar`)."""
+    """Prepare the workspace and start the worker; a failure to is written down as the end of the attempt. What an
+    engine executes is handed to it by another pass (`afar`)."""
     claim = _last_claim(directory)
     if claim is not None and _is_afar(claim.placement):
         return None

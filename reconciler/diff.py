@@ -121,7 +121,9 @@ def _about_run(
 def _submit(run: Run, turned: str, limits: Limits) -> Action:
     """Decide about an attempt that is claimed for an engine and that the engine has not taken yet."""
     if turned:
-        return Abandon(run_id=run.run_id, task_id=run.task_id, number=run.number, reason=f"its engine refuses: {turned}")
+        return Abandon(
+            run_id=run.run_id, task_id=run.task_id, number=run.number, reason=f"its engine refuses: {turned}"
+        )
     if not limits.online:
         return Wait(subject=run.run_id, reason="waits for the remote, from which its engine gets its order")
     return Submit(run_id=run.run_id, task_id=run.task_id, number=run.number, reason="it is claimed for its engine")
@@ -210,7 +212,8 @@ def _busy(repairs: Sequence[Action], launches: Iterable[Action], under_way: int)
 
 def _ordered(actions: Iterable[Action]) -> list[Action]:
     order = (
-        Quarantine, Restore, Yield, Retire, Forget, Release, Reclaim, Adopt, Cancel, Abandon, TakeOver, Resume, Submit, Wait,
+        Quarantine, Restore, Yield, Retire, Forget, Release, Reclaim, Adopt, Cancel, Abandon, TakeOver, Resume, Submit,
+        Wait,
     )  # fmt: skip
     return sorted(actions, key=lambda each: (order.index(type(each)), _subject(each)))
 

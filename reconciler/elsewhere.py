@@ -117,8 +117,8 @@ def _about_held(
 
 
 def _about_afar(held: Held, plan: Plan, why: str, limits: Limits) -> Action | None:
-    """Decide about a claimed run whose newest attempt an engine executes: whoever has that engine goes on with that very
-    attempt. None if none does, or the attempt is on another plan: then it is fenced and the next one made."""
+    """Decide about a claimed run whose newest attempt an engine executes: whoever has that engine goes on with that
+    very attempt. None if none does, or the attempt is on another plan: then it is fenced and the next one made."""
     newest = held.claim.claims[-1] if held.claim.claims else None
     placed = newest.placement if newest is not None else None
     if newest is None or placed is None or not placed.handle:
@@ -129,9 +129,7 @@ def _about_afar(held: Held, plan: Plan, why: str, limits: Limits) -> Action | No
     if newest.plan_digest != plan.digest:
         return None
     reason = f"{why}, and attempt {newest.number} goes on at executor '{placed.executor}'"
-    return Adopt(
-        run_id=plan.run_id, task_id=plan.task_id, number=newest.number, plan=plan, held=held, reason=reason
-    )
+    return Adopt(run_id=plan.run_id, task_id=plan.task_id, number=newest.number, plan=plan, held=held, reason=reason)
 
 
 def _is_left(parent: RunId, actual: Actual) -> bool:

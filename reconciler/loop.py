@@ -122,7 +122,7 @@ class Pass:
     @property
     def leads_on(self) -> bool:
         """Return whether the pass changed something itself, so that another one is due at once."""
-        settling = any(isinstance(each, SETTLING) for each in self.actions)
+        settling = any(isinstance(each, SETTLING) or _is_for_engine(each) for each in self.actions)
         return self.publication is not None or self.tip_moved or settling
 
     @property
@@ -280,7 +280,10 @@ class Loop:
         afar_s = self.observer.afar.patience_s() if self.observer.afar is not None else FULL_S
         engines = Due(in_s=afar_s, what="an engine is asked")
         leaving = self._leaving_due(result)
-        return min((full, remote, lease, gathered, asked, engines, *leaving, *filter(None, [first])), key=lambda each: each.in_s)
+        return min(
+            (full, remote, lease, gathered, asked, engines, *leaving, *filter(None, [first])),
+            key=lambda each: each.in_s,
+        )
 
     def _leaving_due(self, result: Pass) -> Iterator[Due]:
         """Yield when something is to be delivered, or subscribers hear of the runs under way."""
@@ -561,6 +564,12 @@ class Loop:
     def _unblocked(self, result: Pass) -> Pass:
         set_condition(self.world.repository.state, "publish", "", result.seen.now.at, self.world.disk)
         return result
+
+
+def _is_for_engine(action: Action) -> bool:
+    """Return whether an action claims an attempt that another pass hands to its engine."""
+    placed = action.placement if isinstance(action, Launch) else None
+    return placed is not None and bool(placed.handle)
 
 
 def _handed_over(action: Submit, refused: str) -> Done:

@@ -527,11 +527,11 @@ class ExecutorSettings:
     """An executor of every host that shares the repository: how many runs it takes at once on each (None: as many as
     the host), what it offers, and its share among those that fit (None: 1, or 0 where it has an engine).
 
-    `engine` is what executes its runs elsewhere ("" for the host itself), `runs_max` bounds all of those then; `options`
-    are for the engine alone. An attempt there clones `url` ("" for the address of the remote, without one the repository
-    itself), with `depth` commits of history (0: all), says a word every `beat_s`, is given up when none was heard for
-    `silent_max_s`, and hands back `bytes_max` of files at most. The engine is asked every `poll_s`. `resources` are
-    those of requests that ask for none."""
+    `engine` is what executes its runs elsewhere ("" for the host itself), `runs_max` bounds all of those then;
+    `options` are for the engine alone. An attempt there clones `url` ("" for the address of the remote, without one
+    the repository itself), with `depth` commits of history (0: all), says a word every `beat_s`, is given up when
+    none was heard for `silent_max_s`, and hands back `bytes_max` of files at most. The engine is asked every
+    `poll_s`. `resources` are those of requests that ask for none."""
 
     runs_max: int | None = None
     capabilities: tuple[str, ...] = ()

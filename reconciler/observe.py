@@ -31,6 +31,7 @@ from reconciler.model import (
 )
 from reconciler.nesting import Nested
 from reconciler.phases import ENDED, phase
+from reconciler.places import Executor
 from reconciler.requests import Requests
 from reconciler.slots import executors_here
 from reconciler.state import Actual, Desired
@@ -168,16 +169,19 @@ class Observer:
                 online=self.hearing is None or self.online,
                 host=me if self.hearing else None,
                 ageing_s=self.tip.settings.ageing_s,
-                executors=executors_here(
-                    self.tip.settings, self.world.node, self.world.capabilities, self.afar.refusals() if self.afar else {}
-                ),
+                executors=self._executors(),
                 quotas=self.tip.settings.quotas,
             ),
             now=self.world.now(),
         )
 
+    def _executors(self) -> tuple[Executor, ...]:
+        refusals = self.afar.refusals() if self.afar is not None else {}
+        return executors_here(self.tip.settings, self.world.node, self.world.capabilities, refusals)
+
     def _look_afar(self, runs: dict[RunId, Run]) -> None:
-        """Put into `runs` what is known of attempts that engines execute; that is loaded only where there may be some."""
+        """Put into `runs` what is known of attempts that engines execute; that is loaded only where there may be
+        some."""
         has_engine = any(each.engine for each in self.settings.executors.values())
         if self.pinned is not None or not (self.afar or has_engine or any(each.is_afar for each in runs.values())):
             return

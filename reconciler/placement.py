@@ -48,8 +48,8 @@ class Needs:
 @frozen
 class Candidate:
     """A run that wants a slot: what it needs and what it counts against. `priority` is that of its request: neighbours
-    with the same one are equals. `since_s` is when it arrived, in seconds since 1970, 0 where that is not known. `where`
-    is where it may be executed at all."""
+    with the same one are equals. `since_s` is when it arrived, in seconds since 1970, 0 where that is not known.
+    `where` is where it may be executed at all."""
 
     run_id: str
     task: str
@@ -154,7 +154,9 @@ class Slots:
 
     def _nothing_free(self, able: Sequence[Executor]) -> Refused:
         """Return what a run waits for that fits somewhere and can be placed nowhere now."""
-        refusal = next((f"executor '{each.name}' takes nothing now: {each.refusal}" for each in able if each.refusal), "")
+        refusal = next(
+            (f"executor '{each.name}' takes nothing now: {each.refusal}" for each in able if each.refusal), ""
+        )
         names = ", ".join(f"'{each.name}'" for each in able if not each.refusal)
         slot = f"waits for a free slot of executor {names} (executors)" if names else ""
         return Refused(reason="; ".join(filter(None, (slot, refusal))))

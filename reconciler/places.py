@@ -14,6 +14,8 @@ from enum import StrEnum
 from reconciler.values import frozen
 
 LOCAL = "local"
+ENGINES = ("process", "slurm", "kubernetes")
+"""The engines that are ours; others come as entry points."""
 
 
 class Cause(StrEnum):

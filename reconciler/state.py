@@ -19,7 +19,6 @@ from reconciler.model import (
     Name,
     Neighbour,
     Phase,
-    Plan,
     Policy,
     Rejection,
     Run,
@@ -58,8 +57,8 @@ class Actual:
     `held` and `neighbours` are the refs at the remote by which machines agree who executes what, `held` None where
     there is no remote; `lost` says of runs that were proven once in which commit, where history was rewritten;
     `unclaimed` are the runs of which there is a mark here and nothing else; `served` says when this host launched
-    something of a task last, in seconds since 1970; `work` are the refs of attempts that engines execute, with what they
-    point at.
+    something of a task last, in seconds since 1970; `work` are the refs of attempts that engines execute, with what
+    they point at.
     """
 
     runs: Mapping[RunId, Run]

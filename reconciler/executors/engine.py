@@ -5,8 +5,8 @@ given a *submission* a attempt: a program with arguments, which fetches its orde
 back what became of it by git (`courier`). So an engine needs to know nothing of runs but names.
 
 A name is its own memory: the *handle* is derived from the repository, the run and the number of the attempt
-(`work.handle_of`) and recorded in the claim before anything is submitted. Whoever submits twice finds the first; whoever
-has lost everything asks for what there is (`adopt`).
+(`work.handle_of`) and recorded in the claim before anything is submitted. Whoever submits twice finds the first;
+whoever has lost everything asks for what there is (`adopt`).
 
 Third parties register an engine as an entry point of the group `reconciler.executors`: a callable that takes an
 `Opening` and returns an `Engine`.
@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from reconciler.errors import TransientError
-from reconciler.places import Resources, Sighting
-from reconciler.places import Standing as Standing
+from reconciler.places import Resources, Sighting, Standing
 from reconciler.values import frozen
+
+__all__ = ["CALL_S", "GROUP", "Engine", "EngineSilent", "Opening", "Sighting", "Standing", "Submission", "Turned"]
 
 GROUP = "reconciler.executors"
 """The group of entry points that engines are looked for in."""
