@@ -21,8 +21,10 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.executors.engine import Opening
-from reconciler.executors.slurm import Slurm, open_engine
+from reconciler.contracts import Contracts
+from reconciler.executors.engine import CALL_S
+from reconciler.executors.slurm import Slurm
+from reconciler.executors.slurm_words import options_of
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel")
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -91,10 +93,11 @@ class Cluster:
     def config(self) -> Path:
         return self.place / "slurm.conf"
 
-    def engine(self, **options: object) -> Slurm:
+    def engine(self, call_s: float = CALL_S, **options: object) -> Slurm:
         """Return a client of this cluster, whose attempts are executed by `sh`."""
         given = {"program": ["/bin/sh"], "config": str(self.config), "output": str(self.place / "output"), **options}
-        return open_engine(Opening(executor="cluster", options=given, directory=self.place))
+        assert Contracts().check("executors/slurm", given) == ()
+        return Slurm(options_of(given), call_s)
 
     def ask(self, *words: str, check: bool = True) -> str:
         """Return what one of its commands prints."""

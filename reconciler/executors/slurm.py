@@ -15,12 +15,10 @@ from pathlib import Path
 
 from reconciler.disk import DISK
 from reconciler.executors import slurm_words as words
-from reconciler.executors.engine import EngineSilent, Opening, Sighting, Submission, Turned
+from reconciler.executors.engine import CALL_S, EngineSilent, Opening, Sighting, Submission, Turned
 from reconciler.executors.slurm_commands import Commands, Said
 from reconciler.work import HANDLE
 
-MARGIN_S = 5.0
-"""What is left of a call for looking at what was submitted and letting it begin."""
 TOLD_BYTES = 16 * 1024
 """So much of the end of an output is looked through for what the node wrote into it."""
 BUSY = "temporarily unable to accept"
@@ -34,8 +32,9 @@ def open_engine(opening: Opening) -> Slurm:
 class Slurm:
     """One cluster, as one user sees it: that of this process."""
 
-    def __init__(self, options: words.Options) -> None:
+    def __init__(self, options: words.Options, call_s: float = CALL_S) -> None:
         self._options = options
+        self._call_s = call_s
 
     # -------------------------------------------------------------------------------------------- what an engine does
 
@@ -90,7 +89,7 @@ class Slurm:
     # -------------------------------------------------------------------------------------------- submitting
 
     def _commands(self) -> Commands:
-        return Commands(self._options.commands, self._options.config)
+        return Commands(self._options.commands, self._options.config, self._call_s)
 
     def _placed(self, commands: Commands, group: Sequence[Submission]) -> dict[str, Turned]:
         """Submit a group, each by itself where an array is refused; return those that were not taken. What was refused
@@ -106,7 +105,7 @@ class Slurm:
 
     def _refused(self, commands: Commands, group: Sequence[Submission]) -> Turned | None:
         """Submit a group in one call; return why it was not taken, None if it was."""
-        if commands.left_s() < MARGIN_S:
+        if commands.left_s() < self._call_s / 4:  # for looking at what was submitted and letting it begin
             return Turned(reason="Slurm is slow, and the time to submit was over")
         try:
             said = commands.run("sbatch", words.words_of(self._options, group), words.script_of(self._options, group))
@@ -145,7 +144,7 @@ class Slurm:
 
     def _sighting(self, handle: str, seen: words.Seen | None) -> Sighting:
         found = words.sighting(seen)
-        return words.out_of_memory(found, self.logs(handle, TOLD_BYTES)) if words.may_be_of_memory(found) else found
+        return words.out_of_memory(found, self.logs(handle, TOLD_BYTES)) if words.may_be_of_memory(seen) else found
 
     # -------------------------------------------------------------------------------------------- telling
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from reconciler.executors.engine import CALL_S, EngineSilent
+from reconciler.executors.engine import EngineSilent
 from reconciler.values import frozen
 
 OUTPUT_BYTES_MAX = 32 * 1024 * 1024
@@ -40,7 +40,7 @@ class Said:
 class Commands:
     """Slurm's commands, for one call of an engine: all of them together take no longer than a call may."""
 
-    def __init__(self, directory: str, config: str, timeout_s: float = CALL_S) -> None:
+    def __init__(self, directory: str, config: str, timeout_s: float) -> None:
         self._directory = directory
         self._config = config
         self._deadline_s = time.monotonic() + timeout_s

@@ -60,6 +60,7 @@ ENDED: Mapping[str, Cause | None] = {
 }
 """States in which nothing of a submission runs any more. In any other one something may."""
 NEVER_STARTED = "BadConstraints"
+KILLED = 9
 LAUNCH_FAILED = "JobLaunchFailure"
 
 MEANINGS: Mapping[str, str] = {
@@ -102,8 +103,8 @@ MEMORY_TOLD = re.compile(rb"slurmstepd[^\n]*: error: [^\n]*(exceeded job memory 
 
 @frozen
 class Options:
-    """The options of an executor with Slurm, as its schema has them. `output` is a directory that nodes and this host
-    share, "" for none; `environment` are variables of every attempt."""
+    """The options of an executor with Slurm, as its schema has them; "" where Slurm or the program has its own way.
+    `output` is a directory that nodes and this host share; `environment` are variables of every attempt."""
 
     program: tuple[str, ...] = PROGRAM
     partition: str = ""
@@ -111,7 +112,7 @@ class Options:
     qos: str = ""
     reservation: str = ""
     constraint: str = ""
-    directory: str = "/tmp"  # noqa: S108  # the one directory that every node has
+    scratch: str = ""
     output: str = ""
     environment: tuple[tuple[str, str], ...] = ()
     requeue: bool = False
@@ -139,6 +140,11 @@ class Seen:
         """Who was submitted first: the number of an array, and the task in it."""
         first, _, task = self.id.partition("_")
         return int(first), int(task or 0)
+
+    @property
+    def signal(self) -> int:
+        """What ended it, 0 where nothing did."""
+        return self.exit_status & 0x7F
 
     @property
     def has_ended(self) -> bool:
@@ -195,7 +201,7 @@ def words_of(options: Options, group: Sequence[Submission]) -> list[str]:
         "--input=/dev/null",
         f"--output={output_of(options, name)}",
         "--open-mode=append",
-        f"--chdir={options.directory}",
+        "--chdir=/tmp",  # the one directory that every node has, and every container sees
         "--requeue" if options.requeue else "--no-requeue",
         "--nodes=1",
         "--ntasks=1",
@@ -248,12 +254,13 @@ def script_of(options: Options, group: Sequence[Submission]) -> str:
     The first line that is neither empty nor a comment ends what `sbatch` reads as options, so there is one before any
     value, which may hold lines that look like options.
     """
+    scratch = ("--scratch", options.scratch) if options.scratch else ()
     lines = ["#!/bin/sh", "umask 022"]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in options.environment]
     for index, each in enumerate(group):
         lines += [f'if [ "${{SLURM_ARRAY_TASK_ID:-0}}" = {index} ]; then', f": attempt {each.handle}"]
         lines += [f"export {name}={shlex.quote(value)}" for name, value in sorted(each.secrets.items())]
-        lines += [f"exec {shlex.join((*options.program, *each.arguments))}", "fi"]
+        lines += [f"exec {shlex.join((*options.program, *each.arguments, *scratch))}", "fi"]
     return "\n".join((*lines, "exit 70", ""))
 
 
@@ -381,15 +388,14 @@ def sighting(seen: Seen | None) -> Sighting:
 
 def _cause(seen: Seen) -> Cause | None:
     cause = ENDED[seen.state]
-    if seen.state == "FAILED" and seen.reason == LAUNCH_FAILED:
-        return Cause.NODE_FAILED
-    return cause or (Cause.REQUEUED if seen.restarts and seen.state != "COMPLETED" else None)
+    if seen.state == "FAILED" and seen.reason == LAUNCH_FAILED and not seen.signal:
+        return Cause.NODE_FAILED  # Slurm says the same of a program that a signal has ended
+    return cause or (Cause.REQUEUED if seen.restarts else None)
 
 
 def _ending(seen: Seen) -> str:
     reason = f" ({seen.reason})" if seen.reason not in ("", "None") else ""
-    code, signal = seen.exit_status >> 8, seen.exit_status & 0x7F
-    end = f"signal {signal}" if signal else f"exit code {code}"
+    end = f"signal {seen.signal}" if seen.signal else f"exit code {seen.exit_status >> 8}"
     end = "never started" if seen.reason == NEVER_STARTED else end
     again = f", requeued {seen.restarts} times" if seen.restarts else ""
     return _line(f"Slurm: {seen.state}{reason}, {end}{again}, job {seen.id}")
@@ -405,9 +411,9 @@ def _waiting(seen: Seen) -> str:
     return _line(f"Slurm: {seen.state}{why}{again}, job {seen.id}")
 
 
-def may_be_of_memory(found: Sighting) -> bool:
+def may_be_of_memory(seen: Seen | None) -> bool:
     """Return whether only the output can tell if a submission used more memory than it has."""
-    return found.cause == Cause.NODE_FAILED and LAUNCH_FAILED in found.detail
+    return seen is not None and seen.state == "FAILED" and seen.signal == KILLED
 
 
 def out_of_memory(found: Sighting, output: bytes) -> Sighting:
