@@ -15,7 +15,7 @@ from pathlib import Path
 
 from reconciler.disk import DISK
 from reconciler.executors import slurm_words as words
-from reconciler.executors.engine import CALL_S, EngineSilent, Opening, Sighting, Submission, Turned
+from reconciler.executors.engine import CALL_S, Engine, EngineSilent, Opening, Sighting, Submission, Turned
 from reconciler.executors.slurm_commands import Commands, Said
 from reconciler.work import HANDLE
 
@@ -24,7 +24,7 @@ TOLD_BYTES = 16 * 1024
 BUSY = "temporarily unable to accept"
 
 
-def open_engine(opening: Opening) -> Slurm:
+def open_engine(opening: Opening) -> Engine:
     """Return the engine of an executor with these options."""
     return Slurm(words.options_of(opening.options))
 
@@ -153,7 +153,7 @@ class Slurm:
         if not lines:
             return Said(status=0, output="", complaint="")
         said = commands.run("scontrol", (), "".join(f"{each}\n" for each in lines))
-        if said.status and words.SILENT.search(said.complaint):
+        if words.FORBIDDEN.search(said.complaint) or (said.status and words.SILENT.search(said.complaint)):
             raise EngineSilent(f"scontrol: {words.told(said.complaint)}")
         return said
 
@@ -165,7 +165,7 @@ class Slurm:
                 raise EngineSilent(f"scancel: {words.told(left)}")
 
 
-_LISTING = ("--me", "--noheader", "--array", "--states=all", f"--Format={words.FORMAT}")
+_LISTING = ("--me", "--all", "--noheader", "--array", "--states=all", f"--Format={words.FORMAT}")
 
 
 def _refusal(submission: Submission, there: words.Seen | None) -> Turned | None:

@@ -88,10 +88,12 @@ class Commands:
                         feed = _tell(selector, process.stdin, feed)
                     else:
                         _hear(name, selector, key.fileobj, said, bounds)  # type: ignore[arg-type]
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(max(0.0, self.left_s()))
+        try:
+            status = process.wait(max(0.0, self.left_s()))
+        except subprocess.TimeoutExpired:
+            raise EngineSilent(f"{name}: it does not end in time") from None
         output, complaint = (bytes(said[each]).decode(errors="replace") for each in (process.stdout, process.stderr))
-        return Said(status=process.poll() or 0, output=output, complaint=complaint)
+        return Said(status=status, output=output, complaint=complaint)
 
     def _ready(
         self, name: str, selector: selectors.BaseSelector, complaint: bytearray

@@ -97,6 +97,8 @@ SILENT = re.compile(
 """What the commands complain of when there is nobody who could refuse."""
 GONE = re.compile(r"invalid job id|already completing or completed|job/step already", re.IGNORECASE)
 """What `scancel` complains of when there is nothing left to cancel."""
+FORBIDDEN = re.compile(r"access/permission denied|not permitted", re.IGNORECASE)
+"""What `scontrol` complains of when it is not only too late for a change."""
 MEMORY_TOLD = re.compile(rb"slurmstepd[^\n]*: error: [^\n]*(exceeded job memory limit|oom.kill)", re.IGNORECASE)
 """What the node writes into the output where memory is bounded by measuring it, and not by the kernel."""
 
@@ -403,8 +405,8 @@ def _ending(seen: Seen) -> str:
 
 def _waiting(seen: Seen) -> str:
     reason = seen.reason if seen.reason not in ("", "None") else ""
-    if not seen.may_begin:
-        reason = ""
+    if not seen.may_begin and reason == "BeginTime":
+        reason = ""  # it begins as soon as it is seen to be the first of its name
     meaning = MEANINGS.get(reason.partition(",")[0], "")
     why = f" ({reason}: {meaning})" if meaning else f" ({reason})" if reason else ""
     again = f", requeued {seen.restarts} times" if seen.restarts else ""

@@ -16,6 +16,9 @@ from reconciler.work import handle_of
 from tests.contract.engines import Bench, EngineContract
 from tests.slurm import Cluster, cluster
 
+NAMES: list[str] = []
+"""Of all attempts, because the cluster remembers those of other tests."""
+
 
 @pytest.fixture(scope="module")
 def slurm() -> Iterator[Cluster]:
@@ -32,7 +35,9 @@ def bench(slurm: Cluster, tmp_path: Path) -> Bench:
         slurm.start("slurmctld")
         slurm.wait_until_idle()
 
-    return Bench(open=slurm.engine, shared=tmp_path, away=away, kept=(slurm.place,), patience_s=60.0, look_s=0.1)
+    return Bench(
+        open=slurm.engine, shared=tmp_path, away=away, kept=(slurm.place,), patience_s=60.0, look_s=0.1, names=NAMES
+    )
 
 
 @pytest.mark.xdist_group("slurm")

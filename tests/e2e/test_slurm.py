@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -10,12 +11,16 @@ from typing import Any
 
 import pytest
 
+from reconciler.executors import ordering
 from reconciler.executors import slurm_words as words
 from reconciler.executors.engine import EngineSilent, Sighting, Standing, Submission
 from reconciler.executors.slurm import Slurm
 from reconciler.executors.slurm_commands import Commands
+from reconciler.model import Attempt, Outcome
 from reconciler.places import Cause, Resources
-from reconciler.work import handle_of
+from reconciler.work import KEY_VARIABLE, handle_of, repository_of
+from tests.placed import Placed, placed
+from tests.scratch import Scratch
 from tests.slurm import PATH, Cluster, cluster, wait_for
 
 pytestmark = pytest.mark.xdist_group("slurm")
@@ -348,3 +353,71 @@ def test_without_commands_or_configuration_the_engine_is_silent(slurm: Cluster) 
         slurm.engine(call_s=2.0, config="/nowhere/slurm.conf").observe([submission("any").handle])
     directory = next(each for each in PATH.split(":") if Path(each, "squeue").exists())
     assert slurm.engine(commands=directory).adopt("00000000") == {}
+
+
+# ------------------------------------------------------------------------------------------------ a real attempt
+
+
+def attempt(scratch: Scratch, engine: Slurm, stages: str) -> tuple[Placed, Submission]:
+    """Place an attempt of a run with these stages, which a courier executes."""
+    scratch.write("README.md", "hello\n")
+    scratch.commit()
+    run, url = placed(scratch, stages, "worktree"), str(scratch.path / ".git")
+    run.place()
+    repository = repository_of(url)
+    asked = Submission(
+        handle=handle_of(repository, run.plan.run_id, 1), repository=repository, run_id=run.plan.run_id, task_id="t",
+        number=1, arguments=("--url", url, "--ref", run.ref), secrets={KEY_VARIABLE: run.key},
+        resources=Resources(memory_bytes=400 << 20),
+    )  # fmt: skip
+    place(engine, asked)
+    return run, asked
+
+
+def brought_home(run: Placed) -> Attempt:
+    """Return the record that an attempt has handed back."""
+    word = ordering.read_word(run.repository, run.at() or "", run.key)
+    assert word is not None and word.ended
+    home = ordering.bring_home(run.repository, word, run.directory, run.plan, bytes_max=1 << 22)
+    run.close()
+    assert home.attempt is not None
+    return home.attempt
+
+
+@pytest.fixture
+def couriers(slurm: Cluster) -> Slurm:
+    program = [sys.executable, "-m", "reconciler.executors.courier"]
+    return slurm.engine(program=program, scratch=str(slurm.place / "scratch"), requeue=True)
+
+
+def test_a_run_is_executed_on_a_node_and_handed_back(scratch: Scratch, couriers: Slurm) -> None:
+    run, asked = attempt(scratch, couriers, "  - {id: a, command: 'cat README.md; echo $RECONCILER_WORK_KEY.'}\n")
+    assert "COMPLETED" in until(couriers, asked, Standing.ENDED).detail
+    assert brought_home(run).outcome == Outcome.SUCCEEDED
+    [log] = (run.directory.path / "commands").iterdir()
+    assert log.read_bytes() == b"hello\n.\n"
+    assert b"succeeded, handed back" in couriers.logs(asked.handle, 4096)
+
+
+def test_a_cancelled_run_hands_back_how_far_it_came(scratch: Scratch, couriers: Slurm) -> None:
+    up = scratch.outside / "up"
+    run, asked = attempt(scratch, couriers, f"  - {{id: a, command: 'touch {up}; exec sleep 600'}}\n")
+    wait_for(up.exists, "the stage does not begin")
+    couriers.cancel([asked.handle])
+    assert until(couriers, asked, Standing.ENDED).cause == Cause.ENGINE_CANCELLED
+    assert brought_home(run).outcome == Outcome.INTERRUPTED
+
+
+def test_what_slurm_starts_again_ends_as_one_that_was_requeued(
+    scratch: Scratch, slurm: Cluster, couriers: Slurm
+) -> None:
+    ups = scratch.outside / "ups"
+    run, asked = attempt(scratch, couriers, f"  - {{id: a, command: 'echo x >> {ups}; exec sleep 600'}}\n")
+    wait_for(ups.exists, "the stage does not begin")
+    number = slurm.ask("squeue", "-h", "-n", asked.handle, "-o", "%A").strip()
+    slurm.ask("scontrol", "requeue", number)
+    wait_for(lambda: couriers.observe([asked.handle])[asked.handle].standing == Standing.QUEUED, "it is not requeued")
+    slurm.ask("scontrol", "update", f"JobId={number}", "StartTime=now")
+    assert until(couriers, asked, Standing.ENDED).cause == Cause.REQUEUED
+    assert brought_home(run).outcome == Outcome.INTERRUPTED
+    assert ups.read_text() == "x\n"
