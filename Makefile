@@ -7,7 +7,7 @@ WORKERS ?= 3
 # As people have it: what Python compiled of a module is there when the module is loaded again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help bubblewrap chromium outside demo test simulate soak mutate check lint types validate bench docs clean
+.PHONY: help bubblewrap chromium slurm outside demo test simulate soak mutate check lint types validate bench docs clean
 
 help: ## Show what can be made
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -33,6 +33,13 @@ chromium:
 		|| { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core > /dev/null; } \
 		|| echo "chromium could not be installed; tests that look at pages will skip"
 
+# Tests of the engine slurm start a cluster with it; where it is missing and nobody is root, they skip and say so.
+slurm:
+	@command -v slurmd > /dev/null || test "$$(id -u)" != 0 || ! command -v apt-get > /dev/null \
+		|| apt-get install -qq -y --no-install-recommends slurmctld slurmd slurm-client munge > /dev/null \
+		|| { apt-get update -qq && apt-get install -qq -y --no-install-recommends slurmctld slurmd slurm-client munge > /dev/null; } \
+		|| echo "Slurm could not be installed; tests of the engine slurm will skip"
+
 # What checks and runs the files for forges; where a registry does not give it, its tests skip and say so.
 outside: $(VENV)/installed
 	@test -e $(VENV)/outside || { $(BIN)/python -m pip install --quiet --group outside && touch $(VENV)/outside; } \
@@ -41,7 +48,7 @@ outside: $(VENV)/installed
 demo: $(VENV)/installed ## Turn a committed request into committed evidence, on this project's own checks
 	$(BIN)/python docs/demo.py
 
-test: $(VENV)/installed bubblewrap chromium outside ## Run all tests
+test: $(VENV)/installed bubblewrap chromium slurm outside ## Run all tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
 
 SEEDS ?= 0:20000

@@ -287,6 +287,7 @@ PURE_AMONG_JOINTS = (
     "agents/claude_events", "agents/codex_events", "agents/command_events", "agents/events", "agents/prompt",
     "agents/story", "agents/verdict", "forges/event", "markup", "forges/where",
     "control/request", "control/rules", "control/convert", "control/comparing", "control/reading",
+    "executors/slurm_words",
 )  # fmt: skip
 PURE = [each for each in MODULES if line_of(each) in ("words", "pure") or each in PURE_AMONG_JOINTS]
 TEST_FILES = sorted(TESTS.rglob("*.py"))
