@@ -100,6 +100,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "checkout",
         "locks",
         "lent",
+        "packs",
         "rundir",
         "process",
         "contracts",
