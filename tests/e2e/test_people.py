@@ -334,7 +334,8 @@ def _insist(scratch: Scratch, *words: str) -> None:
             scratch.git(*words)
             return
         except subprocess.CalledProcessError as error:
-            if ".lock" not in error.stderr and "cannot lock ref" not in error.stderr:
+            # `git stash` says nothing at all when the index is in use before it has begun.
+            if error.stderr and ".lock" not in error.stderr and "cannot lock ref" not in error.stderr:
                 raise AssertionError(f"git {words}: {error.stderr}") from None
             time.sleep(0.02)
     raise AssertionError(f"git {words} never gets its turn")
