@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from reconciler import packs
-from reconciler.checkout import INTENT_PATH, Checkout
+from reconciler.checkout import INTENT_PATH, LOCK_PATIENCE_S, Checkout
 from reconciler.disk import DISK
 from reconciler.errors import ContentError, GitFailed, PublishBlocked, TipMoved, UsageError
 from reconciler.locks import remove_stale_locks
@@ -946,6 +946,7 @@ class Repository:
         checkout = self._checkout_of(branch)
         if checkout is None:
             self._move_ref(branch, old, new)
+            self._follow(branch, old, new)
             return
         if self.commit_of(branch) != old:
             raise TipMoved(f"{branch}: moved while evidence was made for {old[:12]}")
@@ -990,6 +991,27 @@ class Repository:
             if self.commit_of(branch) != old:
                 raise TipMoved(f"{branch}: moved while evidence was made for {old[:12]}") from None
             raise
+
+    def _follow(self, branch: str, old: str, new: str) -> None:
+        """Bring a checkout after a branch that was moved while somebody switched to it: `git switch` looks where the
+        branch is before it locks anything, and then checks out the commit that it saw."""
+        places = [self.common, *(self.common / "worktrees").glob("*")]
+        name = f"ref: refs/heads/{branch}\n".encode(errors="surrogateescape")
+
+        def is_busy() -> bool:
+            return any((each / "index.lock").exists() for each in places)
+
+        def is_named() -> bool:
+            return any(
+                DISK.exists(each / "HEAD") and DISK.read(each / "HEAD", len(name) + 1) == name for each in places
+            )
+
+        patience_s = LOCK_PATIENCE_S if is_busy() else 0.0
+        DISK.wait_for(lambda: None if is_busy() else True, patience_s)
+        if DISK.wait_for(lambda: is_named() or None, patience_s):  # HEAD moves after the index has been let go
+            checkout = self._checkout_of(branch)
+            if checkout is not None:
+                Checkout(repository=self, directory=checkout, branch=branch).follow(old, new)
 
     def _checkout_of(self, branch: str) -> Path | None:
         """Return the worktree that has `branch` checked out, if it is still there."""

@@ -160,10 +160,11 @@ class Remote:
         if not all(map(OID.fullmatch, oids)):
             raise ValueError("commits are named by full object ids")
         depth = (f"--depth={DEPTH}",) if (self.repository.common / "shallow").exists() else ()
-        self._network(
-            "fetch", "--quiet", "--no-tags", "--refmap=", "--no-write-fetch-head", "--no-recurse-submodules",
-            "--no-auto-maintenance", "--no-show-forced-updates", *depth, "--end-of-options", self.name, *oids,
-        )  # fmt: skip
+        with packs.noted(self.repository):
+            self._network(
+                "fetch", "--quiet", "--no-tags", "--refmap=", "--no-write-fetch-head", "--no-recurse-submodules",
+                "--no-auto-maintenance", "--no-show-forced-updates", *depth, "--end-of-options", self.name, *oids,
+            )  # fmt: skip
 
     def push(self, updates: Sequence[RefUpdate], *, atomic: bool = True) -> frozenset[str]:
         """Move refs, each only from where it must be now; return those that were rejected because they are not there
