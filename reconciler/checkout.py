@@ -102,6 +102,12 @@ class Checkout:
         if reason:
             raise PublishBlocked(reason)
 
+    def follow(self, old: str, new: str) -> None:
+        """Bring index and files from `old`, where they may still be, to `new`, where the branch is by now. What is at
+        `new` already stays, and so does all if something of a person would be overwritten."""
+        with contextlib.suppress(GitFailed):
+            self._bring(old, new)
+
     def _git_directory(self) -> Path:
         """Return the git directory of this checkout alone."""
         if (self.directory / ".git").is_dir():

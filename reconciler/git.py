@@ -21,7 +21,8 @@ from dataclasses import field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from reconciler.checkout import INTENT_PATH, Checkout
+from reconciler import packs
+from reconciler.checkout import INTENT_PATH, LOCK_PATIENCE_S, Checkout
 from reconciler.disk import DISK
 from reconciler.errors import ContentError, GitFailed, PublishBlocked, TipMoved, UsageError
 from reconciler.locks import remove_stale_locks
@@ -36,6 +37,8 @@ BLOB_BYTES_MAX = 8 * 1024 * 1024
 """A blob larger than this is not read; no format of ours may be as large."""
 
 PUBLISH_REF = "refs/reconciler/publish"
+"""Named by the stream that makes a commit, and never written: git is told to forget it before the stream ends."""
+COMMIT_TRIES = 3
 OWN_REFS = "refs/reconciler/"
 REFLOG = "reconciler: publish evidence"
 
@@ -53,9 +56,11 @@ OPTIONS = (
     "-c", "color.ui=false",
     "-c", "color.grep=false",
     "-c", "trailer.separators=:",
+    *packs.KEPT,
 )  # fmt: skip
 """Before every command: no hooks, durable objects and refs (git syncs no ref by default), no maintenance in the
-middle of a pass, no transport that runs a command, no watcher that a repository's configuration names."""
+middle of a pass, no transport that runs a command, no watcher that a repository's configuration names, no loose objects
+of an import or a fetch, which somebody's garbage collection may take."""
 
 KEPT_VARIABLES = re.compile(
     r"GIT_(EXEC_PATH|SSH|SSH_COMMAND|SSL_\w+|CONFIG_(GLOBAL|SYSTEM|NOSYSTEM|COUNT|KEY_\d+|VALUE_\d+)"
@@ -745,8 +750,8 @@ class Repository:
         name, _, address = identity.rpartition(" <")
         who = {"NAME": name, "EMAIL": address.rstrip(">"), "DATE": f"@{epoch_s} +0000"}
         roles = {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in who.items()}
-        with tempfile.TemporaryDirectory() as place:
-            variables = {"GIT_INDEX_FILE": str(Path(place) / "index"), **roles}
+        with packs.incoming(self) as place:
+            variables = {"GIT_INDEX_FILE": str(place / "index"), **self._beside(place), **roles}
 
             def ask(*words: str, feed: bytes = b"") -> bytes:
                 return run((*where, *words), directory=workspace, standard_input=feed, variables=variables)
@@ -759,7 +764,8 @@ class Repository:
             tree = ask("write-tree").decode().strip()
             if tree == self._tree_of(base):
                 return None
-            return ask("commit-tree", "-p", base, "-F", "-", tree, feed=message.encode()).decode().strip()
+            made = ask("commit-tree", "-p", base, "-F", "-", tree, feed=message.encode())
+            return self._take_in(made.decode().strip(), (base,), place)
 
     def change(self, workspace: Path, base: str | None, index: Path, bytes_max: int) -> Change:
         """Return how the files of `workspace` differ from a commit (None: from nothing), new ones included.
@@ -825,11 +831,57 @@ class Repository:
             file.write((b"" if not known or known.endswith(b"\n") else b"\n") + line.encode() + b"\n")
 
     def make_commit(self, draft: Draft) -> str:
-        """Write a commit by fast-import onto the publish ref and return its id. No branch moves."""
+        """Write a commit by fast-import and return its id. No ref leads to it yet.
+
+        All that its parents have not is in one pack that no garbage collection takes, also what git found in another
+        pack and would have made no copy of: that one may go. If it has gone between the two, the next try misses it.
+        """
         if draft.base_tree is not None:
             draft = replace(draft, base_tree=self._tree_of(draft.base_tree))
-        answer = self.git("fast-import", "--quiet", "--force", "--done", standard_input=_stream(draft))
-        return answer.strip()
+        stream, known = _stream(draft), (draft.parent, *draft.merges)
+        for _ in range(COMMIT_TRIES - 1):
+            with packs.incoming(self) as place:
+                commit = self._import(stream, place, "core.fsync=none")
+                with contextlib.suppress(GitFailed):
+                    return self._take_in(commit, known, place)
+        with packs.incoming(self) as place:
+            return self._take_in(self._import(stream, place, "core.fsync=none"), known, place)
+
+    def import_objects(self, stream: bytes) -> str:
+        """Give git a stream to import that moves no ref and return what it answers. What is imported is in a pack that
+        no garbage collection takes."""
+        with packs.incoming(self) as place:
+            answer = self._import(stream, place)
+            packs.take_in(self, place / "pack")
+        return answer
+
+    def _import(self, stream: bytes, place: Path, *config: str) -> str:
+        """Import a stream into the object directory `place`, and return what git answers."""
+        return self._aside(place, "fast-import", "--quiet", "--force", "--done", feed=stream, config=config)
+
+    def _take_in(self, commit: str, known: Iterable[str], place: Path) -> str:
+        """Take a commit that was made in the object directory `place` in, whole but for what the commits `known` have,
+        and return it. Raise GitFailed if something of it is missing."""
+        whole = place / "whole"
+        whole.mkdir()
+        feed = "\n".join([commit, *(f"^{each}" for each in known), ""]).encode()
+        words = ("pack-objects", "--quiet", "--revs", "--sparse", "--delta-base-offset", str(whole / "pack"))
+        self._aside(place, *words, feed=feed, config=("pack.packSizeLimit=0",))
+        packs.take_in(self, whole)
+        return commit
+
+    def _aside(self, place: Path, *words: str, feed: bytes, config: Sequence[str], timeout_s: float = TIMEOUT_S) -> str:
+        """Return what git prints that writes objects into the directory `place` and reads them together with ours."""
+        variables = self._beside(place)
+        said = run(
+            words,
+            directory=self.directory,
+            standard_input=feed,
+            timeout_s=timeout_s,
+            config=config,
+            variables=variables,
+        )
+        return said.decode(errors="surrogateescape").strip()
 
     def signed(self, commit: str) -> str:
         """Return a copy of a commit with one parent that is signed as the person at this machine has configured it.
@@ -837,7 +889,9 @@ class Repository:
         message = self.git("log", "-1", "--format=%B", "--end-of-options", commit)
         tree, parent = self._tree_of(commit), self.look_up([f"{commit}^1"])[0]
         asked = ("commit-tree", "-S", "-p", parent or "", "-F", "-", tree)
-        return self.git(*asked, standard_input=message.encode(), timeout_s=SIGNING_TIMEOUT_S)
+        with packs.incoming(self) as place:
+            made = self._aside(place, *asked, feed=message.encode(), config=(), timeout_s=SIGNING_TIMEOUT_S)
+            return self._take_in(made, (parent or "",), place)
 
     def _tree_of(self, oid: str) -> str:
         """Return the tree of a commit, or a tree itself."""
@@ -892,6 +946,7 @@ class Repository:
         checkout = self._checkout_of(branch)
         if checkout is None:
             self._move_ref(branch, old, new)
+            self._follow(branch, old, new)
             return
         if self.commit_of(branch) != old:
             raise TipMoved(f"{branch}: moved while evidence was made for {old[:12]}")
@@ -936,6 +991,27 @@ class Repository:
             if self.commit_of(branch) != old:
                 raise TipMoved(f"{branch}: moved while evidence was made for {old[:12]}") from None
             raise
+
+    def _follow(self, branch: str, old: str, new: str) -> None:
+        """Bring a checkout after a branch that was moved while somebody switched to it: `git switch` looks where the
+        branch is before it locks anything, and then checks out the commit that it saw."""
+        places = [self.common, *(self.common / "worktrees").glob("*")]
+        name = f"ref: refs/heads/{branch}\n".encode(errors="surrogateescape")
+
+        def is_busy() -> bool:
+            return any((each / "index.lock").exists() for each in places)
+
+        def is_named() -> bool:
+            return any(
+                DISK.exists(each / "HEAD") and DISK.read(each / "HEAD", len(name) + 1) == name for each in places
+            )
+
+        patience_s = LOCK_PATIENCE_S if is_busy() else 0.0
+        DISK.wait_for(lambda: None if is_busy() else True, patience_s)
+        if DISK.wait_for(lambda: is_named() or None, patience_s):  # HEAD moves after the index has been let go
+            checkout = self._checkout_of(branch)
+            if checkout is not None:
+                Checkout(repository=self, directory=checkout, branch=branch).follow(old, new)
 
     def _checkout_of(self, branch: str) -> Path | None:
         """Return the worktree that has `branch` checked out, if it is still there."""
@@ -1041,7 +1117,7 @@ def _stream(draft: Draft) -> bytes:
     for path in sorted(draft.files):
         data, mode = draft.files[path], draft.modes.get(path, "100644")
         parts.append(b"M %s inline %s\ndata %d\n%s\n" % (mode.encode(), _quoted(path), len(data), data))
-    parts.append(b"get-mark :1\ndone\n")
+    parts.append(b"get-mark :1\nreset %s\ndone\n" % PUBLISH_REF.encode())
     return b"".join(parts)
 
 

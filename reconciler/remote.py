@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from reconciler import git
+from reconciler import git, packs
 from reconciler.disk import DISK
 from reconciler.errors import (
     ContentError,
@@ -122,7 +122,8 @@ class Remote:
         existing = tuple(dict.fromkeys(branches))
         for left in reversed(range(FETCH_ATTEMPTS)):
             try:
-                self._bring(existing)
+                with packs.noted(self.repository):
+                    self._bring(existing)
                 break
             except GitFailed as error:
                 broken = BROKEN.search(error.stderr) is not None
@@ -160,10 +161,11 @@ class Remote:
         if not all(map(OID.fullmatch, oids)):
             raise ValueError("commits are named by full object ids")
         depth = (f"--depth={DEPTH}",) if (self.repository.common / "shallow").exists() else ()
-        self._network(
-            "fetch", "--quiet", "--no-tags", "--refmap=", "--no-write-fetch-head", "--no-recurse-submodules",
-            "--no-auto-maintenance", "--no-show-forced-updates", *depth, "--end-of-options", self.name, *oids,
-        )  # fmt: skip
+        with packs.noted(self.repository):
+            self._network(
+                "fetch", "--quiet", "--no-tags", "--refmap=", "--no-write-fetch-head", "--no-recurse-submodules",
+                "--no-auto-maintenance", "--no-show-forced-updates", *depth, "--end-of-options", self.name, *oids,
+            )  # fmt: skip
 
     def take(self, ref: str, depth: int = 0) -> str | None:
         """Bring one ref under its own name, with `depth` commits of its history (0: all); return where it is, None if
@@ -454,7 +456,8 @@ def _line(text: str) -> str:
 def write_notes(repository: Repository, messages: Sequence[bytes], identity: str, epoch_s: int) -> tuple[str, ...]:
     """Write each message as a commit of its own, with no parent and no file, and return their ids in order.
 
-    No ref leads to them: they are there to be pushed at once. Equal messages of one second are one note.
+    No ref leads to them, and no garbage collection takes them: they are there to be pushed at once. Equal messages of
+    one second are one note.
     """
     if any(len(each) > NOTE_BYTES_MAX for each in messages):
         raise ValueError(f"a note is larger than {NOTE_BYTES_MAX} bytes")
@@ -462,7 +465,7 @@ def write_notes(repository: Repository, messages: Sequence[bytes], identity: str
         return ()
     stream = b"".join(_note(number, each, identity, epoch_s) for number, each in enumerate(messages, 1))
     feed = b"feature done\n%sreset %s\ndone\n" % (stream, NOTE_REF.encode())
-    oids = tuple(repository.git("fast-import", "--quiet", "--force", "--done", standard_input=feed).split())
+    oids = tuple(repository.import_objects(feed).split())
     if len(oids) != len(messages) or not all(map(OID.fullmatch, oids)):
         raise GitFailed(f"git fast-import: {len(oids)} answers to {len(messages)} notes")
     return oids

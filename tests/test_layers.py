@@ -101,6 +101,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "checkout",
         "locks",
         "lent",
+        "packs",
         "rundir",
         "process",
         "contracts",

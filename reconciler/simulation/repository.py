@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, cached_property, lru_cache
@@ -336,7 +336,6 @@ class SimulatedRepository(Repository):
         if draft.parent not in self.store.commits:
             raise GitFailed(f"git fast-import: {draft.parent} is no commit")
         commit = self.store.commit(self._commit_of(draft))
-        self.refs["refs/reconciler/publish"] = commit
         self.move("")
         return commit
 
@@ -355,20 +354,10 @@ class SimulatedRepository(Repository):
             epoch_s=draft.epoch_s,
         )
 
-    def git(
-        self,
-        *arguments: str,
-        standard_input: bytes = b"",
-        timeout_s: float = 0.0,
-        config: Sequence[str] = (),
-        git_directory: Path | None = None,
-        more_s: Callable[[], float] = lambda: 0.0,
-    ) -> str:
-        """Make notes from a stream; nothing else is asked of git in words."""
-        if arguments[0] != "fast-import":
-            raise NotImplementedError(f"git {arguments[0]}")
+    def import_objects(self, stream: bytes) -> str:
+        """Make notes from a stream; nothing else is imported that is not a draft."""
         self._ask("write notes")
-        messages = [each.partition(b"\nget-mark")[0] for each in re.split(rb"\ndata \d+\n", standard_input)[1:]]
+        messages = [each.partition(b"\nget-mark")[0] for each in re.split(rb"\ndata \d+\n", stream)[1:]]
         empty = self.store.tree({})
         made = [self.store.commit(Commit(tree=empty, parents=(), message=each.decode())) for each in messages]
         self.move("")

@@ -336,3 +336,35 @@ def test_of_many_files_staged_beside_many_moves_none_is_forgotten(repository: Re
     person.stdout.close()
     assert moves > 0
     assert set(done) <= set(scratch.git("ls-files").split())
+
+
+SLOW = """#!/bin/sh
+: > '{outside}/busy'
+while [ ! -e '{outside}/go' ] && [ "$(git rev-parse refs/heads/main)" != {commit} ]; do sleep 0.01; done
+cat
+"""
+"""A filter that keeps `git switch` in the middle until the branch that it goes to has moved."""
+
+
+def test_a_checkout_follows_a_branch_that_moved_while_somebody_switched_to_it(
+    repository: Repository, scratch: Scratch
+) -> None:
+    old, commit = tip(repository), evidence(repository)
+    scratch.git("switch", "-q", "-c", "topic")
+    scratch.write("README.md", "on the topic\n")
+    scratch.commit("topic")
+    program = scratch.outside / "slow"
+    program.write_text(SLOW.format(outside=scratch.outside, commit=commit))
+    program.chmod(0o755)
+    (scratch.path / ".git/info/attributes").write_text("README.md filter=slow\n")
+    scratch.git("config", "filter.slow.smudge", str(program))
+    with subprocess.Popen(["git", "switch", "-q", "main"], cwd=scratch.path, env=ENVIRONMENT) as switching:
+        try:
+            scratch.wait_for((scratch.outside / "busy").exists)
+            repository.advance("main", old, commit)
+        finally:
+            (scratch.outside / "go").touch()
+        assert switching.wait(timeout=60) == 0
+    assert scratch.git("rev-parse", "HEAD").strip() == commit
+    assert scratch.git("status", "--porcelain") == ""
+    assert (scratch.path / "tasks/t.md").read_text() == "- [x] Green\n"

@@ -89,6 +89,8 @@ def heard(tmp_path: Path) -> Iterator[tuple[Hub, Hearing, str]]:
     assert world.remote is not None
     [oid] = write_notes(world.repository, [codec.compact(SHARED)], "R <r@example.invalid>", 1_700_000_000)
     assert not world.remote.push([RefUpdate(ref=claim_ref(SHARED.run_id), old=None, new=oid)], atomic=False)
+    for mark in clone.path.glob(".git/objects/pack/*.keep"):
+        mark.unlink()
     clone.git("gc", "-q", "--prune=now")
     yield hub, Hearing(world), oid
     world.repository.objects.close()
