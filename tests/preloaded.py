@@ -2,7 +2,8 @@
 
 `start` is `subprocess.Popen` for it: a process and session of its own with the arguments, directory, environment and
 standard streams it is given, and a real exit status. What is decided when an interpreter starts cannot be given to a fork: with
-variables that Python itself reads, or with RECONCILER_TESTS_EXEC=1 in the environment, it is executed.
+variables that Python itself reads, or with RECONCILER_TESTS_EXEC=1 in the environment, it is executed. What forks workers for it is
+forked as well (`tests.preloaded_workers`); with RECONCILER_TESTS_EXEC=workers in the environment, that is executed.
 """
 
 from __future__ import annotations
@@ -21,12 +22,16 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+from tests import preloaded_workers
+from tests.preloaded_workers import exactly
+
 RECONCILER = (sys.executable, "-m", "reconciler")
-EXECUTED = bool(os.environ.get("RECONCILER_TESTS_EXEC"))
+EXEC = "RECONCILER_TESTS_EXEC"
+EXECUTED = os.environ.get(EXEC, "")
 READ_AT_START = ("PYTHON", "LC_", "LANG")
 ORDER_BYTES_MAX = 1024 * 1024
 COMMANDS = ("reconcile", "status", "plan", "validate", "why", "logs", "start", "resume", "cancel", "approve", "new")
@@ -86,8 +91,7 @@ class Forked(subprocess.Popen[str]):
 def start(words: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> subprocess.Popen[str]:
     """Start the command line with pipes for what it prints and nothing to read."""
     if (
-        EXECUTED
-        or "RECONCILER_TESTS_EXEC" in env
+        "1" in (EXECUTED, env.get(EXEC))
         or any(name.startswith(READ_AT_START) and os.environ.get(name) != value for name, value in env.items())
     ):
         return subprocess.Popen(
@@ -140,22 +144,12 @@ class Server:
         data = json.dumps(order).encode()
         socket.send_fds(self._connection, [len(data).to_bytes(4, "big")], descriptors)
         self._connection.sendall(data)
-        return int.from_bytes(_exactly(self._connection, 4), "big")
+        return int.from_bytes(exactly(self._connection, 4), "big")
 
 
 @cache
 def _server() -> Server:
     return Server()
-
-
-def _exactly(connection: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        received = connection.recv(size - len(data))
-        if not received:
-            raise EOFError
-        data += received
-    return data
 
 
 def serve(connection: socket.socket) -> Mapping[str, Any] | None:
@@ -176,7 +170,7 @@ def serve(connection: socket.socket) -> Mapping[str, Any] | None:
             continue
         try:
             size, descriptors, _, _ = socket.recv_fds(connection, 4, 3)
-            order = json.loads(_exactly(connection, int.from_bytes(size, "big")))
+            order = json.loads(exactly(connection, int.from_bytes(size, "big")))
         except (EOFError, ValueError):
             return None
         pid = os.fork()
@@ -221,12 +215,16 @@ def _become(order: Mapping[str, Any], descriptors: Sequence[int]) -> None:
 
 def main() -> None:
     connection = socket.socket(fileno=int(sys.argv[1]))
+    forking_workers = preloaded_workers.preload()
     import reconciler.cli
+    import reconciler.process
 
     for each in LOADED:
         importlib.import_module(each)
     gc.freeze()
-    if serve(connection) is not None:
+    if (order := serve(connection)) is not None:
+        if "workers" not in (EXECUTED, order["env"].get(EXEC)):
+            reconciler.process.start_server = partial(preloaded_workers.start_server, forking_workers)  # type: ignore[assignment]
         sys.argv[0] = str(Path(reconciler.cli.__file__).with_name("__main__.py"))
         try:
             reconciler.cli.main()
