@@ -12,13 +12,13 @@ import atexit
 import contextlib
 import gc
 import importlib
-import json
 import os
 import select
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -26,14 +26,12 @@ from functools import cache, partial
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from tests import preloaded_workers
-from tests.preloaded_workers import exactly
+from tests import forking, preloaded_workers
 
 RECONCILER = (sys.executable, "-m", "reconciler")
 EXEC = "RECONCILER_TESTS_EXEC"
 EXECUTED = os.environ.get(EXEC, "")
 READ_AT_START = ("PYTHON", "LC_", "LANG")
-ORDER_BYTES_MAX = 1024 * 1024
 COMMANDS = ("reconcile", "status", "plan", "validate", "why", "logs", "start", "resume", "cancel", "approve", "new")
 LOADED = (
     *(f"reconciler.commands.{each}" for each in COMMANDS),
@@ -88,36 +86,56 @@ class Forked(subprocess.Popen[str]):
                 os.close(self._status)
 
 
-def start(words: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> subprocess.Popen[str]:
-    """Start the command line with pipes for what it prints and nothing to read."""
-    if (
-        "1" in (EXECUTED, env.get(EXEC))
-        or any(name.startswith(READ_AT_START) and os.environ.get(name) != value for name, value in env.items())
+def start(
+    words: Sequence[str], *, cwd: Path, env: Mapping[str, str], stdin: int = subprocess.DEVNULL
+) -> subprocess.Popen[str]:
+    """Start the command line with pipes for what it prints, and nothing to read if there is no descriptor for that."""
+    if "1" in (EXECUTED, env.get(EXEC)) or any(
+        name.startswith(READ_AT_START) and os.environ.get(name) != value for name, value in env.items()
     ):
         return subprocess.Popen(
-            [*RECONCILER, *words], cwd=cwd, env=env, text=True, stdin=subprocess.DEVNULL,
+            [*RECONCILER, *words], cwd=cwd, env=env, text=True, stdin=stdin,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
     pipes = [os.pipe() for _ in range(3)]
-    order = {"words": list(words), "cwd": str(cwd), "env": dict(env)}
-    try:
-        pid = _server().fork(order, [each[1] for each in pipes])
-    finally:
-        for _, theirs in pipes:
-            os.close(theirs)
+    with open(os.devnull, "rb") as nothing:
+        given = [nothing.fileno() if stdin == subprocess.DEVNULL else stdin, *(each[1] for each in pipes)]
+        try:
+            pid = forking.ask(_server().address, {"words": list(words), "cwd": str(cwd), "env": dict(env)}, given)
+        finally:
+            for _, theirs in pipes:
+                os.close(theirs)
     out, err, status = (ours for ours, _ in pipes)
     return Forked(pid, status, open(out, encoding="utf-8"), open(err, encoding="utf-8"))
 
 
-def run(words: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
-    """Run the command line to its end; KILL it when its time is over."""
-    with start(words, cwd=cwd, env=env) as process:
-        try:
-            out, err = process.communicate(timeout=timeout)
-        except BaseException:
-            process.kill()
-            raise
+def run(
+    words: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout: float, told: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line to its end, with what it is told as its input; KILL it when its time is over."""
+    with tempfile.TemporaryFile() as file:
+        file.write(told.encode())
+        file.seek(0)
+        with start(words, cwd=cwd, env=env, stdin=file.fileno() if told else subprocess.DEVNULL) as process:
+            try:
+                out, err = process.communicate(timeout=timeout)
+            except BaseException:
+                process.kill()
+                raise
     return subprocess.CompletedProcess([*RECONCILER, *words], process.returncode, out, err)
+
+
+def program(place: Path) -> Path:
+    """Write a program `reconciler` for shells: it lets the command line be forked and ends as that does."""
+    path = place / "reconciler"
+    path.write_text(
+        f"#!{sys.executable} -IS\nimport sys\nsys.path.insert(0, {preloaded_workers.ROOT!r})\n"
+        f"from tests import forking\nsys.exit(forking.type_in('{_server().address.hex()}'))\n"
+        if EXECUTED != "1"
+        else f'#!/bin/sh\nexec {sys.executable} -m reconciler "$@"\n'
+    )
+    path.chmod(0o755)
+    return path
 
 
 # ------------------------------------------------------------------------------------------------ who forks
@@ -127,24 +145,21 @@ class Server:
     """The process that forks, as long as the one that started it lives."""
 
     def __init__(self) -> None:
-        self._connection, theirs = socket.socketpair()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.preloaded", str(theirs.fileno())],
-            cwd=Path(__file__).parent.parent, pass_fds=(theirs.fileno(),), start_new_session=True,
-            stdin=subprocess.DEVNULL, env={each: value for each, value in os.environ.items() if each != "PYTHONDONTWRITEBYTECODE"},
-        )  # fmt: skip
-        theirs.close()
+        alive, self._alive = os.pipe()
+        with forking.listen() as listening:
+            self.address = bytes(listening.getsockname())
+            given = (listening.fileno(), alive)
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.preloaded", *map(str, given)],
+                cwd=Path(__file__).parent.parent, pass_fds=given, start_new_session=True, stdin=subprocess.DEVNULL,
+                env={each: value for each, value in os.environ.items() if each != "PYTHONDONTWRITEBYTECODE"},
+            )  # fmt: skip
+        os.close(alive)
         atexit.register(self.end)
 
     def end(self) -> None:
-        self._connection.close()
+        os.close(self._alive)
         self._process.wait()
-
-    def fork(self, order: Mapping[str, object], descriptors: Sequence[int]) -> int:
-        data = json.dumps(order).encode()
-        socket.send_fds(self._connection, [len(data).to_bytes(4, "big")], descriptors)
-        self._connection.sendall(data)
-        return int.from_bytes(exactly(self._connection, 4), "big")
 
 
 @cache
@@ -152,39 +167,34 @@ def _server() -> Server:
     return Server()
 
 
-def serve(connection: socket.socket) -> Mapping[str, Any] | None:
-    """Fork for every order; return it in the fork, and None at the end in the process that forks."""
+def serve(listening: socket.socket, alive: int) -> Mapping[str, Any] | None:
+    """Fork for every order; return it in the fork, and None at the end in the process that forks: when nobody holds the
+    other end of the pipe `alive`."""
     wake, wakened = socket.socketpair()
     wake.setblocking(False)
     wakened.setblocking(False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wakened.fileno())
     children: dict[int, int] = {}
-    while True:
-        ready = select.select([connection, wake], [], [])[0]
+    while alive not in (ready := select.select([listening, alive, wake], [], [])[0]):
         if wake in ready:
             with contextlib.suppress(BlockingIOError):
                 wake.recv(4096)
             _tell(children)
-        if connection not in ready:
+        if listening not in ready or (forked := forking.fork(listening)) is None:
             continue
-        try:
-            size, descriptors, _, _ = socket.recv_fds(connection, 4, 3)
-            order = json.loads(exactly(connection, int.from_bytes(size, "big")))
-        except (EOFError, ValueError):
-            return None
-        pid = os.fork()
+        pid, order, descriptors = forked
         if not pid:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            for each in (connection, wake, wakened):
+            for each in (listening, wake, wakened):
                 each.detach()
             _become(order, descriptors)
-            return order  # type: ignore[no-any-return]
+            return order
         children[pid] = descriptors.pop()
         for each in descriptors:
             os.close(each)
-        connection.sendall(pid.to_bytes(4, "big"))
+    return None
 
 
 def _tell(children: dict[int, int]) -> None:
@@ -193,7 +203,8 @@ def _tell(children: dict[int, int]) -> None:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
                 return
-            descriptor = children.pop(pid)
+            if (descriptor := children.pop(pid, None)) is None:
+                continue  # it forks workers, and ended with us
             with contextlib.suppress(BrokenPipeError):
                 os.write(descriptor, b"%d" % status)
             os.close(descriptor)
@@ -202,7 +213,7 @@ def _tell(children: dict[int, int]) -> None:
 def _become(order: Mapping[str, Any], descriptors: Sequence[int]) -> None:
     """Take on what a process has that was executed with an order."""
     os.setsid()
-    for target, source in enumerate((os.open(os.devnull, os.O_RDONLY), *descriptors[:2])):
+    for target, source in enumerate(descriptors[:3]):
         os.dup2(source, target)
     os.closerange(3, 1024)
     os.chdir(order["cwd"])
@@ -214,7 +225,7 @@ def _become(order: Mapping[str, Any], descriptors: Sequence[int]) -> None:
 
 
 def main() -> None:
-    connection = socket.socket(fileno=int(sys.argv[1]))
+    listening, alive = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
     forking_workers = preloaded_workers.preload()
     import reconciler.cli
     import reconciler.process
@@ -222,7 +233,7 @@ def main() -> None:
     for each in LOADED:
         importlib.import_module(each)
     gc.freeze()
-    if (order := serve(connection)) is not None:
+    if (order := serve(listening, alive)) is not None:
         if "workers" not in (EXECUTED, order["env"].get(EXEC)):
             reconciler.process.start_server = partial(preloaded_workers.start_server, forking_workers)  # type: ignore[assignment]
         sys.argv[0] = str(Path(reconciler.cli.__file__).with_name("__main__.py"))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import os
 import select
 import signal
@@ -21,12 +20,13 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests import forking
+
 ROOT = str(Path(__file__).resolve().parent.parent)
 PROGRAM = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
     "from tests.preloaded_workers import fork_servers; fork_servers(int(sys.argv[2]), int(sys.argv[3]))"
 )
-ANSWER_PATIENCE_S = 20.0
 
 
 class Started:
@@ -59,23 +59,7 @@ class Started:
 
 def start_server(address: bytes, descriptor: int, environment: Mapping[str, str]) -> Started:
     """Let the process at an address fork a server that takes its orders from a descriptor."""
-    data = json.dumps(dict(environment)).encode()
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(ANSWER_PATIENCE_S)
-        connection.connect(address)
-        socket.send_fds(connection, [len(data).to_bytes(4, "big")], [descriptor, 2])
-        connection.sendall(data)
-        return Started(int.from_bytes(exactly(connection, 4), "big"))
-
-
-def exactly(connection: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        received = connection.recv(size - len(data))
-        if not received:
-            raise EOFError
-        data += received
-    return data
+    return Started(forking.ask(address, dict(environment), [descriptor, 2]))
 
 
 # ------------------------------------------------------------------------------------------------ who forks
@@ -84,9 +68,7 @@ def exactly(connection: socket.socket, size: int) -> bytes:
 def preload() -> bytes:
     """Start the process that forks servers as long as this one lives, and return its address."""
     alive, ours = os.pipe()
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind("")
-        listening.listen(64)
+    with forking.listen() as listening:
         given = (listening.fileno(), alive)
         subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", PROGRAM, ROOT, *map(str, given)], cwd="/", pass_fds=given,
@@ -107,22 +89,17 @@ def fork_servers(listening_descriptor: int, alive: int) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     listening = socket.socket(fileno=listening_descriptor)
     gc.freeze()
-    while alive not in (ready := select.select([listening, alive], [], [])[0]):
-        if ready:
-            connection, _ = listening.accept()
-            with connection, contextlib.suppress(OSError, EOFError, ValueError):
-                connection.settimeout(ANSWER_PATIENCE_S)
-                size, descriptors, _, _ = socket.recv_fds(connection, 4, 2)
-                environment = json.loads(exactly(connection, int.from_bytes(size, "big")))
-                pid = os.fork()
-                if not pid:
-                    _become(environment, descriptors[1])
-                    _close_all_but(descriptors[0])
-                    worker.serve(descriptors[0])
-                    os._exit(0)
-                for each in descriptors:
-                    os.close(each)
-                connection.sendall(pid.to_bytes(4, "big"))
+    while alive not in select.select([listening, alive], [], [])[0]:
+        if (forked := forking.fork(listening)) is None:
+            continue
+        pid, environment, descriptors = forked
+        if not pid:
+            _become(environment, descriptors[1])
+            _close_all_but(descriptors[0])
+            worker.serve(descriptors[0])
+            os._exit(0)
+        for each in descriptors:
+            os.close(each)
 
 
 def _become(environment: Mapping[str, str], errors: int) -> None:
