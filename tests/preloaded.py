@@ -20,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -32,12 +31,28 @@ RECONCILER = (sys.executable, "-m", "reconciler")
 EXEC = "RECONCILER_TESTS_EXEC"
 EXECUTED = os.environ.get(EXEC, "")
 READ_AT_START = ("PYTHON", "LC_", "LANG")
-COMMANDS = ("reconcile", "status", "plan", "validate", "why", "logs", "start", "resume", "cancel", "approve", "new")
+COMMANDS = (
+    *("reconcile", "status", "plan", "validate", "why", "logs", "start", "resume", "cancel", "approve", "new"),
+    *("ci", "doctor", "guard", "init"),
+)
 LOADED = (
     *(f"reconciler.commands.{each}" for each in COMMANDS),
-    *("reconciler.redact", "_ruamel_yaml", "jsonschema_rs", "markdown_it", "graphlib", "email", "string", "glob"),
+    *("reconciler.drive", "reconciler.agents.stage", "reconciler.guards"),
+    *(
+        "reconciler.bus",
+        "reconciler.confided",
+        "reconciler.journal",
+        "reconciler.redact",
+        "_ruamel_yaml",
+        "jsonschema_rs",
+        "markdown_it",
+        "graphlib",
+        "email",
+        "string",
+        "glob",
+    ),
 )
-"""What those verbs load, at once or when they need it."""
+"""What those verbs and the processes of stages load, at once or when they need it."""
 
 
 class Forked(subprocess.Popen[str]):
@@ -84,6 +99,27 @@ class Forked(subprocess.Popen[str]):
         if self.returncode is None:
             with contextlib.suppress(OSError):
                 os.close(self._status)
+
+
+def execute(
+    program: Sequence[str], answers: int, *others: int, stdin: int, cwd: Path, env: Mapping[str, str]
+) -> subprocess.Popen[str]:
+    """Start a program of ours as `python -I -c` does, with what it prints in one pipe. Its last word is the descriptor it
+    is to answer on; it inherits others too."""
+    if "1" in (EXECUTED, env.get(EXEC)):
+        return subprocess.Popen(
+            [sys.executable, "-I", "-c", *program, str(answers)], cwd=cwd, env=env, text=True, errors="replace",
+            stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+            pass_fds=(answers, *others),
+        )  # fmt: skip
+    (out, printing), (status, telling) = os.pipe(), os.pipe()
+    order = {"program": list(program), "cwd": str(cwd), "env": dict(env)}
+    try:
+        pid = forking.ask(_server().address, order, [stdin, printing, printing, answers, *others, telling])
+    finally:
+        os.close(printing)
+        os.close(telling)
+    return Forked(pid, status, open(out, encoding="utf-8", errors="replace"), None)
 
 
 def start(
@@ -150,7 +186,7 @@ class Server:
             self.address = bytes(listening.getsockname())
             given = (listening.fileno(), alive)
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.preloaded", *map(str, given)],
+                [sys.executable, "-m", "tests.preloaded", *map(str, given), preloaded_workers.preload().hex()],
                 cwd=Path(__file__).parent.parent, pass_fds=given, start_new_session=True, stdin=subprocess.DEVNULL,
                 env={each: value for each, value in os.environ.items() if each != "PYTHONDONTWRITEBYTECODE"},
             )  # fmt: skip
@@ -189,7 +225,11 @@ def serve(listening: socket.socket, alive: int) -> Mapping[str, Any] | None:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             for each in (listening, wake, wakened):
                 each.detach()
-            _become(order, descriptors)
+            preloaded_workers.become(order["env"], descriptors[:3], order["cwd"])
+            os.close(descriptors.pop())
+            if "program" in order:
+                preloaded_workers.execute([*order["program"], str(descriptors[3])], descriptors[3:])
+            os.closerange(3, 1024)
             return order
         children[pid] = descriptors.pop()
         for each in descriptors:
@@ -203,40 +243,27 @@ def _tell(children: dict[int, int]) -> None:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
                 return
-            if (descriptor := children.pop(pid, None)) is None:
-                continue  # it forks workers, and ended with us
+            descriptor = children.pop(pid)
             with contextlib.suppress(BrokenPipeError):
                 os.write(descriptor, b"%d" % status)
             os.close(descriptor)
 
 
-def _become(order: Mapping[str, Any], descriptors: Sequence[int]) -> None:
-    """Take on what a process has that was executed with an order."""
-    os.setsid()
-    for target, source in enumerate(descriptors[:3]):
-        os.dup2(source, target)
-    os.closerange(3, 1024)
-    os.chdir(order["cwd"])
-    os.environ.clear()
-    os.environ.update(order["env"])
-    time.tzset()
-    sys.argv = [*RECONCILER[1:2], *order["words"]]
-    sys.path[0] = order["cwd"]
-
-
 def main() -> None:
     listening, alive = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
-    forking_workers = preloaded_workers.preload()
+    forking_workers = bytes.fromhex(sys.argv[3])
     import reconciler.cli
     import reconciler.process
 
     for each in LOADED:
         importlib.import_module(each)
+    preloaded_workers.compile_values()
     gc.freeze()
     if (order := serve(listening, alive)) is not None:
         if "workers" not in (EXECUTED, order["env"].get(EXEC)):
             reconciler.process.start_server = partial(preloaded_workers.start_server, forking_workers)  # type: ignore[assignment]
-        sys.argv[0] = str(Path(reconciler.cli.__file__).with_name("__main__.py"))
+        sys.argv = [str(Path(reconciler.cli.__file__).with_name("__main__.py")), *order["words"]]
+        sys.path[0] = order["cwd"]
         try:
             reconciler.cli.main()
         except SystemExit as ending:
