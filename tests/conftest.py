@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from reconciler import process
+from tests import preloaded
 from tests.scratch import ENVIRONMENT, NOT_OURS, Scratch
 
 
@@ -23,6 +24,13 @@ def hermetic(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in ENVIRONMENT.items():
         if name.startswith("GIT_") or name == "TZ":
             monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(autouse=True)
+def executed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let whatever is marked so start its workers as people's machines do."""
+    if request.node.get_closest_marker("executed"):
+        monkeypatch.setitem(ENVIRONMENT, preloaded.EXEC, "workers")
 
 
 @pytest.fixture

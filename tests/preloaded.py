@@ -106,7 +106,7 @@ def execute(
 ) -> subprocess.Popen[str]:
     """Start a program of ours as `python -I -c` does, with what it prints in one pipe. Its last word is the descriptor it
     is to answer on; it inherits others too."""
-    if "1" in (EXECUTED, env.get(EXEC)):
+    if {"1", "workers"} & {EXECUTED, env.get(EXEC)}:
         return subprocess.Popen(
             [sys.executable, "-I", "-c", *program, str(answers)], cwd=cwd, env=env, text=True, errors="replace",
             stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
