@@ -123,21 +123,26 @@ def execute(
 
 
 def start(
-    words: Sequence[str], *, cwd: Path, env: Mapping[str, str], stdin: int = subprocess.DEVNULL
+    words: Sequence[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    stdin: int = subprocess.DEVNULL,
+    python: str = sys.executable,
 ) -> subprocess.Popen[str]:
     """Start the command line with pipes for what it prints, and nothing to read if there is no descriptor for that."""
     if "1" in (EXECUTED, env.get(EXEC)) or any(
         name.startswith(READ_AT_START) and os.environ.get(name) != value for name, value in env.items()
     ):
         return subprocess.Popen(
-            [*RECONCILER, *words], cwd=cwd, env=env, text=True, stdin=stdin,
+            [python, *RECONCILER[1:], *words], cwd=cwd, env=env, text=True, stdin=stdin,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
     pipes = [os.pipe() for _ in range(3)]
     with open(os.devnull, "rb") as nothing:
         given = [nothing.fileno() if stdin == subprocess.DEVNULL else stdin, *(each[1] for each in pipes)]
         try:
-            pid = forking.ask(_server().address, {"words": list(words), "cwd": str(cwd), "env": dict(env)}, given)
+            pid = forking.ask(_server(python).address, {"words": list(words), "cwd": str(cwd), "env": dict(env)}, given)
         finally:
             for _, theirs in pipes:
                 os.close(theirs)
@@ -146,13 +151,21 @@ def start(
 
 
 def run(
-    words: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout: float, told: str = ""
+    words: Sequence[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    timeout: float,
+    told: str = "",
+    python: str = sys.executable,
 ) -> subprocess.CompletedProcess[str]:
     """Run the command line to its end, with what it is told as its input; KILL it when its time is over."""
     with tempfile.TemporaryFile() as file:
         file.write(told.encode())
         file.seek(0)
-        with start(words, cwd=cwd, env=env, stdin=file.fileno() if told else subprocess.DEVNULL) as process:
+        with start(
+            words, cwd=cwd, env=env, stdin=file.fileno() if told else subprocess.DEVNULL, python=python
+        ) as process:
             try:
                 out, err = process.communicate(timeout=timeout)
             except BaseException:
@@ -180,13 +193,13 @@ def program(place: Path) -> Path:
 class Server:
     """The process that forks, as long as the one that started it lives."""
 
-    def __init__(self) -> None:
+    def __init__(self, python: str) -> None:
         alive, self._alive = os.pipe()
         with forking.listen() as listening:
             self.address = bytes(listening.getsockname())
             given = (listening.fileno(), alive)
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.preloaded", *map(str, given), preloaded_workers.preload().hex()],
+                [python, "-m", "tests.preloaded", *map(str, given), preloaded_workers.preload(python).hex()],
                 cwd=Path(__file__).parent.parent, pass_fds=given, start_new_session=True, stdin=subprocess.DEVNULL,
                 env={each: value for each, value in os.environ.items() if each != "PYTHONDONTWRITEBYTECODE"},
             )  # fmt: skip
@@ -199,8 +212,8 @@ class Server:
 
 
 @cache
-def _server() -> Server:
-    return Server()
+def _server(python: str = sys.executable) -> Server:
+    return Server(python)
 
 
 def serve(listening: socket.socket, alive: int) -> Mapping[str, Any] | None:
@@ -261,6 +274,7 @@ def main() -> None:
     gc.freeze()
     if (order := serve(listening, alive)) is not None:
         if "workers" not in (EXECUTED, order["env"].get(EXEC)):
+            subprocess.Popen = preloaded_workers.Popen  # type: ignore[misc]
             reconciler.process.start_server = partial(preloaded_workers.start_server, forking_workers)  # type: ignore[assignment]
         sys.argv = [str(Path(reconciler.cli.__file__).with_name("__main__.py")), *order["words"]]
         sys.path[0] = order["cwd"]

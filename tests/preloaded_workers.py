@@ -73,7 +73,12 @@ class Popen(subprocess.Popen[Any]):
         pid = os.fork()
         if not pid:
             try:
-                become(environment, [pipes[0], pipes[3], pipes[5]], place, new_session)
+                become(
+                    dict(os.environ) if environment is None else environment,
+                    [pipes[0], pipes[3], pipes[5]],
+                    place,
+                    new_session,
+                )
                 execute(words[3:], [*given])
             finally:
                 os._exit(70)
@@ -123,13 +128,13 @@ def start_server(address: bytes, descriptor: int, environment: Mapping[str, str]
 
 
 @cache
-def preload() -> bytes:
+def preload(python: str) -> bytes:
     """Start the process that forks servers as long as this one lives, and return its address."""
     alive, ours = os.pipe()
     with forking.listen() as listening:
         given = (listening.fileno(), alive)
         subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", PROGRAM, ROOT, *map(str, given)], cwd="/", pass_fds=given,
+            [python, "-I", "-S", "-c", PROGRAM, ROOT, *map(str, given)], cwd="/", pass_fds=given,
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
         ).returncode = 0  # fmt: skip
         os.close(alive)
