@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Tests wait for processes a quarter of their time: three at once keep two cores busy.
-WORKERS ?= 3
+# Tests wait for processes and the disk half of their time: four at once keep two cores busy.
+WORKERS ?= 4
 # As people have it: what Python compiled of a module is there when the module is loaded again.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -27,7 +27,8 @@ bubblewrap:
 		|| echo "bubblewrap could not be installed; tests of the sandbox will skip"
 
 # Tests of pages look at them with it; where it is missing and nobody is root, they skip and say so.
-chromium:
+# One after the other: two installations at once would be in each other's way.
+chromium: | bubblewrap
 	@command -v chromium > /dev/null || test "$$(id -u)" != 0 || ! command -v apt-get > /dev/null \
 		|| apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core > /dev/null \
 		|| { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core > /dev/null; } \

@@ -354,17 +354,9 @@ class Workers:
             return
         self.close()
         ours, theirs = socket.socketpair()
-        package = str(Path(__file__).resolve().parent.parent)
+        environment = {name: each for name, each in worker_environment(os.environ).items() if name not in self._withheld}
         try:
-            self._server = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", SERVER, package, str(theirs.fileno())],
-                cwd="/",
-                env={name: each for name, each in worker_environment(os.environ).items() if name not in self._withheld},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-            )
+            self._server = start_server(theirs.fileno(), environment)
         except OSError as error:
             ours.close()
             raise SpawnFailed(f"cannot start {sys.executable}: {error.strerror}") from None
@@ -413,6 +405,20 @@ class Workers:
             self._server.kill()
             self._server.wait()
         self._server = self._connection = None
+
+
+def start_server(descriptor: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start the process that forks a worker for every order that arrives on this descriptor. Raise OSError."""
+    package = str(Path(__file__).resolve().parent.parent)
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", SERVER, package, str(descriptor)],
+        cwd="/",
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=(descriptor,),
+        start_new_session=True,
+    )
 
 
 def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from reconciler import process
+from tests import preloaded
 from tests.scratch import ENVIRONMENT, NOT_OURS, Scratch
 
 
@@ -23,6 +24,13 @@ def hermetic(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in ENVIRONMENT.items():
         if name.startswith("GIT_") or name == "TZ":
             monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(autouse=True)
+def executed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let whatever is marked so start its workers as people's machines do."""
+    if request.node.get_closest_marker("executed"):
+        monkeypatch.setitem(ENVIRONMENT, preloaded.EXEC, "workers")
 
 
 @pytest.fixture
@@ -47,12 +55,21 @@ def end_all(place: Path) -> None:
 
 def living(place: Path) -> set[int]:
     """Return the processes that work below a place, have a file of it open, are of a run in it or hold its lock."""
-    held = {each.pid for lock in place.glob("**/.runs/*/cli/*/lock") for each in process.holders(lock)}
+    found = (os.stat(each) for each in _locks(place))
+    locks = {(each.st_dev, each.st_ino) for each in found}
     pids = {int(name) for name in os.listdir("/proc") if name.isdigit()} - {os.getpid()}
-    return held | {pid for pid in pids if process.identify(pid) is not None and _belongs(pid, str(place))}
+    return {pid for pid in pids if process.identify(pid) is not None and _belongs(pid, str(place), locks)}
 
 
-def _belongs(pid: int, place: str) -> bool:
+def _locks(place: Path) -> Iterator[str]:
+    """Yield the locks of the runs below a place, without looking at what git keeps."""
+    for directory, names, files in os.walk(place):
+        names[:] = [each for each in names if not each.endswith(".git")]
+        if "lock" in files and Path(directory).match(".runs/*/cli/*"):
+            yield f"{directory}/lock"
+
+
+def _belongs(pid: int, place: str, locks: set[tuple[int, int]]) -> bool:
     with contextlib.suppress(OSError):
         variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         if any(each.startswith(f"RECONCILER_RUN_DIR={place}/".encode()) for each in variables):
@@ -60,5 +77,8 @@ def _belongs(pid: int, place: str) -> bool:
         for link in [f"/proc/{pid}/cwd", *(f"/proc/{pid}/fd/{each}" for each in os.listdir(f"/proc/{pid}/fd"))]:
             with contextlib.suppress(OSError):
                 if f"{os.readlink(link)}/".startswith(f"{place}/"):
+                    return True
+                # In a namespace of its own a process has the file by another name.
+                if locks and ((seen := os.stat(link)).st_dev, seen.st_ino) in locks:
                     return True
     return False

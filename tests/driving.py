@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import textwrap
 import time
@@ -22,6 +21,7 @@ from reconciler.parse import parse_pipeline, parse_request
 from reconciler.resolve import Place, instructions_of, resolve
 from reconciler.settings import parse_settings
 from reconciler.stage import DRIVER, PACKAGE
+from tests import preloaded
 from tests.scratch import ENVIRONMENT, Scratch
 
 CONTRACTS = Contracts()
@@ -103,10 +103,9 @@ class Driving:
         told.write_bytes(codec.compact(order))
         lock = os.open(bench.run_directory / "lock", os.O_RDWR)
         with open(told, "rb") as standard_input:
-            self.process = subprocess.Popen(
-                [sys.executable, "-I", "-c", DRIVER, PACKAGE, str(writing)],
-                cwd=bench.place, env={**ENVIRONMENT, **environment}, stdin=standard_input,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, pass_fds=(writing, lock),
+            self.process = preloaded.execute(
+                (DRIVER, PACKAGE), writing, lock, stdin=standard_input.fileno(), cwd=bench.place,
+                env={**ENVIRONMENT, **environment},
             )  # fmt: skip
         os.close(writing)
         os.close(lock)
@@ -117,7 +116,7 @@ class Driving:
         with os.fdopen(self.answers, "rb") as stream:
             said = stream.read()
         answer = codec.parse(Answer, said) if said else None
-        return Done(answer, self.process.returncode, log.decode(errors="replace"), self.bench.run_directory)
+        return Done(answer, self.process.returncode, log, self.bench.run_directory)
 
 
 @dataclass

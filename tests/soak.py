@@ -12,6 +12,8 @@ from tests.e2e.test_disk_full import fail_every_sync
 from tests.e2e.test_several import kill_at_random, share_the_work
 from tests.scratch import Hub
 
+pytestmark = pytest.mark.executed
+
 SEEDS = range(1000, 1010)
 
 

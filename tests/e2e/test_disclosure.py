@@ -12,6 +12,8 @@ from reconciler.git import Repository, open_repository
 from tests.driving import Bench
 from tests.scratch import Scratch
 
+pytestmark = pytest.mark.executed
+
 AGENT = {"use": "mine", "prompt": "Do it.", "deliver": "branch"}
 TOKEN = "gh" + "p_" + "A1b2" * 9
 VALUE = "Zk3vQ9xT7pLm" + "2RwY8sHd"

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests import preloaded
 from tests.preloaded import RECONCILER
 from tests.scratch import ENVIRONMENT, Hub, Scratch
 
@@ -23,10 +24,8 @@ CLEAN = {
 
 
 def ask(directory: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [*RECONCILER, *words, "doctor", "--format", "json"], cwd=directory, env=CLEAN | environment,
-        capture_output=True, text=True, check=False, timeout=90, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+    asked = [*words, "doctor", "--format", "json"]
+    done = preloaded.run(asked, cwd=directory, env=CLEAN | environment, timeout=90)
     assert "Traceback" not in done.stderr
     return done
 
@@ -58,9 +57,8 @@ def test_a_repository_that_is_well(ready: Scratch) -> None:
 
 
 def test_the_text_is_grouped_and_ends_with_a_summary(ready: Scratch) -> None:
-    done = subprocess.run(
-        [*RECONCILER, "doctor"], cwd=ready.path, env=CLEAN, capture_output=True, text=True, check=True, timeout=90
-    )
+    done = preloaded.run(["doctor"], cwd=ready.path, env=CLEAN, timeout=90)
+    assert done.returncode == 0
     lines = done.stdout.splitlines()
     assert [line for line in lines[:-1] if not line.startswith(" ")] == ["machine", "repository", "content", "runs"]
     assert "  ok       settings: the defaults: there is no reconciler.yaml" in lines

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import preloaded
 from tests.scratch import ENVIRONMENT, Hub, Scratch
 from tests.test_docs import GUIDE, GUIDES, README, examples, fences, name_of
 
@@ -102,10 +102,10 @@ def script(place: Path, name: str, text: str) -> None:
 @pytest.fixture
 def path(tmp_path: Path) -> str:
     """Return a PATH on which the programs are that the documents use."""
-    script(tmp_path / "bin", "reconciler", f'exec {sys.executable} -m reconciler "$@"')
     script(tmp_path / "bin", "ruff", "echo no problems")
     for agent in ("codex", "claude"):
         script(tmp_path / "bin", agent, "echo 1.0.0")
+    preloaded.program(tmp_path / "bin")
     return f"{tmp_path}/bin:{ENVIRONMENT['PATH']}"
 
 

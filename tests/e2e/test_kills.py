@@ -13,6 +13,8 @@ from reconciler.model import Process
 from reconciler.process import is_alive
 from tests.scratch import Scratch
 
+pytestmark = pytest.mark.executed
+
 FOUR = "".join(
     f"  - id: s{n}\n    attempts_max: 10\n    backoff: 50ms\n"
     f"    command: echo start s{n} $$ >> $LOG; sleep 0.{n + 1}; echo end s{n} $$ >> $LOG\n"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests import preloaded
 from tests import scratch as scratches
 from tests.conftest import end_all
 from tests.role_package import install
@@ -27,10 +28,8 @@ class Repository(Scratch):
     python: Path
 
     def run(self, *words: str, timeout: float = 90, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [str(self.python), "-m", "reconciler", *words], cwd=self.path, env=scratches.ENVIRONMENT | environment,
-            capture_output=True, text=True, check=False, timeout=timeout, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        env = scratches.ENVIRONMENT | environment
+        return preloaded.run(words, cwd=self.path, env=env, timeout=timeout, python=str(self.python))
 
     def roles(self, more: str = "", **names: object) -> None:
         self.settings(f"roles: {json.dumps(names)}\n{more}")

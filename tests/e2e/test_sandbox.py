@@ -28,7 +28,10 @@ from reconciler.resolve import Place, resolve
 from reconciler.stage import DRIVER, PACKAGE
 from tests.scratch import Scratch, wait_for
 
-pytestmark = pytest.mark.skipif(bool(sandbox.probe().reason), reason=sandbox.probe().reason)
+pytestmark = [
+    pytest.mark.executed,
+    pytest.mark.skipif(bool(sandbox.probe().reason), reason=sandbox.probe().reason),
+]
 
 TOKEN = "planted-Zx81qKd0Wm"
 ALL = ["filesystem", "network", "processes", "environment"]

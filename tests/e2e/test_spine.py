@@ -13,6 +13,8 @@ import pytest
 from tests.preloaded import RECONCILER
 from tests.scratch import Scratch
 
+pytestmark = pytest.mark.executed
+
 SCHEMAS = Path(__file__).resolve().parents[2] / "schemas"
 
 

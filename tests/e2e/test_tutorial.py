@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests import preloaded
 from tests.scratch import ENVIRONMENT
 from tests.test_docs import ROOT, tokens
 
@@ -63,8 +63,7 @@ def _may_be(text: str) -> str:
 def outputs(place: Path) -> list[str]:
     """Type all blocks in one shell, and return what each of them printed."""
     (place / "bin").mkdir()
-    (place / "bin" / "reconciler").write_text(f'#!/bin/sh\nexec {sys.executable} -m reconciler "$@"\n')
-    (place / "bin" / "reconciler").chmod(0o755)
+    preloaded.program(place / "bin")
     environment = {name: value for name, value in ENVIRONMENT.items() if not name.startswith("GIT_")}
     environment |= {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1", "HOME": str(place)}
     environment |= {"PATH": f"{place}/bin:{environment['PATH']}", "PWD": str(place)}

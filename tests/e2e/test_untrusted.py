@@ -19,6 +19,8 @@ from tests.e2e.test_agents import BOTH, programs, settings_of
 from tests.model_server import ModelServer, Say, Shell, model
 from tests.scratch import FAST, Scratch
 
+pytestmark = pytest.mark.executed
+
 __all__ = ["programs"]
 
 walled = pytest.mark.skipif(bool(sandbox.probe().reason), reason=sandbox.probe().reason)

@@ -13,6 +13,8 @@ import pytest
 
 from reconciler.check import Kind, check
 from reconciler.contracts import Contracts
+from tests import preloaded
+from tests.scratch import NOT_OURS
 
 REQUEST = "task: 0001-demo\npipeline: diagnostics\n"
 PIPELINE = """\
@@ -35,7 +37,7 @@ SOUND = {
     "README.md": "none of ours",
 }
 ENVIRONMENT = {
-    **{name: value for name, value in os.environ.items() if not name.startswith("GIT_")},
+    **{name: value for name, value in os.environ.items() if not name.startswith(NOT_OURS)},
     "GIT_CONFIG_GLOBAL": "/dev/null",
     "GIT_CONFIG_NOSYSTEM": "1",
 }
@@ -60,11 +62,8 @@ def commit(root: Path) -> None:
 
 
 def validate(root: Path, *arguments: str, text: str = "", code: int | None = None, **variables: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "reconciler", "validate", *arguments],
-        cwd=root, env=ENVIRONMENT | variables, input=text.encode(), capture_output=True, check=False,
-    )  # fmt: skip
-    said = done.stdout.decode() + done.stderr.decode()
+    done = preloaded.run(["validate", *arguments], cwd=root, env=ENVIRONMENT | variables, timeout=90, told=text)
+    said = done.stdout + done.stderr
     assert code is None or done.returncode == code, said
     return said
 
