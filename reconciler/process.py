@@ -352,8 +352,11 @@ class Workers:
         """Start the server if it is not there, without waiting for it to be ready."""
         if self._server is not None and self._server.poll() is None:
             return
-        self.close() ours, theirs = socket.socketpair() environment = {name: each for name, each in
-        worker_environment(os.environ).items() if name not in self._withheld} try:
+        self.close()
+        ours, theirs = socket.socketpair()
+        inherited = worker_environment(os.environ)
+        environment = {name: each for name, each in inherited.items() if name not in self._withheld}
+        try:
             self._server = start_server(theirs.fileno(), environment)
         except OSError as error:
             ours.close()
