@@ -66,6 +66,8 @@ GUARD_INTERVAL_S = 5.0
 """How often a guard looks whether the lease was renewed, when it is not about to end."""
 GUARD_MARGIN_S = 0.25
 """What a worker gets beyond its grace before its guard takes it for one that does not heed its lease."""
+TERMED = 128 + signal.SIGTERM
+"""What a shell exits with whose command ended by TERM."""
 TOLD_PATIENCE_S = 1.0
 """How much later than a stage the worker may hear that all of an attempt is to stop."""
 VIEW_INTERVAL_S = 0.2
@@ -702,7 +704,7 @@ class Execution:
         if self.stopping:
             return False
         failed = [each for each in self.records.values() if each.status == StageStatus.FAILED and not each.timed_out]
-        if not self.told_to_stop and any(each.signal == "SIGTERM" for each in failed):
+        if not self.told_to_stop and any(each.signal == "SIGTERM" or each.exit_code == TERMED for each in failed):
             time.sleep(TOLD_PATIENCE_S)
         return self.told_to_stop and bool(failed)
 
