@@ -66,6 +66,10 @@ GUARD_INTERVAL_S = 5.0
 """How often a guard looks whether the lease was renewed, when it is not about to end."""
 GUARD_MARGIN_S = 0.25
 """What a worker gets beyond its grace before its guard takes it for one that does not heed its lease."""
+TERMED = 128 + signal.SIGTERM
+"""What a shell exits with whose command ended by TERM."""
+TOLD_PATIENCE_S = 1.0
+"""How much later than a stage the worker may hear that all of an attempt is to stop."""
 VIEW_INTERVAL_S = 0.2
 """Stages that end faster than this share one rewrite of the manifest that people look at."""
 
@@ -683,6 +687,8 @@ class Execution:
     def _end(self) -> None:
         """Leave nothing running, judge the attempt, write it down."""
         _end_descendants()
+        if self._failed_because_of_a_stop():
+            self._stop(None)
         outcome, detail = self.stopping, self.detail
         if outcome is None:
             self.records = course.untouched_skipped(self.plan, self.records)
@@ -691,6 +697,16 @@ class Execution:
         self._save(outcome, detail)
         self._say_ended(outcome, detail)
         self._release_reserve()
+
+    def _failed_because_of_a_stop(self) -> bool:
+        """Return whether a stage failed while the worker was told to stop. Who ends an attempt may send TERM to all its
+        processes at once, and then a stage ends by that before the worker hears of it."""
+        if self.stopping:
+            return False
+        failed = [each for each in self.records.values() if each.status == StageStatus.FAILED and not each.timed_out]
+        if not self.told_to_stop and any(each.signal == "SIGTERM" or each.exit_code == TERMED for each in failed):
+            time.sleep(TOLD_PATIENCE_S)
+        return self.told_to_stop and bool(failed)
 
     # -------------------------------------------------------------------------------------------- the journal
 

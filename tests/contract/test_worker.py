@@ -235,3 +235,27 @@ def place(tmp_path: Path) -> Iterator[Path]:
 def test_the_simulated_worker_leaves_what_the_real_one_leaves(name: str, place: Path) -> None:
     scenario = SCENARIOS[name]
     assert simulated(scenario) == real(scenario, place)
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_told_to_stop_after_its_stages_the_worker_is_interrupted_all_the_same(place: Path, allowed: bool) -> None:
+    scenario = Scenario(stages=f"  - id: a\n    command: [sleep, '30']\n    allow_failure: {str(allowed).lower()}\n")
+    plan, directory = plan_of(scenario), RunDirectory(place / "run")
+    digest = prepare(directory, plan, scenario, process.instant(), process.myself())
+    workers = Workers()
+    try:
+        worker = workers.spawn(directory.path, 1, place, digest, None)
+        assert worker is not None
+        _wait(lambda: _stage_runs(directory, 1))
+        attempt = directory.read(Attempt, directory.record("attempts", 1))
+        assert attempt is not None and attempt.stages[0].process is not None
+        stage = attempt.stages[0].process  # an engine sends TERM to all processes of an attempt, in any order
+        process.send(stage, process.signal.SIGTERM)
+        _wait(lambda: not process.is_alive(stage))
+        process.send(worker, process.signal.SIGTERM)
+        _wait(lambda: not process.is_alive(worker))
+    finally:
+        workers.close()
+    attempt = directory.read(Attempt, directory.record("attempts", 1))
+    assert attempt is not None
+    assert (attempt.outcome, attempt.detail) == (Outcome.INTERRUPTED, "the worker was told to stop")
