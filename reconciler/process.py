@@ -354,7 +354,8 @@ class Workers:
             return
         self.close()
         ours, theirs = socket.socketpair()
-        environment = {name: each for name, each in worker_environment(os.environ).items() if name not in self._withheld}
+        inherited = worker_environment(os.environ)
+        environment = {name: each for name, each in inherited.items() if name not in self._withheld}
         try:
             self._server = start_server(theirs.fileno(), environment)
         except OSError as error:
