@@ -25,6 +25,8 @@ from typing import Any, NoReturn
 
 from tests import forking
 
+INHERITED = -1
+"""What `Popen` says of a standard stream that the new process shares with this one."""
 ROOT = str(Path(__file__).resolve().parent.parent)
 PROGRAM = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
@@ -184,7 +186,7 @@ def become(
     """Take on what a process has that was executed."""
     if new_session:
         os.setsid()
-    copies = [os.dup(each) for each in streams]
+    copies = [os.dup(each if each != INHERITED else target) for target, each in enumerate(streams)]
     for target, source in enumerate(copies):
         os.dup2(source, target)
     os.chdir(place)

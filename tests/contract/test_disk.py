@@ -85,7 +85,7 @@ def all_done(disk: Disk, root: Path, doings: list[tuple[Any, ...]]) -> list[obje
     return [*(done(disk, root, each) for each in doings), tree(disk, root)]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(some.lists(DOINGS, max_size=12))
 def test_the_simulated_disk_answers_like_the_real_one(doings: list[tuple[Any, ...]]) -> None:
     (host,) = machines()

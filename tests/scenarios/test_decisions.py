@@ -668,7 +668,7 @@ PROMISES = (
 )
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=250)
 @given(WORLDS, st.randoms(use_true_random=False))
 def test_what_is_promised_holds_in_every_world(case: dict[str, Any], random: Any) -> None:
     """All at once, because to think of a world takes ten times as long as to decide about it."""
