@@ -570,6 +570,7 @@ class Otlp:
     protocol: str = "http/protobuf"
     headers_env: str = ""
     timeout_s: float | None = None
+    signals: tuple[str, ...] = ("traces", "metrics", "logs")
 
 
 @frozen

@@ -57,6 +57,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "rules",
         "measures",
         "tracing",
+        "loglines",
         "exposition",
         "explain",
         "telling",
