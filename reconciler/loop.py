@@ -61,8 +61,11 @@ from reconciler.values import frozen
 from reconciler.world import World
 
 if TYPE_CHECKING:
-    # What delivers is loaded when settings name somebody to deliver to, and what tells when there is something to.
+    # What delivers is loaded when settings name somebody to deliver to, what tells when there is something to, and what
+    # keeps secrets when they name some.
     from reconciler.bus import Bus
+    from reconciler.credentials.broker import Broker
+    from reconciler.custody import Custody
     from reconciler.outlets.deliveries import Deliveries
 
     # What speaks with a collector is loaded where settings name one.
@@ -165,6 +168,7 @@ class Loop:
     tells: bool = False
     bus: Bus | None = None
     deliveries: Deliveries | None = None
+    custody: Custody | None = None
 
     def __post_init__(self) -> None:
         self.contact = Contact(self.world, self.observer)
@@ -312,6 +316,8 @@ class Loop:
         fence(self.world, actions)
         granted = None if self.world.remote is None else self._agree(seen, actions)
         done = tuple(apply(self.world, actions, granted))
+        if self.custody is not None:
+            self.custody.meet(self.world.workers.alive(), more=True)
         if granted is not None:
             self._give_back(actions, granted)
         result = Pass(seen=seen, actions=actions, done=done, online=self.world.remote is None or self.observer.online)
@@ -335,10 +341,19 @@ class Loop:
     def _withhold(self, seen: Observation) -> None:
         """Let no stage inherit a variable that holds a credential of the reconciler's own, nor say one that was asked
         for, wherever it has it from."""
-        if names := [str(each["env"]) for each in seen.settings.credentials.values() if "env" in each]:
-            self.world.workers.withhold(names)
-        if self.deliveries is not None:
-            self.world.workers.hide(self.deliveries.secrets())
+        if self.custody is None:
+            if not seen.settings.credentials:
+                return
+            from reconciler.custody import Custody
+
+            self.custody = Custody(self.world)
+        self.custody.settle(seen)
+
+    def _broker(self) -> Broker:
+        """Return who hands out secrets; one without any where settings name none."""
+        from reconciler.credentials.broker import Broker
+
+        return self.custody.broker if self.custody is not None else Broker({})
 
     def _deliver(self, seen: Observation) -> tuple[str, ...]:
         """Settle what leaves the repository, if settings name somebody to deliver to; return what is in the way."""
@@ -347,7 +362,7 @@ class Loop:
                 return ()
             from reconciler.outlets.deliveries import Deliveries
 
-            self.deliveries = Deliveries(self.world)
+            self.deliveries = Deliveries(self.world, self._broker)
         try:
             return self.deliveries.settle(seen)
         except (TransientError, OSError) as error:
@@ -453,6 +468,8 @@ class Loop:
         if self.world.remote is not None and not self.observer.online:
             return replace(result, tip_moved=True)
         farewell = self.claims.farewell(_ids(wanted), living(seen)) if self.world.remote is not None else []
+        if self.custody is not None:
+            self.custody.recall()
         try:
             publication = publish(self.world, seen, runs, farewell)
         except TipMoved:
