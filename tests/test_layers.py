@@ -62,6 +62,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "exposition",
         "explain",
         "telling",
+        "retold",
         "settings",
         "outlet_settings",
         "sarif",
@@ -176,6 +177,8 @@ LINES: dict[str, tuple[str, ...]] = {
     "faces": (
         "survey",
         "logbook",
+        "feed",
+        "eventstream",
         "submitting",
         "deciding",
         "byhand",
