@@ -41,6 +41,8 @@ LOG_BYTES_MAX = 1024 * 1024
 CHUNK_BYTES_MAX = 256 * 1024
 QUERY_CHARACTERS_MAX = 100
 OFFSET_MAX = 1 << 50
+LETTERS_MAX = 5
+"""So many dead letters are told on a page."""
 RUN_ID = re.compile(places.ID)
 
 
@@ -215,7 +217,21 @@ class WebFace:
     def _notices(self, now: Now) -> list[str]:
         found = [f"Passes are not done at the moment: {now.snapshot.trouble}"] if now.snapshot.trouble else []
         conditions = read_conditions(self._world.repository.state, self._world.disk)
-        return found + [f"{name} waits since {each['since']}: {each['reason']}" for name, each in conditions.items()]
+        found += [f"{name} waits since {each['since']}: {each['reason']}" for name, each in conditions.items()]
+        return [*found, *self._dead_letters()]
+
+    def _dead_letters(self) -> list[str]:
+        """Return what was given up to deliver, a sentence for each of the newest ones."""
+        state, disk = self._world.repository.state, self._world.disk
+        if not disk.exists(state / "outlets"):
+            return []
+        from reconciler.outlets.box import letters
+
+        dead = sorted(letters(state, disk), key=lambda each: str(each["at"]), reverse=True)
+        more = [f"{len(dead) - LETTERS_MAX} more were not delivered."] if len(dead) > LETTERS_MAX else []
+        said = [f"Not delivered: {each['key']} to {each['outlet']}: {each['reason']}" for each in dead[:LETTERS_MAX]]
+        cure = ["To deliver what was given up after all: reconciler deliveries --retry all"] if dead else []
+        return [*said, *more, *cure]
 
     # -------------------------------------------------------------------------------------------- lists
 

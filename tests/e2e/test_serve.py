@@ -19,6 +19,9 @@ import jsonschema
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from reconciler.disk import DISK
+from reconciler.model import RunId, TaskId
+from reconciler.outlets.box import Box, Dead, Open
 from tests.conftest import end_all
 from tests.scratch import Scratch, wait_for
 
@@ -195,6 +198,18 @@ def test_the_queue_says_why(served: Served) -> None:
     page = served.get("/queue.html").text
     assert f"waits for {served.scratch.run_id('b')}" in page
     assert page.count("there is no pipeline &#39;nothing&#39;") == 1
+
+
+def test_what_was_not_delivered_is_told(served: Served) -> None:
+    box = Box(directory=served.scratch.path / ".git/reconciler/outlets/cloud-sync", disk=DISK)
+    for number in range(7):
+        key, at = f"a-1a2b3c4d.{number}", f"2026-03-01T09:30:0{number}Z"
+        owed = Open(key=key, run_id=RunId("a-1a2b3c4d"), task_id=TaskId("t"), attempt=number, blob="0" * 40, since=at)
+        box.bury(Dead(owed=owed, at=at, reason="answered <b>422</b>"))
+    page = served.get("/").text
+    assert "Not delivered: a-1a2b3c4d.6 to cloud-sync: answered &lt;b&gt;422&lt;/b&gt;" in page
+    assert page.count("Not delivered: ") == 5 and "2 more were not delivered." in page
+    assert "reconciler deliveries --retry all" in page
 
 
 def test_a_list_is_searched_without_a_script(served: Served) -> None:
