@@ -56,6 +56,7 @@ from reconciler.phases import ENDED, phase
 from reconciler.publish import Publication, publish, push_branch, refresh
 from reconciler.pulls import Opener, PullRequests
 from reconciler.remote import RefUpdate
+from reconciler.slots import of_plan
 from reconciler.turns import note_turns
 from reconciler.values import frozen
 from reconciler.world import World
@@ -422,8 +423,10 @@ class Loop:
         run_id = subject_of(action)
         task_id = action.plan.task_id if isinstance(action, Launch) else action.task_id  # type: ignore[union-attr]
         shared = self.claims.shared(run_id, task_id, claims, *_traits(seen, action, held))
-        begins = isinstance(action, Launch)
-        return Wanted(run_id=run_id, old=held.oid if held is not None else None, claim=shared, begins=begins)
+        old, candidate = held.oid if held is not None else None, None
+        if isinstance(action, Launch):
+            candidate = of_plan(action.plan)
+        return Wanted(run_id=run_id, old=old, claim=shared, begins=candidate is not None, candidate=candidate)
 
     def commit(self, seen: Observation, draft: Draft, *, sign: bool = False) -> str:
         """Put a person's commit onto the branch, signed if asked, and return it. Raise TipMoved if that is elsewhere by
