@@ -15,7 +15,7 @@ from reconciler import ear
 from reconciler.confided import confided, secrets
 from reconciler.credentials.broker import Broker, source_of
 from reconciler.credentials.secret import NoCredential
-from reconciler.model import Process
+from reconciler.model import Process, Settings
 from reconciler.observe import Observation
 from reconciler.outlet_settings import outgoing
 from reconciler.world import World
@@ -37,13 +37,18 @@ class Custody:
 
     def settle(self, seen: Observation) -> None:
         """Follow the settings and what runs: the first thing in a pass."""
-        if self.said != seen.settings.credentials:
-            self.said = seen.settings.credentials
-            sources = {name: source_of(each) for name, each in outgoing(seen.settings).credentials.items()}
-            self.broker = Broker(sources, heard=self.tell)
-            self.world.workers.withhold([str(each["env"]) for each in self.said.values() if "env" in each])
+        self.follow(seen.settings)
         runs = (run for run in seen.actual.runs.values() if run.attempt is not None and run.attempt.outcome is None)
         self.meet([run.attempt.worker for run in runs if run.attempt is not None and run.worker_alive])
+
+    def follow(self, settings: Settings) -> Broker:
+        """Return the broker for what settings say, the same one as long as they say the same."""
+        if self.said != settings.credentials:
+            self.said = settings.credentials
+            sources = {name: source_of(each) for name, each in outgoing(settings).credentials.items()}
+            self.broker = Broker(sources, heard=self.tell)
+            self.world.workers.withhold([str(each["env"]) for each in self.said.values() if "env" in each])
+        return self.broker
 
     def meet(self, workers: Iterable[Process], *, more: bool = False) -> None:
         """Note which workers are here, or which `more`, and tell them what they do not know."""

@@ -50,7 +50,7 @@ from reconciler.errors import (
 from reconciler.freeze import Freezer
 from reconciler.git import Draft
 from reconciler.locks import LOCK_AGE_S
-from reconciler.model import Claim, Held, Phase, Plan, Process, RunId, SharedClaim
+from reconciler.model import Claim, Held, Phase, Plan, Process, RunId, Settings, SharedClaim
 from reconciler.observe import Observation, Observer
 from reconciler.phases import ENDED, phase
 from reconciler.publish import Publication, publish, push_branch, refresh
@@ -175,7 +175,7 @@ class Loop:
         self.contact = Contact(self.world, self.observer)
         self.claims = Claims(self.world, self.observer)
         self.freezer = Freezer(self.observer)
-        self.gate = Gate(self.world)
+        self.gate = Gate(self.world, broker=self._broker_for)
         self.pulls = PullRequests(self.world, self.opener)
 
     def run_pass(self) -> Pass:
@@ -185,10 +185,10 @@ class Loop:
             seen = self.observer.observe()
             due = self.world.now().monotonic_s - self.published_s >= GATHER_S
             seen = replace(seen, limits=replace(seen.limits, publish_due=due))
+            self._withhold(seen)
             actions = self.freezer.complete_all(diff(seen.desired, seen.actual, seen.now, seen.limits))
             actions = self.gate.judge_all(seen, actions)
             self._note_concerned(seen)
-            self._withhold(seen)
             heard = self._tell_subscribers(seen)
             result = self._act(seen, actions)
             result = replace(result, troubles=(*heard, *self._deliver(seen)))
@@ -355,6 +355,13 @@ class Loop:
         from reconciler.credentials.broker import Broker
 
         return self.custody.broker if self.custody is not None else Broker({})
+
+    def _broker_for(self, settings: Settings) -> Broker:
+        """Return who hands out the secrets that settings name, also where no pass was done: workers here are known to
+        it before it does."""
+        if self.custody is None:
+            self._withhold(self.observer.observe())
+        return self.custody.follow(settings) if self.custody is not None else self._broker()
 
     def _deliver(self, seen: Observation) -> tuple[str, ...]:
         """Settle what leaves the repository, if settings name somebody to deliver to; return what is in the way."""
