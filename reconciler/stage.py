@@ -28,7 +28,7 @@ from typing import Any
 from reconciler import codec, process, sandbox
 from reconciler.disk import DISK
 from reconciler.model import PlannedStage, Process, StageRecord, StageStatus
-from reconciler.order import ANSWER_BYTES_MAX, ARTIFACT_BYTES_MAX, Answer, Artifact, Verdict
+from reconciler.order import ANSWER_BYTES_MAX, ARTIFACT_BYTES_MAX, ARTIFACTS, Answer, Artifact, Verdict
 from reconciler.redact import Redactor
 from reconciler.scrub import scrubbed
 
@@ -330,20 +330,8 @@ class Ongoing:
         with contextlib.suppress(codec.CodecError, ValueError, RecursionError):
             answer = codec.load(Answer, _redacted(json.loads(self.said), self.log.redactor))
             directory = self.log.file.parent.parent
-            return replace(answer, files=tuple(self._clean_file(directory, each) for each in answer.files))
+            return replace(answer, files=tuple(clean_file(directory, each, self.log.redactor) for each in answer.files))
         return None
-
-    def _clean_file(self, directory: Path, named: Artifact) -> Artifact:
-        """Take out of a file of evidence what its own process could not know for a secret; return what it is now. One
-        that is not what was answered, or cannot be written, is left: it is no evidence, or the publisher cleans it."""
-        path = directory / named.path
-        with contextlib.suppress(OSError):
-            data = DISK.read(path, named.bytes + 1) if named.bytes <= ARTIFACT_BYTES_MAX else b""
-            clean = scrubbed(data, self.log.redactor.values) if self.log.redactor.enforces else data
-            if clean is not data and hashlib.sha256(data).hexdigest() == named.sha256:
-                DISK.write_atomic(path, clean)
-                return replace(named, bytes=len(clean), sha256=hashlib.sha256(clean).hexdigest())
-        return named
 
     def _close_pipe(self) -> None:
         if self.pipe is not None:
@@ -476,6 +464,32 @@ class Ongoing:
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
+
+
+def clean_file(directory: Path, named: Artifact, redactor: Redactor) -> Artifact:
+    """Take out of a file of evidence what its own process could not know for a secret; return what it is now.
+
+    One that is not what was answered, lies elsewhere or cannot be written is left: it is no evidence, or the publisher
+    cleans what is committed of it.
+    """
+    parts, path = named.path.split("/"), directory / named.path
+    if not redactor.enforces or named.bytes > ARTIFACT_BYTES_MAX or not _is_ours(directory, parts):
+        return named
+    with contextlib.suppress(OSError):
+        data = DISK.read(path, named.bytes + 1)
+        clean = scrubbed(data, redactor.values)
+        if clean is not data and hashlib.sha256(data).hexdigest() == named.sha256:
+            DISK.write_atomic(path, clean)
+            return replace(named, bytes=len(clean), sha256=hashlib.sha256(clean).hexdigest())
+    return named
+
+
+def _is_ours(directory: Path, parts: Sequence[str]) -> bool:
+    """Return whether a path leads to where artifacts are, by no link: a stage names its files, and must not have us
+    write another one."""
+    if parts[0] != ARTIFACTS or {"", ".", ".."} & set(parts):
+        return False
+    return directory.joinpath(*parts[:-1]).resolve() == directory.resolve().joinpath(*parts[:-1])
 
 
 def judged(

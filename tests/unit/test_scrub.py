@@ -13,8 +13,12 @@ from reconciler import model
 from reconciler.disk import DISK
 from reconciler.errors import TransientError
 from reconciler.model import Attempt, Host, Instant, Judgement, Process, Reviewed, StageId, StageRecord, StageStatus
+from reconciler.order import Artifact
+from reconciler.redact import Redactor
 from reconciler.scrub import MARK, scrubbed, scrubbed_attempt, scrubbed_json, scrubbed_text
-from reconciler.unsaid import LOG_BYTES_MAX, clean_file, clean_log, unsayable
+from reconciler.stage import clean_file
+from reconciler.unsaid import LOG_BYTES_MAX, clean_log, unsayable
+from reconciler.unsaid import clean_file as publishable
 
 VALUES = (b"s3cr3t-and-more", b"s3cr3t")
 
@@ -83,9 +87,33 @@ def test_a_log_that_is_too_long_to_be_searched_is_no_evidence(tmp_path: Path) ->
 
 def test_a_file_of_evidence_is_named_by_what_it_is_now() -> None:
     named: dict[str, Any] = {}
-    assert clean_file(b"s3cr3t", named, VALUES) == MARK
+    assert publishable(b"s3cr3t", named, VALUES) == MARK
     assert named == {"bytes": len(MARK), "sha256": hashlib.sha256(MARK).hexdigest()}
 
 
 def test_where_everything_may_be_said_nothing_is_taken_out() -> None:
     assert unsayable("shadow") == unsayable("off") == ()
+
+
+def test_a_worker_cleans_an_artifact_and_no_file_that_is_elsewhere(tmp_path: Path) -> None:
+    directory, outside = tmp_path / "run", tmp_path / "outside"
+    (directory / "artifacts/01-s").mkdir(parents=True)
+    outside.mkdir()
+    (directory / "artifacts/link").symlink_to(outside)
+    (directory / "artifacts/01-s/file").symlink_to(outside / "answer.txt")
+    data, redactor = b"a s3cr3t", Redactor(values=VALUES)
+    digest = hashlib.sha256(data).hexdigest()
+    for place in (directory / "artifacts/01-s/answer.txt", directory / "plan.json", outside / "answer.txt"):
+        place.write_bytes(data)
+    paths = ("artifacts/link/answer.txt", "artifacts/../plan.json", "plan.json", "../outside/answer.txt")
+    for path in (*paths, "artifacts/01-s/file", "artifacts/01-s/gone", str(outside / "answer.txt")):
+        named = Artifact(path=path, bytes=len(data), sha256=digest)
+        assert clean_file(directory, named, redactor) == named
+    assert (directory / "plan.json").read_bytes() == (outside / "answer.txt").read_bytes() == data
+    named = Artifact(path="artifacts/01-s/answer.txt", bytes=len(data), sha256=digest)
+    assert clean_file(directory, replace(named, sha256="0" * 64), redactor).sha256 == "0" * 64
+    assert clean_file(directory, named, Redactor(values=VALUES, mode="shadow")) == named
+    found = clean_file(directory, named, redactor)
+    clean = b"a " + MARK
+    assert (directory / named.path).read_bytes() == clean
+    assert (found.bytes, found.sha256) == (len(clean), hashlib.sha256(clean).hexdigest())
