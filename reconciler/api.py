@@ -16,21 +16,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from reconciler import byhand, check, deciding, logbook, parse, submitting, telling
+from reconciler import byhand, check, deciding, journal, logbook, parse, submitting
 from reconciler.actions import Action, Wait
 from reconciler.deciding import Decided
 from reconciler.errors import ContentError, UsageError
 from reconciler.explain import Row
+from reconciler.feed import Feed
 from reconciler.loop import Loop, Pass, open_telemetry, pass_lock, waits_for_people
 from reconciler.manifest import summary_path
 from reconciler.model import Choice, Gate, Phase, Plan, Problem, Rejection, RunId, Settings, Source, TaskId
 from reconciler.observe import Observer
 from reconciler.phases import ENDED
 from reconciler.pulls import open_when_owed
+from reconciler.retold import run_event
 from reconciler.submitting import Submitted
 from reconciler.survey import Survey, find_run, survey
 from reconciler.telling import RunEvent
@@ -333,20 +336,25 @@ class Reconciler:
             else:
                 self._world.sleep(POLL_S)
 
-    def events(self, run: str, timeout_s: float = float("inf"), acting: bool = False) -> Iterator[RunEvent]:
+    def events(
+        self, run: str, timeout_s: float = float("inf"), acting: bool = False, after: str = ""
+    ) -> Iterator[RunEvent]:
         """Yield what happens to a run, from its beginning until it rests: ended, or waiting for a person.
 
-        With `acting` passes are done meanwhile, so that it goes on although nobody else reconciles.
+        It is told by the run's journal where that is on this machine, else by its manifest. Who has heard a part goes
+        on `after` the id of the last event of that. With `acting` passes are done meanwhile, so that the run goes on
+        although nobody else reconciles.
         """
-        deadline_s, before = self._world.now().monotonic_s + timeout_s, None
+        deadline_s, feed = self._world.now().monotonic_s + timeout_s, Feed(after)
         while True:
             if acting:
                 self.reconcile_once()
             look = self.look(run)
-            if look.manifest is not None:
-                yield from telling.between(before, look.manifest)
-                before = look.manifest
-            if look.rests or self._world.now().monotonic_s >= deadline_s:
+            path = self._world.runs.directory(look.row.task_id, look.row.run_id).path / journal.NAME
+            ended = look.row.phase in ENDED
+            yield from map(run_event, feed.news(path, ended, partial(getattr, look, "manifest")))
+            at_rest = feed.over if ended else look.rests
+            if at_rest or self._world.now().monotonic_s >= deadline_s:
                 return
             self._world.sleep(POLL_S)
 

@@ -12,6 +12,7 @@ import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,7 +153,7 @@ class Bus:
             size = _size(path)
             if size != start:
                 heard = journal.read(path, start if start < size else 0)
-                batch += heard.events
+                batch += (events.cleaned(each, partial(self._clean, seen)) for each in heard.events)
                 start = heard.end
             positions[run.run_id] = start
         return batch, positions

@@ -24,9 +24,11 @@ from reconciler.errors import InvariantError, PushRefused, PushUnclear
 from reconciler.launches import groups_taken
 from reconciler.model import Announcement, Claim, HostId, Instant, RunId, SharedClaim, TaskId, claim_ref, host_ref
 from reconciler.observe import Observation, Observer
+from reconciler.placement import Candidate
 from reconciler.publish import IDENTITY
 from reconciler.remote import RefUpdate, write_notes
 from reconciler.rundir import read_lease
+from reconciler.slots import within_quotas
 from reconciler.values import frozen
 from reconciler.world import World
 
@@ -40,12 +42,14 @@ CLAIMS_HELD_MAX = 50
 @frozen
 class Wanted:
     """A claim to be made: what it shall say, and the ref it replaces (None: there must be none). `begins` says that
-    the run begins by it: then it must be alone in its concurrency group."""
+    the run begins by it: then it must be alone in its concurrency group. As a `candidate` it must fit the quotas then,
+    too: a run that a person wants need not."""
 
     run_id: RunId
     old: str | None
     claim: SharedClaim
     begins: bool = False
+    candidate: Candidate | None = None
 
 
 @dataclass(slots=True)
@@ -139,13 +143,15 @@ class Claims:
             for each in wanted
             if (oid := ours[claim_ref(each.run_id)]) is not None and refs.get(claim_ref(each.run_id)) == oid
         }
-        return frozenset(
-            each.run_id
+        stands = [
+            each
             for each in wanted
             if each.run_id in self.made
             and not seen.actual.proves(each.run_id, each.claim.number)
             and not (each.begins and _is_crowded(each, seen))
-        )
+        ]
+        too_many = _beyond_quotas(stands, seen)
+        return frozenset(each.run_id for each in stands if each.run_id not in too_many)
 
     def give_back(self, used: Container[RunId]) -> None:
         """Take back the claims that were made last and are not used: nothing was executed by them, and a claim that
@@ -226,6 +232,15 @@ class Claims:
         if me is None:
             raise InvariantError("a pass acts at the remote before this host has a name")
         return me
+
+
+def _beyond_quotas(stands: Sequence[Wanted], seen: Observation) -> frozenset[RunId]:
+    """Return the runs that begin and do not fit the quotas after all, because other hosts claimed theirs meanwhile.
+    Every claim that was made before ours counts, whether it will be granted or not: so whoever of several hosts looks
+    last sees all that are, and together they keep the quota."""
+    begins = [each.candidate for each in stands if each.candidate is not None]
+    fits = within_quotas(begins, seen.desired, seen.actual, seen.now, seen.limits)
+    return frozenset(RunId(each.run_id) for each in begins) - fits
 
 
 def _is_crowded(wanted: Wanted, seen: Observation) -> bool:

@@ -11,6 +11,7 @@ from reconciler.redact import redact_text, secret_values
 CONFIDED_MAX = 10_000
 
 _known: dict[bytes, None] = {}
+_values: dict[str, None] = {}
 _lock = threading.Lock()
 
 
@@ -19,14 +20,23 @@ def confide(value: str) -> None:
     forms = (value.encode(), *secret_values({"A_SECRET": value}))
     with _lock:
         _known.update(dict.fromkeys(forms))
+        _values[value] = None
         while len(_known) > CONFIDED_MAX:
             del _known[next(iter(_known))]
+        while len(_values) > CONFIDED_MAX:
+            del _values[next(iter(_values))]
 
 
 def confided() -> tuple[bytes, ...]:
     """Return all that was confided, the longest first."""
     with _lock:
         return tuple(sorted(_known, key=lambda each: (-len(each), each)))
+
+
+def secrets() -> tuple[str, ...]:
+    """Return what was confided as it was, in that order: for those who make its forms themselves."""
+    with _lock:
+        return tuple(_values)
 
 
 def cleaned(text: str, patterns: Sequence[str] = ()) -> str:

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from reconciler.confided import confided
 from reconciler.git import Repository
 from reconciler.model import Plan, Redact
 from reconciler.patience import Patience
@@ -30,7 +31,7 @@ def revealed(repository: Repository, workspace: Path, plan: Plan) -> str:
     with tempfile.TemporaryDirectory() as place:
         change = repository.change(workspace, plan.commit, Path(place) / "index", PATCH_BYTES_MAX)
     paths = [path for path, _, _ in change.stats]
-    values = secret_values(os.environ)
+    values = (*confided(), *secret_values(os.environ))
     before = _before(repository, plan, paths, values)
     for path in paths:
         new = _found(plan.redact, values, (os.fsencode(path), b"\n", *_content(workspace / path)))

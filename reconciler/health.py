@@ -133,6 +133,15 @@ def credentials(missing: Mapping[str, str], named: bool) -> Iterator[Finding]:
         yield fine("credentials", "what is in variables, files and the keyring can be read")
 
 
+def extras(missing: Mapping[str, str], named: bool) -> Iterator[Finding]:
+    """Yield what is not installed that is asked for: `missing` is what asks for it, by extra."""
+    for name, why in missing.items():
+        cure = f"python3 -m pip install 'gitops-reconciler[{name}]'"
+        yield error("extras", f"{why} needs the extra '{name}', which is not installed", cure)
+    if named and not missing:
+        yield fine("extras", "all that is asked for are installed")
+
+
 def deliveries(dead: int) -> Iterator[Finding]:
     """Yield a finding if there are dead letters."""
     if dead:

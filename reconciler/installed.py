@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import metadata
 
-from reconciler.errors import UsageError
+from reconciler.errors import TransientError, UsageError
 from reconciler.model import BUILT_IN, RoleSettings
 
 GROUP = "reconciler.roles"
@@ -29,6 +29,30 @@ def entry_points(name: str, group: str = GROUP) -> tuple[metadata.EntryPoint, ..
 def cure(name: str, group: str = GROUP) -> str:
     """Return what to do about a role or a subscriber that is not there."""
     return f"install the package with the entry point '{name}' of the group {group}, where reconciler is installed"
+
+
+EXTRAS = {
+    "keyring": ("keyring",),
+    "otel": ("opentelemetry.exporter.otlp.proto.http", "opentelemetry.sdk"),
+}
+"""What settings ask for by name, and the modules that bring it."""
+
+
+def has_extra(name: str) -> bool:
+    """Return whether an extra that settings or pipelines ask for is installed: its modules, or its program."""
+    if name == "patterns":
+        from reconciler.astgrep import program
+
+        try:
+            return bool(program())
+        except TransientError:
+            return False
+    from importlib.util import find_spec
+
+    try:
+        return all(find_spec(each) is not None for each in EXTRAS[name])
+    except ModuleNotFoundError:  # of a name with dots, the package before them is not there
+        return False
 
 
 def need_modules(verb: str, extra: str, modules: Sequence[str]) -> None:

@@ -52,19 +52,23 @@ from reconciler.errors import (
 from reconciler.freeze import Freezer
 from reconciler.git import Draft
 from reconciler.locks import LOCK_AGE_S
-from reconciler.model import Claim, Held, Phase, Plan, Process, RunId, SharedClaim
+from reconciler.model import Claim, Held, Phase, Plan, Process, RunId, Settings, SharedClaim
 from reconciler.observe import Observation, Observer
 from reconciler.phases import ENDED, phase
 from reconciler.publish import Publication, publish, push_branch, refresh
 from reconciler.pulls import Opener, PullRequests
 from reconciler.remote import RefUpdate
+from reconciler.slots import of_plan
 from reconciler.turns import note_turns
 from reconciler.values import frozen
 from reconciler.world import World
 
 if TYPE_CHECKING:
-    # What delivers is loaded when settings name somebody to deliver to, and what tells when there is something to.
+    # What delivers is loaded when settings name somebody to deliver to, what tells when there is something to, and what
+    # keeps secrets when they name some.
     from reconciler.bus import Bus
+    from reconciler.credentials.broker import Broker
+    from reconciler.custody import Custody
     from reconciler.outlets.deliveries import Deliveries
 
     # What speaks with a collector is loaded where settings name one.
@@ -167,12 +171,13 @@ class Loop:
     tells: bool = False
     bus: Bus | None = None
     deliveries: Deliveries | None = None
+    custody: Custody | None = None
 
     def __post_init__(self) -> None:
         self.contact = Contact(self.world, self.observer)
         self.claims = Claims(self.world, self.observer)
         self.freezer = Freezer(self.observer)
-        self.gate = Gate(self.world)
+        self.gate = Gate(self.world, broker=self._broker_for)
         self.pulls = PullRequests(self.world, self.opener)
 
     def run_pass(self) -> Pass:
@@ -182,12 +187,12 @@ class Loop:
             seen = self.observer.observe()
             due = self.world.now().monotonic_s - self.published_s >= GATHER_S
             seen = replace(seen, limits=replace(seen.limits, publish_due=due))
+            self._withhold(seen)
             actions = self.freezer.complete_all(diff(seen.desired, seen.actual, seen.now, seen.limits))
             actions = self.gate.judge_all(seen, actions)
             if self.observer.afar is not None:
                 actions = self.observer.afar.named(actions)
             self._note_concerned(seen)
-            self._withhold(seen)
             heard = self._tell_subscribers(seen)
             result = self._act(seen, actions)
             result = replace(result, troubles=(*heard, *self._deliver(seen)))
@@ -324,6 +329,8 @@ class Loop:
         granted = None if self.world.remote is None else self._agree(seen, doable)
         done = (*apply(self.world, doable, granted), *self._hand_over(seen, doable))
         done += tuple(Done(action=each, sentence=living[subject_of(each)]) for each in actions if each not in doable)
+        if self.custody is not None:
+            self.custody.meet(self.world.workers.alive(), more=True)
         if granted is not None:
             self._give_back(doable, granted)
         result = Pass(seen=seen, actions=actions, done=done, online=self.world.remote is None or self.observer.online)
@@ -366,10 +373,26 @@ class Loop:
     def _withhold(self, seen: Observation) -> None:
         """Let no stage inherit a variable that holds a credential of the reconciler's own, nor say one that was asked
         for, wherever it has it from."""
-        if names := [str(each["env"]) for each in seen.settings.credentials.values() if "env" in each]:
-            self.world.workers.withhold(names)
-        if self.deliveries is not None:
-            self.world.workers.hide(self.deliveries.secrets())
+        if self.custody is None:
+            if not seen.settings.credentials:
+                return
+            from reconciler.custody import Custody
+
+            self.custody = Custody(self.world)
+        self.custody.settle(seen)
+
+    def _broker(self) -> Broker:
+        """Return who hands out secrets; one without any where settings name none."""
+        from reconciler.credentials.broker import Broker
+
+        return self.custody.broker if self.custody is not None else Broker({})
+
+    def _broker_for(self, settings: Settings) -> Broker:
+        """Return who hands out the secrets that settings name, also where no pass was done: workers here are known to
+        it before it does."""
+        if self.custody is None:
+            self._withhold(self.observer.observe())
+        return self.custody.follow(settings) if self.custody is not None else self._broker()
 
     def _deliver(self, seen: Observation) -> tuple[str, ...]:
         """Settle what leaves the repository, if settings name somebody to deliver to; return what is in the way."""
@@ -378,7 +401,7 @@ class Loop:
                 return ()
             from reconciler.outlets.deliveries import Deliveries
 
-            self.deliveries = Deliveries(self.world)
+            self.deliveries = Deliveries(self.world, self._broker)
         try:
             return self.deliveries.settle(seen)
         except (TransientError, OSError) as error:
@@ -438,8 +461,10 @@ class Loop:
         run_id = subject_of(action)
         task_id = action.plan.task_id if isinstance(action, Launch) else action.task_id  # type: ignore[union-attr]
         shared = self.claims.shared(run_id, task_id, claims, *_traits(seen, action, held))
-        begins = isinstance(action, Launch)
-        return Wanted(run_id=run_id, old=held.oid if held is not None else None, claim=shared, begins=begins)
+        old, candidate = held.oid if held is not None else None, None
+        if isinstance(action, Launch):
+            candidate = of_plan(action.plan)
+        return Wanted(run_id=run_id, old=old, claim=shared, begins=candidate is not None, candidate=candidate)
 
     def commit(self, seen: Observation, draft: Draft, *, sign: bool = False) -> str:
         """Put a person's commit onto the branch, signed if asked, and return it. Raise TipMoved if that is elsewhere by
@@ -484,6 +509,8 @@ class Loop:
         if self.world.remote is not None and not self.observer.online:
             return replace(result, tip_moved=True)
         farewell = self.claims.farewell(_ids(wanted), living(seen)) if self.world.remote is not None else []
+        if self.custody is not None:
+            self.custody.recall()
         try:
             publication = publish(self.world, seen, runs, farewell)
         except TipMoved:

@@ -138,18 +138,10 @@ def status_of(records: Records) -> tuple[Status, str]:
 
 def manifest(records: Records, *, updated_at: str, heartbeat_at: str | None) -> dict[str, object]:
     """Return the manifest of a run as plain JSON values."""
-    plan, number = records.plan, records.number
+    plan, commands = records.plan, _commands(records)
     status, detail = status_of(records)
-    commands = _commands(records)
-    newest = records.attempts.get(number)
     return {
-        "schema_version": SCHEMA_VERSION,
-        "task_id": plan.task_id,
-        "run_id": plan.run_id,
-        "parent_run_id": plan.parent,
-        "name": plan.name,
-        "title": plan.title,
-        "pipeline_id": plan.pipeline_id,
+        **_identity(plan),
         "status": status.value,
         "status_detail": _bounded(detail),
         "started_at": _started_at(records),
@@ -167,6 +159,33 @@ def manifest(records: Records, *, updated_at: str, heartbeat_at: str | None) -> 
         "delivered": None,
         "approvals": _approvals(records),
         "resume_events": _resume_events(records),
+        **_sources(records),
+        **_wishes(plan),
+        "attempts": [_attempt(records, each) for each in records.numbers],
+        "recoveries": _recoveries(records),
+        **_measured(records, commands),
+        "resume_token_sha256": plan.resume_token_sha256,
+        "control_plane": codec.dump(plan.control),
+    }
+
+
+def _identity(plan: Plan) -> dict[str, object]:
+    """Return which run a manifest is of."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "task_id": plan.task_id,
+        "run_id": plan.run_id,
+        "parent_run_id": plan.parent,
+        "name": plan.name,
+        "title": plan.title,
+        "pipeline_id": plan.pipeline_id,
+    }
+
+
+def _sources(records: Records) -> dict[str, object]:
+    """Return what a run was made of: instructions, files, commit and plans."""
+    plan = records.plan
+    return {
         "instructions_hash": plan.instructions.hash,
         "instructions_sources": list(plan.instructions.sources),
         "guardrail_status": guardrail_status(plan, fold(plan, records.counting)),
@@ -177,6 +196,12 @@ def manifest(records: Records, *, updated_at: str, heartbeat_at: str | None) -> 
         "branch": plan.branch,
         "plan_digest": plan.digest,
         "plan_digests": _plan_digests(records),
+    }
+
+
+def _wishes(plan: Plan) -> dict[str, object]:
+    """Return what the request of a run asked for beside its pipeline."""
+    return {
         "parameters": dict(plan.parameters),
         "execution_mode": plan.execution_mode.value,
         "workspace": plan.workspace.value,
@@ -184,18 +209,18 @@ def manifest(records: Records, *, updated_at: str, heartbeat_at: str | None) -> 
         "labels": list(plan.labels),
         "proves": list(plan.proves),
         "rerun": plan.rerun,
-        "attempts": [_attempt(records, each) for each in records.numbers],
-        "recoveries": _recoveries(records),
-        "host": _host(newest),
-        "resources": _resources(records, commands),
-        "privacy": {
-            "mode": plan.redact.mode,
-            "redactions": _total(commands, "redactions"),
-            "redactions_by_rule": _by_rule(commands),
-        },
-        "resume_token_sha256": plan.resume_token_sha256,
-        "control_plane": codec.dump(plan.control),
     }
+
+
+def _measured(records: Records, commands: list[dict[str, object]]) -> dict[str, object]:
+    """Return where a run was executed, what it took, and what was redacted of it."""
+    privacy = {
+        "mode": records.plan.redact.mode,
+        "redactions": _total(commands, "redactions"),
+        "redactions_by_rule": _by_rule(commands),
+    }
+    host = _host(records.attempts.get(records.number))
+    return {"host": host, "resources": _resources(records, commands), "privacy": privacy}
 
 
 def guardrail_status(plan: Plan, known: Mapping[StageId, StageRecord]) -> dict[str, list[str]] | None:
@@ -315,29 +340,18 @@ def _commands(records: Records) -> list[dict[str, object]]:
 
 
 def _command(records: Records, stage: PlannedStage, record: StageRecord | None) -> dict[str, object]:
+    """Return what a manifest says of a stage: as it was planned, and what became of it."""
     record = record or StageRecord(id=stage.id, digest=stage.digest, status=_untouched(records, stage), attempt=0)
     claim = records.claims.get(record.attempt)
     root = artifact_root(records.plan.task_id, records.plan.run_id)
-    failed = record.status == StageStatus.FAILED
     return {
         "index": stage.index,
         "id": stage.id,
         "title": stage.title,
         "command": command_text(stage),
         "kind": stage.kind.value,
-        "status": record.status.value,
-        "started_at": record.started_at,
-        "completed_at": record.completed_at,
-        "duration_s": record.duration_s,
-        "exit_code": record.exit_code,
-        "signal": record.signal,
-        "timed_out": record.timed_out,
-        "summary": record.summary,
-        "log_path": f"{root}/{record.log_path}" if record.log_path else None,
-        "log_bytes": record.log_bytes,
-        "log_sha256": record.log_sha256,
-        "log_committed_bytes": 0,
-        "error_file": f"{root}/{error_name(stage.index, stage.id)}" if failed else None,
+        **_outcome(record),
+        **_files(root, stage, record),
         "sub_run_id": stage.children[0].run_id if len(stage.children) == 1 and record.waits_for else None,
         "role": stage.role.value if stage.role else None,
         "needs": list(stage.needs),
@@ -357,6 +371,32 @@ def _command(records: Records, stage: PlannedStage, record: StageRecord | None) 
         "trust": _trust(stage, record),
         "reuse_key": record.reuse_key or None,
         "reused": _reused(record.cited),
+    }
+
+
+def _outcome(record: StageRecord) -> dict[str, object]:
+    """Return how a stage went."""
+    return {
+        "status": record.status.value,
+        "started_at": record.started_at,
+        "completed_at": record.completed_at,
+        "duration_s": record.duration_s,
+        "exit_code": record.exit_code,
+        "signal": record.signal,
+        "timed_out": record.timed_out,
+        "summary": record.summary,
+    }
+
+
+def _files(root: str, stage: PlannedStage, record: StageRecord) -> dict[str, object]:
+    """Return where the log of a stage and its error are, by their paths in the repository."""
+    failed = record.status == StageStatus.FAILED
+    return {
+        "log_path": f"{root}/{record.log_path}" if record.log_path else None,
+        "log_bytes": record.log_bytes,
+        "log_sha256": record.log_sha256,
+        "log_committed_bytes": 0,
+        "error_file": f"{root}/{error_name(stage.index, stage.id)}" if failed else None,
     }
 
 

@@ -568,11 +568,13 @@ class RoleSettings:
 @frozen
 class ControlSettings:
     """Which control plane is shown each run before it begins, and what its answer counts for. `url` "" means that run
-    requests are validated here alone; `credential_env` names the environment variable of the token."""
+    requests are validated here alone; `credential_env` names the environment variable of the token, unless a
+    `credential` is named."""
 
     mode: str = "off"
     url: str = ""
     credential_env: str = "RECONCILER_CONTROL_TOKEN"
+    credential: str = ""
     timeout_s: float = 5.0
     privacy_level: str = "standard"
 
@@ -586,6 +588,7 @@ class Otlp:
     protocol: str = "http/protobuf"
     headers_env: str = ""
     timeout_s: float | None = None
+    signals: tuple[str, ...] = ("traces", "metrics", "logs")
 
 
 @frozen

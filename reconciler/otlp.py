@@ -14,9 +14,11 @@ from typing import Any
 
 from reconciler import __version__
 from reconciler.errors import TransientError, UsageError
+from reconciler.loglines import LogRecord
 from reconciler.model import Otlp
 from reconciler.redact import redact_text, secret_values
 from reconciler.tracing import BOUNDS_S, Span, Sums
+from reconciler.values import frozen
 
 NEEDS = "telemetry needs the extra 'otel'; run: python3 -m pip install 'gitops-reconciler[otel]'"
 REASON_MAX = 300
@@ -34,14 +36,25 @@ class _Heard(logging.Handler):
         self.said = self.said or " ".join(record.getMessage().split())
 
 
-def send(otlp: Otlp, spans: Sequence[Span], sums: Sums, now_ns: int, about: Mapping[str, str]) -> None:
-    """Send spans, and the sums as they are at `now_ns`; `about` says who we are. Raise TransientError if the collector
-    did not take them, UsageError where what is needed is not installed."""
+@frozen
+class Parcel:
+    """What is sent at once: spans, log records, and the sums as they are at `now_ns`; `about` says who we are."""
+
+    spans: Sequence[Span]
+    records: Sequence[LogRecord]
+    sums: Sums
+    now_ns: int
+    about: Mapping[str, str]
+
+
+def send(otlp: Otlp, parcel: Parcel) -> None:
+    """Send what settings want of a parcel. Raise TransientError if the collector did not take it, UsageError where what
+    is needed is not installed."""
     heard, logger = _Heard(), logging.getLogger("opentelemetry")
     logger.propagate = False
     logger.addHandler(heard)
     try:
-        _send(otlp, spans, sums, now_ns, about)
+        _send(otlp, parcel)
     except ImportError:
         raise UsageError(NEEDS) from None
     except _Failed as error:
@@ -56,26 +69,54 @@ class _Failed(Exception):
     """What was not taken."""
 
 
-def _send(otlp: Otlp, spans: Sequence[Span], sums: Sums, now_ns: int, about: Mapping[str, str]) -> None:
-    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.metrics.export import MetricExportResult
+def _send(otlp: Otlp, parcel: Parcel) -> None:
+    """Send one signal after the other. Log records come last: a collector cannot tell two of them apart by an id, so
+    they are not to be sent again because something else was refused."""
     from opentelemetry.sdk.resources import Resource
+
+    resource = Resource.create({"service.version": __version__, **_named(), **parcel.about})
+    if "traces" in otlp.signals and parcel.spans:
+        _send_traces(otlp, parcel, resource)
+    if "metrics" in otlp.signals:
+        _send_metrics(otlp, parcel, resource)
+    if "logs" in otlp.signals and parcel.records:
+        _send_logs(otlp, parcel, resource)
+
+
+def _send_traces(otlp: Otlp, parcel: Parcel, resource: Any) -> None:
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace.export import SpanExportResult
 
-    resource = Resource.create({"service.version": __version__, **_named(), **about})
-    traces = OTLPSpanExporter(**_told(otlp, "v1/traces"))
+    exporter = OTLPSpanExporter(**_told(otlp, "v1/traces"))
     try:
-        if spans and traces.export(_spans(spans, resource)) is not SpanExportResult.SUCCESS:
+        if exporter.export(_spans(parcel.spans, resource)) is not SpanExportResult.SUCCESS:
             raise _Failed("spans")
     finally:
-        traces.shutdown()  # type: ignore[no-untyped-call]
-    metrics = OTLPMetricExporter(**_told(otlp, "v1/metrics"))
+        exporter.shutdown()  # type: ignore[no-untyped-call]
+
+
+def _send_metrics(otlp: Otlp, parcel: Parcel, resource: Any) -> None:
+    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+    from opentelemetry.sdk.metrics.export import MetricExportResult
+
+    exporter = OTLPMetricExporter(**_told(otlp, "v1/metrics"))
     try:
-        if metrics.export(_metrics(sums, now_ns, resource)) is not MetricExportResult.SUCCESS:
+        if exporter.export(_metrics(parcel.sums, parcel.now_ns, resource)) is not MetricExportResult.SUCCESS:
             raise _Failed("metrics")
     finally:
-        metrics.shutdown()
+        exporter.shutdown()
+
+
+def _send_logs(otlp: Otlp, parcel: Parcel, resource: Any) -> None:
+    from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
+    from opentelemetry.sdk._logs.export import LogRecordExportResult
+
+    exporter = OTLPLogExporter(**_told(otlp, "v1/logs"))
+    try:
+        if exporter.export(_logs(parcel, resource)) is not LogRecordExportResult.SUCCESS:
+            raise _Failed("log records")
+    finally:
+        exporter.shutdown()  # type: ignore[no-untyped-call]
 
 
 def _named() -> dict[str, str]:
@@ -107,7 +148,7 @@ def _safe(otlp: Otlp, said: str) -> str:
 
 
 def _spans(spans: Sequence[Span], resource: Any) -> list[Any]:
-    from opentelemetry.sdk.trace import Event, ReadableSpan
+    from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
     from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
@@ -125,7 +166,6 @@ def _spans(spans: Sequence[Span], resource: Any) -> list[Any]:
             parent=context(each.trace_id, each.parent_id) if each.parent_id else None,
             resource=resource,
             attributes=dict(each.attributes),
-            events=[Event(event.name, dict(event.attributes), event.at_ns) for event in each.events],
             links=[Link(context(each.trace_id, link)) for link in each.links],
             kind=kinds[each.kind],
             status=Status(StatusCode.ERROR, each.failed) if each.failed else Status(StatusCode.OK),
@@ -135,6 +175,32 @@ def _spans(spans: Sequence[Span], resource: Any) -> list[Any]:
         )
         for each in spans
     ]
+
+
+def _logs(parcel: Parcel, resource: Any) -> list[Any]:
+    """Return log records as the SDK has them; whoever observes them does so now."""
+    from opentelemetry._logs import LogRecord as Said
+    from opentelemetry._logs import SeverityNumber
+    from opentelemetry.sdk._logs import ReadableLogRecord
+    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+    from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
+
+    scope, sampled = InstrumentationScope("reconciler", __version__, SCHEMA_URL), TraceFlags(TraceFlags.SAMPLED)
+    found = []
+    for each in parcel.records:
+        span = SpanContext(int(each.trace_id, 16), int(each.span_id, 16), is_remote=False, trace_flags=sampled)
+        said = Said(
+            timestamp=each.at_ns,
+            observed_timestamp=parcel.now_ns,
+            context=set_span_in_context(NonRecordingSpan(span)),
+            severity_text=each.severity,
+            severity_number=SeverityNumber[each.severity],
+            body=each.body,
+            attributes=dict(each.attributes),
+            event_name=each.name,
+        )
+        found.append(ReadableLogRecord(said, resource, scope))
+    return found
 
 
 def _metrics(sums: Sums, now_ns: int, resource: Any) -> Any:

@@ -25,6 +25,7 @@ from reconciler.parse import Conversions, at, fields_of, parse_duration
 from reconciler.yaml_events import Document, shown
 
 NAMED = (
+    "control_plane.credential",
     "cloud_sync.credential",
     "notifications.[].to.webhook.url_credential",
     "notifications.[].to.webhook.secret",

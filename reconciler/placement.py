@@ -117,7 +117,7 @@ class Slots:
 
     def take(self, candidate: Candidate) -> Placement | Refused:
         """Return where a run is placed, and take its slot; or why it is not, and take nothing."""
-        refused = unfit(candidate.needs, self.executors) or self._over_quota(candidate)
+        refused = unfit(candidate.needs, self.executors) or self.over_quota(candidate)
         if refused is not None:
             return refused
         found = self._choose(candidate)
@@ -127,7 +127,7 @@ class Slots:
             self.served[candidate.task] = self.now_s
         return found
 
-    def _over_quota(self, candidate: Candidate) -> Refused | None:
+    def over_quota(self, candidate: Candidate) -> Refused | None:
         """Return which quota a run would break, None if none."""
         task, quotas = candidate.task, self.quotas
         bound = quotas.tasks.get(task, quotas.tasks.get(EVERY))

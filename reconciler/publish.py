@@ -24,6 +24,7 @@ from reconciler.observe import Observation
 from reconciler.order import ARTIFACT_BYTES_MAX, ARTIFACTS
 from reconciler.remote import RefUpdate, Remote
 from reconciler.rundir import RunDirectory
+from reconciler.unsaid import clean_file, clean_log, clean_records, unsayable
 from reconciler.values import frozen
 from reconciler.world import World
 
@@ -340,10 +341,12 @@ def proof(world: World, task_id: str, run_id: str, warnings: list[str]) -> Proof
     """Return the evidence of a run that has ended, from its records and logs; deliver what it names first."""
     directory = world.runs.directory(task_id, run_id)
     records = read_records(world, task_id, run_id)
+    hidden = unsayable(records.plan.redact.mode)
+    records = clean_records(records, hidden)
     document = manifest.manifest(records, updated_at=world.now().at, heartbeat_at=_last_beat(directory))
     files: dict[str, bytes] = {}
     for command in document["commands"]:  # type: ignore[attr-defined]
-        files |= _command_files(directory, document, command, records.plan.log_bytes_max)
+        files |= _command_files(directory, document, command, records.plan.log_bytes_max, hidden)
     if document["status"] == Status.SUCCEEDED and wants_delivery(records.plan):
         document["delivered"], warning = deliver(
             world, records.plan, directory, str(document["completed_at"]), IDENTITY
@@ -361,21 +364,27 @@ def _last_beat(directory: RunDirectory) -> str | None:
 
 
 def _command_files(
-    directory: RunDirectory, document: Mapping[str, Any], command: dict[str, Any], bytes_max: int
+    directory: RunDirectory,
+    document: Mapping[str, Any],
+    command: dict[str, Any],
+    bytes_max: int,
+    hidden: Sequence[bytes],
 ) -> dict[str, bytes]:
     """Return the bounded log of a stage and, if it failed, its error file; note in the manifest what is there."""
     files: dict[str, bytes] = {}
     root = document["artifact_root"]
     log = b""
     if command["log_path"] is not None:
-        log = bounded(directory.disk, directory.place(command["log_path"].removeprefix(f"{root}/")), bytes_max)
+        place = directory.place(command["log_path"].removeprefix(f"{root}/"))
+        clean_log(directory.disk, _whole(directory.disk, place), command, hidden)
+        log = bounded(directory.disk, place, bytes_max)
         files[command["log_path"]] = log
         command["log_committed_bytes"] = len(log)
     answer = command["answer"]
     for each in answer["files"] if answer is not None else ():
         found = _artifact(directory, each["path"].removeprefix(f"{root}/"), each["bytes"], each["sha256"])
         if found is not None:
-            files[each["path"]] = found
+            files[each["path"]] = clean_file(found, each, hidden)
     if command["error_file"] is not None:
         tail = log[-ERROR_TAIL_BYTES:].decode(errors="replace")
         files[command["error_file"]] = codec.render(manifest.error_document(command, tail))

@@ -340,6 +340,19 @@ class Redactor:
             bounded=bounded,
         )
 
+    def learn(self, values: Sequence[bytes]) -> None:
+        """Redact these as well, from what is judged next on."""
+        self._values = tuple(dict.fromkeys((*self._values, *(piece for value in values for piece in _pieces(value)))))
+
+    @property
+    def enforces(self) -> bool:
+        return self._mode == "enforce"
+
+    @property
+    def values(self) -> tuple[bytes, ...]:
+        """What is searched for exactly."""
+        return self._values
+
     @property
     def count(self) -> int:
         """How many secrets were found."""

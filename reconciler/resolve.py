@@ -149,14 +149,9 @@ def _resolve(
 def _plan(
     request: Request, pipeline: Pipeline, settings: Settings, place: Place, nested: Mapping[StageId, Nested]
 ) -> Plan:
-    workspace = pipeline.workspace or settings.workspace
-    parameters = _parameters(request, pipeline)
-    frozen = replace(pipeline, stages=tuple(_frozen(each, settings) for each in pipeline.stages))
-    stages = _stages(frozen, request.target, workspace, parameters, nested, settings.roles.builder)
-    stages = tuple(_placed(_governed(each, request, settings), request, place.task) for each in stages)
-    stages = tuple(
-        replace(each, untrusted=trust.unbelieved(each, request, settings.trust, place.instructions)) for each in stages
-    )
+    """Return the plan of a request that can be planned."""
+    workspace, parameters = pipeline.workspace or settings.workspace, _parameters(request, pipeline)
+    stages = _planned(request, pipeline, settings, place, nested)
     plan = Plan(
         run_id=run_id(request, place.occasion),
         name=request.name,
@@ -198,6 +193,19 @@ def _plan(
         only_here=ExecutionMode.MCP in (request.execution.mode, place.task.execution.mode),
     )
     return replace(plan, digest=digest_of(plan))
+
+
+def _planned(
+    request: Request, pipeline: Pipeline, settings: Settings, place: Place, nested: Mapping[StageId, Nested]
+) -> tuple[PlannedStage, ...]:
+    """Return the stages of a plan: as settings and task have them, and with whose text they act on."""
+    workspace, parameters = pipeline.workspace or settings.workspace, _parameters(request, pipeline)
+    frozen = replace(pipeline, stages=tuple(_frozen(each, settings) for each in pipeline.stages))
+    stages = _stages(frozen, request.target, workspace, parameters, nested, settings.roles.builder)
+    placed = (_placed(_governed(each, request, settings), request, place.task) for each in stages)
+    return tuple(
+        replace(each, untrusted=trust.unbelieved(each, request, settings.trust, place.instructions)) for each in placed
+    )
 
 
 def _capabilities(request: Request, pipeline: Pipeline, stages: Iterable[PlannedStage]) -> tuple[str, ...]:

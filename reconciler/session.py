@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from reconciler.world import World, open_world
 WAITED_STILL_RUNNING = 3
 WAITED_FOR_APPROVAL = 4
 BLOCKED = 75
+KEPT_MAX = 1000
 
 
 class Session:
@@ -40,6 +41,8 @@ class Session:
         self.published: dict[RunId, tuple[TaskId, str]] = {}
         self.quiet = quiet
         self.said: set[str] = set()
+        self.told: dict[str, None] = {}
+        self.troubles: dict[str, None] = {}
         self.live = None if quiet or not sys.stderr.isatty() else _live_display()
 
     def run(self, *, wait: bool, deadline_s: float | None = None, goal: RunId | None = None) -> Pass:
@@ -59,6 +62,7 @@ class Session:
 
     def _finish(self, result: Pass) -> None:
         for line in self.loop.finish(result):
+            self._keep(self.troubles, (line,))
             if not self.quiet:
                 self._say(single_line(line))
 
@@ -66,12 +70,22 @@ class Session:
         if result.publication is not None:
             runs, commit = result.seen.actual.runs, result.publication.commit
             self.published |= {each: (runs[each].task_id, commit) for each in result.publication.runs if each in runs}
+        self._keep(self.told, result.told)
+        self._keep(self.troubles, result.troubles)
         if self.quiet:
             return
         for line in news(result):
             self._say(line)
         if self.live is not None:
             self.live.show(result)
+
+    def _keep(self, kept: dict[str, None], lines: Sequence[str]) -> None:
+        """Keep what was told for those who read it as data, each sentence once, the newest ones of very many."""
+        for each in lines:
+            kept.pop(each, None)
+            kept[each] = None
+            while len(kept) > KEPT_MAX:
+                del kept[next(iter(kept))]
 
     def _say(self, line: str) -> None:
         if line in self.said:
@@ -203,6 +217,8 @@ def result_document(session: Session, result: Pass) -> dict[str, Any]:
         "rejections": result.seen.desired.rejections,
         "errors": [each.sentence for each in result.done if each.error],
         "blocked": result.blocked,
+        "told": [single_line(each) for each in session.told],
+        "troubles": [single_line(each) for each in session.troubles],
         "online": result.online,
     }
 

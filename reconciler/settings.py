@@ -286,7 +286,8 @@ def _telemetry(value: Mapping[str, Any]) -> TelemetrySettings:
     otlp = value.get("otlp")
     if not isinstance(otlp, dict):
         return TelemetrySettings()
-    return TelemetrySettings(otlp=Otlp(**fields_of(otlp, {"timeout": ("timeout_s", parse_duration)})))
+    known: Conversions = {"timeout": ("timeout_s", parse_duration), "signals": ("signals", tuple)}
+    return TelemetrySettings(otlp=Otlp(**fields_of(otlp, known)))
 
 
 def _executors(value: Mapping[str, Mapping[str, Any]]) -> dict[str, ExecutorSettings]:

@@ -125,6 +125,21 @@ def _elsewhere(wishes: Mapping[RunId, Wish], actual: Actual, limits: Limits) -> 
         yield Busy(run_id=run_id, task=held.claim.task_id, labels=labels, executor=executor, instance=instance)
 
 
+def within_quotas(
+    begins: Iterable[Candidate], desired: Desired, actual: Actual, now: Instant, limits: Limits
+) -> frozenset[RunId]:
+    """Return those of the runs that are about to begin, in their order, that fit the quotas beside all that is under
+    way here and at the remote. What this host has only just claimed is not under way."""
+    if not (limits.quotas.tasks or limits.quotas.labels):
+        return frozenset(RunId(each.run_id) for each in begins)
+    slots, found = slots_now(desired, actual, (), now, limits), set[RunId]()
+    for each in begins:
+        if slots.over_quota(each) is None:
+            slots.count([Busy(run_id=each.run_id, task=each.task, labels=each.labels)])
+            found.add(RunId(each.run_id))
+    return frozenset(found)
+
+
 # ------------------------------------------------------------------------------------------------ candidates
 
 

@@ -20,15 +20,17 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from reconciler import codec, process, sandbox
+from reconciler.disk import DISK
 from reconciler.model import PlannedStage, Process, StageRecord, StageStatus
-from reconciler.order import ANSWER_BYTES_MAX, Answer, Verdict
+from reconciler.order import ANSWER_BYTES_MAX, ARTIFACT_BYTES_MAX, ARTIFACTS, Answer, Artifact, Verdict
 from reconciler.redact import Redactor
+from reconciler.scrub import scrubbed
 
 READ_BYTES = 64 * 1024
 LIVE_LOG_BYTES_MAX = 64 * 1024 * 1024
@@ -78,6 +80,14 @@ class Log:
             self.descriptor = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         except OSError as error:
             self.error = str(error.strerror)
+
+    def learn(self, values: Sequence[bytes]) -> None:
+        """Let nothing that is written from now on hold these values."""
+        self.redactor.learn(values)
+        if self.redactor.enforces:
+            self.recent = scrubbed(self.recent, values)
+            self.tail = deque(scrubbed(each, values) for each in self.tail)
+            self.tail_bytes = sum(map(len, self.tail))
 
     def write(self, chunk: bytes) -> None:
         self._put(self.redactor.feed(chunk))
@@ -318,7 +328,9 @@ class Ongoing:
             heard = len(self.said)
             self._hear()
         with contextlib.suppress(codec.CodecError, ValueError, RecursionError):
-            return codec.load(Answer, _redacted(json.loads(self.said), self.log.redactor))
+            answer = codec.load(Answer, _redacted(json.loads(self.said), self.log.redactor))
+            directory = self.log.file.parent.parent
+            return replace(answer, files=tuple(clean_file(directory, each, self.log.redactor) for each in answer.files))
         return None
 
     def _close_pipe(self) -> None:
@@ -452,6 +464,32 @@ class Ongoing:
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
+
+
+def clean_file(directory: Path, named: Artifact, redactor: Redactor) -> Artifact:
+    """Take out of a file of evidence what its own process could not know for a secret; return what it is now.
+
+    One that is not what was answered, lies elsewhere or cannot be written is left: it is no evidence, or the publisher
+    cleans what is committed of it.
+    """
+    parts, path = named.path.split("/"), directory / named.path
+    if not redactor.enforces or named.bytes > ARTIFACT_BYTES_MAX or not _is_ours(directory, parts):
+        return named
+    with contextlib.suppress(OSError):
+        data = DISK.read(path, named.bytes + 1)
+        clean = scrubbed(data, redactor.values)
+        if clean is not data and hashlib.sha256(data).hexdigest() == named.sha256:
+            DISK.write_atomic(path, clean)
+            return replace(named, bytes=len(clean), sha256=hashlib.sha256(clean).hexdigest())
+    return named
+
+
+def _is_ours(directory: Path, parts: Sequence[str]) -> bool:
+    """Return whether a path leads to where artifacts are, by no link: a stage names its files, and must not have us
+    write another one."""
+    if parts[0] != ARTIFACTS or {"", ".", ".."} & set(parts):
+        return False
+    return directory.joinpath(*parts[:-1]).resolve() == directory.resolve().joinpath(*parts[:-1])
 
 
 def judged(

@@ -12,18 +12,19 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 
 from reconciler import codec
 from reconciler.codec import CodecError
 from reconciler.conditions import set_condition
 from reconciler.errors import ReconcilerError
 from reconciler.evidence import leads_to_manifests
+from reconciler.loglines import log_records
 from reconciler.model import Otlp
 from reconciler.observe import Observation
-from reconciler.tracing import Span, Sums, Told, added, told
+from reconciler.otlp import Parcel
+from reconciler.tracing import Sums, added, instant_ns, told
 from reconciler.values import frozen
 from reconciler.world import World
 
@@ -35,7 +36,7 @@ PATIENCE_MAX_S = 600.0
 CLOSE_S = 15.0
 """How long a process that ends waits for what it is just telling."""
 
-Send = Callable[[Otlp, Sequence[Span], Sums, int, Mapping[str, str]], None]
+Send = Callable[[Otlp, Parcel], None]
 
 
 @frozen
@@ -102,7 +103,7 @@ class Telemetry:
                 self.receipt = None
         if self.receipt is None:
             tree = self._tree(seen.evidence_tip or seen.tip)
-            self._keep(Receipt(tree=tree, sums=Sums(since_ns=_ns(seen.now.at))))
+            self._keep(Receipt(tree=tree, sums=Sums(since_ns=instant_ns(seen.now.at))))
         assert self.receipt is not None
         return self.receipt
 
@@ -133,24 +134,26 @@ class Telemetry:
         """Tell what is owed, or as much of it as is told at once, in a thread."""
         now = owed[:AT_ONCE_MAX]
         read = self.world.repository.blobs(now)
-        runs = tuple(run for run in (_told(data) for _, data in read) if run is not None)
+        documents = [_document(data) for _, data in read]
+        runs = tuple(run for run in map(told, documents) if run is not None)
         sums = added(before.sums, runs)
         whole = Receipt(tree=tree, sums=sums)
         receipt = whole if now == owed else replace(before, ahead=(*before.ahead, *now), sums=sums)
-        spans = [span for run in runs for span in run.spans]
-        about = {"service.instance.id": str(self.world.host() or self.world.machine or "local")}
-        self.now = _Telling(receipt=receipt, thread=threading.Thread(daemon=True))
-        self.now.thread = threading.Thread(
-            target=self._tell, args=(self.now, otlp, spans, sums, _ns(seen.now.at), about), daemon=True
+        parcel = Parcel(
+            spans=[span for run in runs for span in run.spans],
+            records=[record for each in documents for record in log_records(each)],
+            sums=sums,
+            now_ns=instant_ns(seen.now.at),
+            about={"service.instance.id": str(self.world.host() or self.world.machine or "local")},
         )
+        self.now = _Telling(receipt=receipt, thread=threading.Thread(daemon=True))
+        self.now.thread = threading.Thread(target=self._tell, args=(self.now, otlp, parcel), daemon=True)
         self.now.thread.start()
 
-    def _tell(
-        self, telling: _Telling, otlp: Otlp, spans: Sequence[Span], sums: Sums, at_ns: int, about: Mapping[str, str]
-    ) -> None:
+    def _tell(self, telling: _Telling, otlp: Otlp, parcel: Parcel) -> None:
         """Tell, and say what became of it. What happens in here touches nothing else."""
         try:
-            self.send(otlp, spans, sums, at_ns, about)
+            self.send(otlp, parcel)
             telling.reason = ""
         except ReconcilerError as error:
             telling.reason = str(error)
@@ -173,12 +176,9 @@ class Telemetry:
         return True
 
 
-def _told(data: bytes | None) -> Told | None:
+def _document(data: bytes | None) -> object:
+    """Return the manifest that bytes are, None if they are none."""
     try:
-        return told(json.loads(data or b""))
+        return json.loads(data or b"")
     except (ValueError, RecursionError):
         return None
-
-
-def _ns(at: str) -> int:
-    return round(datetime.fromisoformat(at).timestamp() * 1000) * 1_000_000

@@ -19,11 +19,11 @@ ENDS = {"succeeded": "run:completed", "failed": "run:failed", "cancelled": "run:
 
 @frozen
 class RunEvent:
-    """Something that happened to a run: `name` is one of `run:started`, `run:resumed`, `stage:started`,
-    `stage:completed`, `approval:requested`, `approval:decided`, `run:completed` and `run:failed`.
+    """Something that happened to a run: `name` is that of an event of its journal, such as `stage:completed`.
 
     `at` is an instant in UTC; `stage` is "" for what is about the whole run; `status` is how a stage or the run stands
-    then, or what was decided; `detail` is a sentence for people, "" for none.
+    then, or what was decided; `detail` is a sentence for people, "" for none. `id` is what the same happening is always
+    known by, `attempt` its attempt; "" and 0 where it was found by comparing two manifests.
     """
 
     name: str
@@ -32,6 +32,8 @@ class RunEvent:
     stage: str = ""
     status: str = ""
     detail: str = ""
+    id: str = ""
+    attempt: int = 0
 
 
 def between(before: Document | None, after: Document) -> tuple[RunEvent, ...]:
@@ -41,8 +43,10 @@ def between(before: Document | None, after: Document) -> tuple[RunEvent, ...]:
 
 
 def _event(document: Document, name: str, at: object, **said: object) -> RunEvent:
-    words = {key: str(each or "") for key, each in said.items()}
-    return RunEvent(name=name, run_id=document["run_id"], at=str(at or ""), **words)
+    words = {key: str(said.get(key) or "") for key in ("stage", "status", "detail")}
+    stage, status, detail = words["stage"], words["status"], words["detail"]
+    run_id = document["run_id"]
+    return RunEvent(name=name, run_id=run_id, at=str(at or ""), stage=stage, status=status, detail=detail)
 
 
 def _begun(before: Document | None, after: Document) -> Iterator[RunEvent]:

@@ -135,6 +135,7 @@ def _standing(turn: Turn) -> Iterator[Event]:
     if result.publication is not None:
         yield from (Event(event="problem", detail=each) for each in result.publication.warnings)
     yield from (Event(event="problem", detail=each) for each in result.troubles)
+    yield from (Event(event="told", detail=each) for each in result.told)
     for action in result.actions:
         if isinstance(action, Wait):
             yield Event(event="waiting", run_id=action.subject, detail=action.reason)

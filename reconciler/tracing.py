@@ -23,13 +23,6 @@ Attributes = Mapping[str, str | int | float | bool]
 
 
 @frozen
-class Event:
-    name: str
-    at_ns: int
-    attributes: Attributes
-
-
-@frozen
 class Span:
     """Something that took time. Ids are lower-case hex; `links` are ids of spans of the same trace; `failed` is why it
     failed, "" if it did not."""
@@ -44,7 +37,6 @@ class Span:
     failed: str = ""
     attributes: Attributes
     links: tuple[str, ...] = ()
-    events: tuple[Event, ...] = ()
 
 
 @frozen
@@ -97,7 +89,7 @@ def told(document: Any) -> Told | None:
 def _run(document: Any) -> Span:
     """Return the span of a run. Raise ValueError if it has not ended."""
     run_id, result = str(document["run_id"]), _result_of_run(document)
-    end_ns = _ns(document["completed_at"])
+    end_ns = instant_ns(document["completed_at"])
     failed = str(document["status_detail"])[:TEXT_MAX] if document["status"] == "failed" else ""
     return Span(
         trace_id=trace_id(run_id),
@@ -105,7 +97,7 @@ def _run(document: Any) -> Span:
         parent_id="",
         name=f"RUN {document['pipeline_id']}",
         kind="server",
-        start_ns=min(_ns(document["started_at"] or document["completed_at"]), end_ns),
+        start_ns=min(instant_ns(document["started_at"] or document["completed_at"]), end_ns),
         end_ns=end_ns,
         failed=failed or ("failed" if document["status"] == "failed" else ""),
         attributes={
@@ -136,10 +128,10 @@ def _attempts(document: Any) -> Iterator[Span]:
     run_id = str(document["run_id"])
     begun = [each for each in document["attempts"] if each["started_at"]]
     for each, before in zip(begun, (None, *begun), strict=False):
-        number, start_ns = int(each["number"]), _ns(each["started_at"])
+        number, start_ns = int(each["number"]), instant_ns(each["started_at"])
         ended = each["ended_at"]
         outcome = str(each["outcome"] or "lost")
-        end_ns = _ns(ended) if ended else start_ns + int(float(each["elapsed_s"]) * 1e9)
+        end_ns = instant_ns(ended) if ended else start_ns + int(float(each["elapsed_s"]) * 1e9)
         yield Span(
             trace_id=trace_id(run_id),
             span_id=span_id(run_id, number),
@@ -165,13 +157,10 @@ def _stages(document: Any) -> Iterator[Span]:
     for each in document["commands"]:
         if not each["tries"] or not each["started_at"] or not each["attempt"]:
             continue
-        start_ns, attempt = _ns(each["started_at"]), int(each["attempt"])
-        end_ns = max(start_ns, _ns(each["completed_at"]) if each["completed_at"] else start_ns)
+        start_ns, attempt = instant_ns(each["started_at"]), int(each["attempt"])
+        end_ns = max(start_ns, instant_ns(each["completed_at"]) if each["completed_at"] else start_ns)
         failed = each["status"] != "succeeded"
         said = str(each["summary"])[:TEXT_MAX]
-        summary = Event(
-            name="stage.summary", at_ns=end_ns, attributes={"message": said, "log.path": each["log_path"] or ""}
-        )
         yield Span(
             trace_id=trace_id(run_id),
             span_id=span_id(run_id, attempt, str(each["id"])),
@@ -182,7 +171,6 @@ def _stages(document: Any) -> Iterator[Span]:
             end_ns=end_ns,
             failed=(said or str(each["status"])) if failed else "",
             attributes=_stage_attributes(run_id, each),
-            events=(summary,),
         )
 
 
@@ -211,7 +199,7 @@ def _error_type(command: Any) -> str:
     return str(command["signal"]) if command["signal"] else "exit_code" if command["exit_code"] else "failed"
 
 
-def _ns(at: object) -> int:
+def instant_ns(at: object) -> int:
     """Return an instant in nanoseconds since 1970. Raise ValueError or TypeError if it is none."""
     return round(datetime.fromisoformat(at).timestamp() * 1000) * 1_000_000  # type: ignore[arg-type]
 

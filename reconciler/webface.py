@@ -6,19 +6,22 @@ Of runs under way it looks at the records itself; all else it takes from the boa
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from reconciler import exposition, manifest
+from reconciler import exposition, journal, manifest
 from reconciler.archive import Archive, Kept, Manifest, committed_ends, line_of, said_of_log
 from reconciler.board import PASS_BUCKETS_S, Board, Snapshot
 from reconciler.checklist import Item
 from reconciler.codec import CodecError
 from reconciler.conditions import read_conditions
 from reconciler.errors import REFUSALS, ReconcilerError, TransientError
+from reconciler.events import Event
 from reconciler.explain import reasons, rows
+from reconciler.feed import Feed
 from reconciler.meter import Meter
 from reconciler.model import Evidence, Phase, Run, RunId
 from reconciler.pagefiles import ASSETS, read_assets, read_templates
@@ -26,7 +29,7 @@ from reconciler.pages import places, views
 from reconciler.pages.render import Pages, Site
 from reconciler.pages.text import log_text, size
 from reconciler.pages.views import EvidenceNote, Line, RunView
-from reconciler.phases import phase, silence
+from reconciler.phases import ENDED, phase, silence
 from reconciler.publish import full_log, read_records
 from reconciler.state import Actual
 from reconciler.values import frozen
@@ -38,6 +41,9 @@ LOG_BYTES_MAX = 1024 * 1024
 CHUNK_BYTES_MAX = 256 * 1024
 QUERY_CHARACTERS_MAX = 100
 OFFSET_MAX = 1 << 50
+LETTERS_MAX = 5
+"""So many dead letters are told on a page."""
+RUN_ID = re.compile(places.ID)
 
 
 @frozen
@@ -50,7 +56,7 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-class Missing(Exception):
+class Missing(LookupError):
     """There is no such page; the sentence says what there is not."""
 
 
@@ -211,7 +217,21 @@ class WebFace:
     def _notices(self, now: Now) -> list[str]:
         found = [f"Passes are not done at the moment: {now.snapshot.trouble}"] if now.snapshot.trouble else []
         conditions = read_conditions(self._world.repository.state, self._world.disk)
-        return found + [f"{name} waits since {each['since']}: {each['reason']}" for name, each in conditions.items()]
+        found += [f"{name} waits since {each['since']}: {each['reason']}" for name, each in conditions.items()]
+        return [*found, *self._dead_letters()]
+
+    def _dead_letters(self) -> list[str]:
+        """Return what was given up to deliver, a sentence for each of the newest ones."""
+        state, disk = self._world.repository.state, self._world.disk
+        if not disk.exists(state / "outlets"):
+            return []
+        from reconciler.outlets.box import letters
+
+        dead = sorted(letters(state, disk), key=lambda each: str(each["at"]), reverse=True)
+        more = [f"{len(dead) - LETTERS_MAX} more were not delivered."] if len(dead) > LETTERS_MAX else []
+        said = [f"Not delivered: {each['key']} to {each['outlet']}: {each['reason']}" for each in dead[:LETTERS_MAX]]
+        cure = ["To deliver what was given up after all: reconciler deliveries --retry all"] if dead else []
+        return [*said, *more, *cure]
 
     # -------------------------------------------------------------------------------------------- lists
 
@@ -320,6 +340,24 @@ class WebFace:
         if kept is None:
             raise Missing(f"No manifest of {run_id} is committed.")
         return Answer(body=self._archive.manifest(kept).data, kind=JSON)
+
+    # -------------------------------------------------------------------------------------------- events
+
+    def news(self, task_id: str, run_id: str, feed: Feed) -> tuple[Event, ...]:
+        """Return the events of a run that one who listens has not heard. Raise Missing if there is no such run."""
+        snapshot = self.board.snapshot
+        if snapshot is None or not (RUN_ID.fullmatch(task_id) and RUN_ID.fullmatch(run_id)):
+            raise Missing(f"There is no run {run_id} of task {task_id}.")
+        self._open()
+        path = self._world.runs.directory(task_id, run_id).path / journal.NAME
+        here = snapshot.seen.actual.runs.get(RunId(run_id))
+        if here is not None and here.task_id == task_id:
+            ended = phase(self._fresh(here), self._world.now()) in ENDED
+            return feed.news(path, ended, lambda: self._records(task_id, run_id))
+        now = self._now(snapshot)
+        now.line(task_id, run_id)
+        kept = self._kept(now, task_id, run_id)
+        return feed.news(path, kept is not None, lambda: self._archive.manifest(kept).document if kept else None)
 
     # -------------------------------------------------------------------------------------------- logs
 

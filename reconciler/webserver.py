@@ -24,6 +24,8 @@ from starlette.routing import Route
 
 from reconciler import hooks
 from reconciler.board import Board
+from reconciler.events import Event
+from reconciler.eventstream import Streams
 from reconciler.listening import host_of, http_server
 from reconciler.pages.render import POLICY
 from reconciler.values import frozen
@@ -36,6 +38,7 @@ DEAF_S = 180.0
 """A loop that has done no turn for so long is not well: at least one a minute is due."""
 RESTART_PAUSE_S = 30.0
 END_PATIENCE_S = 3.0
+ELSEWHERE = "421: this is not the host that is meant; name it with --public-name\n"
 METRICS_KIND = "text/plain; version=0.0.4; charset=utf-8"
 
 HEADERS = {
@@ -89,6 +92,7 @@ class App:
         self.face, self.board, self.door, self.waker = face, board, door, Waker(wake)
         self.reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="web-reader")
         self.waiting = 0
+        self.streams = Streams(source=face, ask=self._ask, headers=HEADERS)
         self.starlette = Starlette(
             routes=[
                 Route("/healthz", self._guarded(self.healthz)),
@@ -96,17 +100,30 @@ class App:
                 Route("/metrics", self._guarded(self.metrics)),
                 Route("/wake", self._guarded(self.wake), methods=["POST"]),
                 Route("/hooks/{forge}", self._guarded(self.hook), methods=["POST"]),
+                Route("/events/{task}/{run}", self.events, methods=["GET"]),
                 Route("/{place:path}", self._guarded(self.page), methods=["GET"]),
             ]
         )
+
+    async def events(self, request: Request) -> Response:
+        """Stream what happens to a run, from behind the event that a client names as its last one."""
+        if not self._is_meant(request):
+            return _response(_plain(421, ELSEWHERE), request)
+        task, run = request.path_params["task"], request.path_params["run"]
+        return await self.streams.answer(task, run, request.headers.get("last-event-id", ""))
+
+    async def _ask(self, question: Callable[[], tuple[Event, ...]]) -> tuple[Event, ...]:
+        return await asyncio.get_running_loop().run_in_executor(self.reader, question)
+
+    def _is_meant(self, request: Request) -> bool:
+        return host_of(request.headers.get("host", "")) in self.door.hosts
 
     def _guarded(self, answer: Callable[[Request], Awaitable[Answer]]) -> Callable[[Request], Awaitable[Response]]:
         """Return an endpoint that answers only who names one of our hosts, and everything with our headers."""
 
         async def endpoint(request: Request) -> Response:
-            if host_of(request.headers.get("host", "")) not in self.door.hosts:
-                said = "421: this is not the host that is meant; name it with --public-name\n"
-                return _response(_plain(421, said), request)
+            if not self._is_meant(request):
+                return _response(_plain(421, ELSEWHERE), request)
             try:
                 found = await answer(request)
             except ClientDisconnect:

@@ -30,6 +30,7 @@ from pathlib import Path
 from reconciler import codec, course, events, manifest, process, roles, rundir, sandbox
 from reconciler.approve import at_gate
 from reconciler.disk import DISK
+from reconciler.ear import Ear
 from reconciler.journal import Journal
 from reconciler.model import (
     Attempt,
@@ -52,6 +53,7 @@ from reconciler.order import DOORED, Order
 from reconciler.patience import Patience
 from reconciler.redact import Redactor, redact_text, secret_values
 from reconciler.rundir import RunDirectory
+from reconciler.scrub import scrubbed_stage
 from reconciler.stage import PACKAGE, Log, Ongoing, judged, open_door
 from reconciler.tracing import traceparent
 
@@ -290,6 +292,7 @@ class Execution:
         self.selector = selectors.DefaultSelector()
         self.me = process.myself()
         self.journal = Journal(directory.path)
+        self.ear = Ear(directory.path)
         self.built = False
 
     def _earlier_answers(self) -> dict[StageId, Mapping[str, object]]:
@@ -306,7 +309,9 @@ class Execution:
         self._say_begun()
         self._enforce_lease()
         while self._start_ready() or self.ongoing or self._waiting_for_backoff() or self._ask_judge():
-            for key, _ in self.selector.select(self._patience_s()):
+            ready = self.selector.select(self._patience_s())
+            self._learn()  # before anything that was said meanwhile is written
+            for key, _ in ready:
                 key.data()
             self._reap()
             self._enforce()
@@ -490,6 +495,20 @@ class Execution:
         named = {f"{each}_SECRET": os.environ.get(each, "") for each in wanted.secrets} if wanted else {}
         return [*secret_values(named), *self.secrets] if named else self.secrets
 
+    def _learn(self) -> None:
+        """Let nothing that is written from now on say the secrets that were just told, whoever says them."""
+        told = self.ear.hear()
+        values = [form for each in told for form in (each.encode(), *secret_values({"A_SECRET": each}))]
+        new = [each for each in dict.fromkeys(values) if each not in self.secrets]
+        if not new:
+            return
+        self.secrets = [*new, *self.secrets]
+        for log in self.logs.values():
+            log.learn(new)
+        if self.plan.redact.mode == "enforce":
+            self.records = {each: scrubbed_stage(record, new) for each, record in self.records.items()}
+            self.judges = {each: scrubbed_stage(record, new) for each, record in self.judges.items()}
+
     def _environment(self, stage: PlannedStage, wanted: sandbox.Demand | None) -> dict[str, str]:
         """Return the environment of a stage: inherited, then the pipeline's, then ours, which none can replace. In a
         sandbox little is inherited."""
@@ -524,6 +543,8 @@ class Execution:
         signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
         self._sockets = (reading, writing)
         self.selector.register(reading, selectors.EVENT_READ, lambda: _drain(reading))
+        if self.ear.descriptor is not None:
+            self.selector.register(self.ear.descriptor, selectors.EVENT_READ, self._learn)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         for number in (signal.SIGTERM, signal.SIGINT):

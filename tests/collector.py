@@ -8,10 +8,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-KINDS = {"/v1/traces": ExportTraceServiceRequest, "/v1/metrics": ExportMetricsServiceRequest}
+KINDS = {
+    "/v1/traces": ExportTraceServiceRequest,
+    "/v1/metrics": ExportMetricsServiceRequest,
+    "/v1/logs": ExportLogsServiceRequest,
+}
 
 
 @dataclass
@@ -22,6 +27,7 @@ class Collector:
     headers: list[dict[str, str]] = field(default_factory=list)
     traces: list[Any] = field(default_factory=list)
     metrics: list[Any] = field(default_factory=list)
+    logs: list[Any] = field(default_factory=list)
     data: list[bytes] = field(default_factory=list)
     open: threading.Event = field(default_factory=threading.Event)
 
@@ -63,7 +69,7 @@ class Collector:
         self.headers.append(headers)
         self.data.append(body)
         if self.status == 200:
-            (self.traces if path == "/v1/traces" else self.metrics).append(message)
+            {"/v1/traces": self.traces, "/v1/metrics": self.metrics, "/v1/logs": self.logs}[path].append(message)
 
     def spans(self) -> list[Any]:
         """Return every span that was taken, as often as it was."""
@@ -73,6 +79,16 @@ class Collector:
             for of_resource in message.resource_spans
             for of_scope in of_resource.scope_spans
             for span in of_scope.spans
+        ]
+
+    def records(self) -> list[Any]:
+        """Return every log record that was taken, as often as it was."""
+        return [
+            record
+            for message in self.logs
+            for of_resource in message.resource_logs
+            for of_scope in of_resource.scope_logs
+            for record in of_scope.log_records
         ]
 
     def points(self, name: str) -> dict[tuple[str, ...], Any]:

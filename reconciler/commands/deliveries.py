@@ -65,12 +65,18 @@ def _show(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     if not any(found.values()):
         click.echo("nothing is owed, and nothing was delivered")
         return
-    rows = [("owed", each, _when(each)) for each in found["open"]]
-    rows += [("dead", each, each["reason"]) for each in found["dead"]]
-    rows += [("delivered", each, each["said"]) for each in found["done"]]
-    lines = [tuple(map(str, (word, each["key"], each["outlet"], each["tries"], said))) for word, each, said in rows]
-    lines = [tuple(map(single_line, each)) for each in lines]
-    click.echo(table(("STATE", "ID", "OUTLET", "TRIES", "SAID"), lines))
+    rows = [
+        *(_row("owed", each, _when(each)) for each in found["open"]),
+        *(_row("dead", each, each["reason"]) for each in found["dead"]),
+        *(_row("delivered", each, each["said"]) for each in found["done"]),
+    ]
+    click.echo(table(("STATE", "ID", "OUTLET", "TRIES", "SAID"), rows))
+
+
+def _row(state: str, delivery: Mapping[str, Any], said: str) -> tuple[str, ...]:
+    """Return the line of the table that tells a delivery."""
+    cells = (state, delivery["key"], delivery["outlet"], delivery["tries"], said)
+    return tuple(single_line(str(each)) for each in cells)
 
 
 def _when(owed: Mapping[str, Any]) -> str:

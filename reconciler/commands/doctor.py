@@ -18,7 +18,7 @@ from reconciler.commands.validate import Batch, everything, problems_of
 from reconciler.conditions import read_conditions
 from reconciler.errors import GitFailed, NoAtomicPush, ReconcilerError, TransientError
 from reconciler.health import Finding, Level
-from reconciler.installed import ROLES, SUBSCRIBERS, cure, entry_points, missing_roles
+from reconciler.installed import ROLES, SUBSCRIBERS, cure, entry_points, has_extra, missing_roles
 from reconciler.locks import old_locks
 from reconciler.model import BUILT_IN, Rejection, Settings, Severity
 from reconciler.process import worker_environment
@@ -114,7 +114,7 @@ def _repository(repo: str) -> dict[str, list[Finding]]:
             "file system": place.storage,
         },
         "content": {"settings": place.said, "files": place.files, "agents": place.agents, "roles": place.roles}
-        | {"subscribers": place.subscribers, "credentials": place.credentials},
+        | {"subscribers": place.subscribers, "credentials": place.credentials, "extras": place.extras},
         "runs": {"runs": place.leftovers, "conditions": place.conditions, "deliveries": place.deliveries},
     }
     return {
@@ -295,6 +295,23 @@ class Place:
                 missing[name] = str(error)
         return health.credentials(missing, True)
 
+    def extras(self) -> Iterator[Finding]:
+        """Yield whether the extras are installed that settings and pipelines ask for."""
+        wanted = dict(self._extras())
+        missing = {name: why for name, why in wanted.items() if not has_extra(name)}
+        return health.extras(missing, bool(wanted))
+
+    def _extras(self) -> Iterator[tuple[str, str]]:
+        """Yield each extra that is asked for, and what asks for it."""
+        if self.settings.telemetry.otlp is not None:
+            yield "otel", "telemetry.otlp"
+        for name, each in self.settings.credentials.items():
+            if "keyring" in each:
+                yield "keyring", f"credentials.{name}"
+        for path, content in self.pipelines.items():
+            if "patterns" in (*_named(content, "guard"), *_named(content, "guard.use")):
+                yield "patterns", path
+
     def deliveries(self) -> Iterator[Finding]:
         """Yield whether something was given up to deliver."""
         from reconciler.outlets.box import letters
@@ -312,9 +329,14 @@ class Place:
 
 
 def _agents_of(content: Content) -> Sequence[str]:
-    """Return the agents that a pipeline names; none of a file that cannot be read, which is told elsewhere."""
+    return _named(content, "agent.use")
+
+
+def _named(content: Content, key: str) -> Sequence[str]:
+    """Return what the stages of a pipeline name at a key; nothing of a file that cannot be read, which is told
+    elsewhere."""
     document = load_yaml(content, "", bytes_max=len(content)) if isinstance(content, bytes) else None
-    found = parse.at(document.value, "stages.[].agent.use") if isinstance(document, Document) else ()
+    found = parse.at(document.value, f"stages.[].{key}") if isinstance(document, Document) else ()
     return [name for _, name in found if isinstance(name, str)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +22,8 @@ from reconciler.readiness import take_readiness
 from reconciler.terminal import format_option
 
 if TYPE_CHECKING:
-    from reconciler.webserver import Door
-    from reconciler.world import World
+    from reconciler.board import Board
+    from reconciler.webserver import Door, WebServer
 
 INTERRUPTED = 130
 MODULES = ("jinja2", "prometheus_client", "starlette", "uvicorn")
@@ -73,40 +74,51 @@ def command(
     Exit codes: 0 ended by SIGTERM, 130 by Ctrl-C, 2 wrong usage, 75 another watcher is at work in this clone.
     """
     need_modules("serve", "serve", MODULES)
-    host, port = parse_address("--address", address)
-    door = _door(
-        host, names, read_secret("token", token_file, token_env), read_secret("hook", hook_secret_file, hook_secret_env)
-    )
-    refuse_openness("--address", host, door.token, insecure)
-    readiness = take_readiness()
-    workers = Workers()
+    place = parse_address("--address", address)
+    token = read_secret("token", token_file, token_env)
+    door = _door(place[0], names, token, read_secret("hook", hook_secret_file, hook_secret_env))
+    refuse_openness("--address", place[0], door.token, insecure)
+    return _serve(Path(repo).resolve(), place, door, title, form)
+
+
+def _serve(directory: Path, place: tuple[str, int], door: Door, title: str | None, form: str) -> int:
+    """Watch a repository and show it at a host and a port, until a signal ends that; return the exit code."""
+    readiness, workers = take_readiness(), Workers()
     workers.prepare()
     from reconciler.board import Board
     from reconciler.commands.watch import beginning, conclude, warm
     from reconciler.tidings import Lines
     from reconciler.watcher import Watcher
-    from reconciler.webface import WebFace
-    from reconciler.webserver import App, WebServer
-    from reconciler.world import open_world
-
-    directory = Path(repo).resolve()
-
-    def beside() -> World:
-        return open_world(directory)
 
     board = Board(Lines(form))
     watcher = Watcher(beginning(directory, workers), board, readiness, warm=warm)
-    listening = bind(host, port)
-    face = WebFace(beside, board, (title or directory.name or "runs")[:100])
-    server = WebServer(App(face, board, door, watcher.wake), listening)
+    server = _web_server(directory, place, door, title, board, watcher.wake)
     board.watch = server.watch
-    click.echo(f"http://{shown(host)}:{listening.getsockname()[1]}/", err=True)
     server.start()
     try:
         watcher.run()
     finally:
         server.stop()
     return conclude(watcher)
+
+
+def _web_server(
+    directory: Path,
+    place: tuple[str, int],
+    door: Door,
+    title: str | None,
+    board: Board,
+    wake: Callable[[str], None],
+) -> WebServer:
+    """Return the server of the web face, which listens by now; say where."""
+    from reconciler.webface import WebFace
+    from reconciler.webserver import App, WebServer
+    from reconciler.world import open_world
+
+    listening = bind(*place)
+    face = WebFace(lambda: open_world(directory), board, (title or directory.name or "runs")[:100])
+    click.echo(f"http://{shown(place[0])}:{listening.getsockname()[1]}/", err=True)
+    return WebServer(App(face, board, door, wake), listening)
 
 
 def _door(host: str, names: tuple[str, ...], token: bytes, hook_secret: bytes) -> Door:

@@ -59,11 +59,12 @@ def beginning(directory: Path, workers: Workers) -> Callable[[], Loop]:
     """Return what opens a repository anew, for a loop that stays."""
     from reconciler.loop import Loop, open_telemetry
     from reconciler.observe import Observer
+    from reconciler.pulls import open_when_owed
     from reconciler.world import open_world
 
     def begin() -> Loop:
         world = open_world(directory, workers)
-        return Loop(world, Observer(world), tells=True, teller=open_telemetry)
+        return Loop(world, Observer(world), opener=open_when_owed, tells=True, teller=open_telemetry)
 
     return begin
 

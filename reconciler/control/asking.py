@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,11 @@ REQUEST_BYTES_MAX = 4 * 1024 * 1024
 """The largest plan there can be, 200 stages with long names that each need all before them, takes half of it."""
 REASON_CHARACTERS_MAX = 500
 CONTRACT = "control-answer"
+REFUSALS = (401, 403)
+"""What is answered to a token that does not count."""
+
+Secret = Callable[[str], str]
+"""Returns the credential of a name."""
 
 
 @frozen
@@ -41,13 +46,20 @@ def credential(settings: ControlSettings, environment: Mapping[str, str] | None 
     return found.get(settings.credential_env, "").strip()
 
 
+def token_of(settings: ControlSettings, secret: Secret) -> str:
+    """Return the token for a control plane: the credential that settings name, else that of the environment. Raise
+    NoCredential if the one that is named cannot be had."""
+    return secret(settings.credential).strip() if settings.credential else credential(settings)
+
+
 @dataclass(slots=True)
 class Asker:
-    """One control plane. `contract` is what its answers must keep."""
+    """One control plane. `contract` is what its answers must keep; `refused` is whether it did not accept the token."""
 
     http: Http
     contract: Contract
     token: str = ""
+    refused: bool = False
 
     def ask(self, document: Mapping[str, Any]) -> Answer | str:
         """Return what the control plane says of a run request, or why it gave no answer that can be used."""
@@ -62,6 +74,7 @@ class Asker:
         self.http.close()
 
     def _read(self, document: Mapping[str, Any], response: Response) -> Answer | str:
+        self.refused = response.status in REFUSALS
         if not response.ok:
             said = response.said()
             return f"{self.http.host} answered {response.status}" + (f": {said}" if said else "")
@@ -83,12 +96,12 @@ class Asker:
         return " ".join(clean.split())[:REASON_CHARACTERS_MAX]
 
 
-def open_asker(settings: ControlSettings, contract: Contract, timeout_s: float) -> Asker | str:
+def open_asker(settings: ControlSettings, contract: Contract, timeout_s: float, token: str) -> Asker | str:
     """Return who asks the control plane that settings name, or why nobody can. One answer takes at most one
     and a half times `timeout_s`: what fails at once is tried again for half of it, and the last try may take it all."""
-    token = credential(settings)
     if not (token.isascii() and token.isprintable()):
-        return f"${settings.credential_env} holds what no header can carry; a token is printable ASCII"
+        where = f"the credential '{settings.credential}'" if settings.credential else f"${settings.credential_env}"
+        return f"{where} holds what no header can carry; a token is printable ASCII"
     try:
         http = Http(
             address=settings.url,

@@ -1,9 +1,10 @@
-"""Run requests of other versions as version 2: the flat first one, and those of the Node orchestrator. Pure.
+"""Run requests of other versions as version 2: our own flat first one, and those of the Node orchestrator. Pure.
 
-A flat request is one object: `requestId` or `runId`, `taskId`, `taskTitle`, `pipelineId`, `pipelineVersion`,
-`pipelineTitle`, `stages` (ids, or objects with an id), `capabilities` or `tags`, `privacyLevel`, `requestedAt`,
-`requestedBy` (a name or an object). A request of the Node orchestrator has the schema `codex.control-plane.run-request`
-and the sections of version 2 with keys in camel case. What has no place in version 2 is told, and never carried along.
+A flat request, version 1, is a shape of ours that nothing writes any more. It is one object: `requestId` or `runId`,
+`taskId`, `taskTitle`, `pipelineId`, `pipelineVersion`, `pipelineTitle`, `stages` (ids, or objects with an id),
+`capabilities` or `tags`, `privacyLevel`, `requestedAt`, `requestedBy` (a name or an object). A request of the Node
+orchestrator has the schema `codex.control-plane.run-request` and the sections of version 2 with keys in camel case.
+What has no place in version 2 is told, and never carried along.
 """
 
 from __future__ import annotations

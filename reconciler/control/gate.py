@@ -7,14 +7,14 @@ and nothing more is loaded where settings name no control plane.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from reconciler import codec
 from reconciler.actions import Abandon, Action, Launch, Restore, TakeOver, Wait
 from reconciler.conditions import set_condition
-from reconciler.errors import GitFailed
+from reconciler.errors import GitFailed, TransientError
 from reconciler.model import ControlSettings, ControlVerdict, Outcome, Plan, RunId, Settings
 from reconciler.observe import Observation
 from reconciler.world import World
@@ -22,6 +22,7 @@ from reconciler.world import World
 if TYPE_CHECKING:
     # What asks is loaded where a control plane is named.
     from reconciler.control.asking import Answer, Asker
+    from reconciler.credentials.broker import Broker
 
 PASS_BUDGET_S = 10.0
 """So long are control planes asked in one pass; the other runs come in the next."""
@@ -48,6 +49,8 @@ class Gate:
     reason: str = ""
     said: str | None = None
     known: dict[str, tuple[float, Answer]] = field(default_factory=dict)
+    broker: Callable[[Settings], Broker] | None = None
+    """Who hands out a token that is a credential."""
 
     def judge_all(self, seen: Observation, actions: Sequence[Action]) -> tuple[Action, ...]:
         """Return the actions, those that freeze a plan with the verdict on it; a run that is refused fails instead, and
@@ -205,15 +208,32 @@ class Round:
         return found
 
     def _asked(self, document: dict[str, Any]) -> Answer | str:
-        from reconciler.control.asking import open_asker
+        from reconciler.control.asking import open_asker, token_of
 
         if self.asker is None:
             timeout_s = min(self._control.timeout_s, self.budget_s)
-            opened = open_asker(self._control, self.gate.world.contracts, timeout_s)
+            try:
+                token = token_of(self._control, self._secret)
+            except TransientError as error:
+                return str(error)
+            opened = open_asker(self._control, self.gate.world.contracts, timeout_s, token)
             if isinstance(opened, str):
                 return opened
             self.asker = opened
-        return self.asker.ask(document)
+        found = self.asker.ask(document)
+        if self.asker.refused and self._broker is not None:
+            self._broker.forget(self._control.credential)  # the next time with one that is asked for anew
+        return found
+
+    @property
+    def _broker(self) -> Broker | None:
+        return self.gate.broker(self.settings) if self.gate.broker is not None and self._control.credential else None
+
+    def _secret(self, name: str) -> str:
+        """Return a credential. Raise TransientError if it cannot be had."""
+        if self._broker is None:
+            raise TransientError(f"credential '{name}': nobody here hands it out")
+        return self._broker.get(name).value
 
 
 def _asks(action: Action) -> bool:

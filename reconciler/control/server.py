@@ -11,7 +11,7 @@ import asyncio
 import hmac
 import re
 import sqlite3
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -189,18 +189,34 @@ def build(store: Store, contract: Contracts, house: House, now: Callable[[], str
         redoc_url=None,
         redirect_slashes=False,
     )
-    desk = Desk(store, contract, house.capabilities, now or _now)
-    guarded = [Depends(guard(house))]
+    desk, guarded = Desk(store, contract, house.capabilities, now or _now), [Depends(guard(house))]
     app.middleware("http")(_with_headers(house))
     for kind, handler in HANDLERS.items():
         app.exception_handler(kind)(handler)
+    _answer_health(app, store)
+    _answer_requests(app, desk, guarded)
+    _answer_uploads(app, desk, guarded)
+    _answer_runs(app, desk, guarded)
+    _answer_comparisons(app, desk, guarded)
+    app.openapi = lambda: _description(app, FastAPI.openapi, contract)  # type: ignore[method-assign]
+    return app
 
+
+# ------------------------------------------------------------------------------------------------ routes
+
+Guarded = Sequence[Any]
+"""What every request must pass before it is answered."""
+
+
+def _answer_health(app: FastAPI, store: Store) -> None:
     @app.get("/healthz", response_model=Health, responses={421: {"model": Problem}, 503: {"model": Problem}})
     async def healthz() -> Response:
         """Say whether the store can be read."""
         await run_in_threadpool(store.requests, SEQUENCE_MAX, 1)
         return _json({"status": "ok"})
 
+
+def _answer_requests(app: FastAPI, desk: Desk, guarded: Guarded) -> None:
     @app.post(
         "/v2/requests",
         response_model=Verdict,
@@ -224,6 +240,8 @@ def build(store: Store, contract: Contracts, house: House, now: Callable[[], str
         """Show the newest run request of this id, and what was answered."""
         return _json(await run_in_threadpool(desk.request, request_id))
 
+
+def _answer_uploads(app: FastAPI, desk: Desk, guarded: Guarded) -> None:
     @app.post(
         "/workspaces/{workspace}/runs",
         response_model=Receipt,
@@ -239,6 +257,8 @@ def build(store: Store, contract: Contracts, house: House, now: Callable[[], str
         status, receipt = await run_in_threadpool(desk.upload, workspace, key, document)
         return _json(receipt, status)
 
+
+def _answer_runs(app: FastAPI, desk: Desk, guarded: Guarded) -> None:
     @app.get("/workspaces/{workspace}/runs", response_model=RunPage, responses=refusals(), dependencies=guarded)
     async def list_runs(
         workspace: Workspace, task: TaskName = None, before: Before = SEQUENCE_MAX, limit: Limit = 50
@@ -254,6 +274,8 @@ def build(store: Store, contract: Contracts, house: House, now: Callable[[], str
         """Show the manifest of a run that was uploaded last."""
         return _json(await run_in_threadpool(desk.run, workspace, run_id))
 
+
+def _answer_comparisons(app: FastAPI, desk: Desk, guarded: Guarded) -> None:
     @app.get(
         "/workspaces/{workspace}/runs/{run_id}/drift",
         response_model=DriftAnswer, responses=refusals(404), dependencies=guarded,
@@ -269,9 +291,6 @@ def build(store: Store, contract: Contracts, house: House, now: Callable[[], str
     async def compare(workspace: Workspace, left: Side, right: Side) -> Response:
         """Compare the manifests of two runs."""
         return _json(await run_in_threadpool(desk.compare, workspace, left, right))
-
-    app.openapi = lambda: _description(app, FastAPI.openapi, contract)  # type: ignore[method-assign]
-    return app
 
 
 # ------------------------------------------------------------------------------------------------ the desk

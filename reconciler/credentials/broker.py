@@ -25,6 +25,10 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
+def _nobody() -> None:
+    """Tell nobody else."""
+
+
 @dataclass(slots=True)
 class Kept:
     """A secret, when to ask for it anew, and when it does not count any more."""
@@ -36,10 +40,12 @@ class Kept:
 
 @dataclass(slots=True)
 class Broker:
-    """The secrets of one process. `now` is the wall clock, because that is what secrets expire by."""
+    """The secrets of one process. `now` is the wall clock, because that is what secrets expire by. `heard` is called
+    before a secret that was asked for is handed out: for those who must not say it either."""
 
     sources: Mapping[str, Source]
     now: Callable[[], datetime] = _now
+    heard: Callable[[], None] = _nobody
     _kept: dict[str, Kept] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -67,6 +73,7 @@ class Broker:
             raise NoCredential(f"credential '{name}': it is not there; name it below 'credentials' in reconciler.yaml")
         secret = source.get(name)
         confide(secret.value)
+        self.heard()
         until = datetime.fromisoformat(secret.expires_at) if secret.expires_at else None
         if until is not None and until <= now:
             raise NoCredential(f"credential '{name}': it has expired at {secret.expires_at}")

@@ -17,7 +17,7 @@ class FromKeyring:
         try:
             import keyring
         except ImportError:
-            cure = "install it where reconciler is installed: pip install keyring"
+            cure = "run: python3 -m pip install 'gitops-reconciler[keyring]'"
             raise NoCredential(f"credential '{name}': the package keyring is missing; {cure}") from None
         try:
             value = keyring.get_password(self.system, self.user)

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from reconciler.confided import cleaned, confided
-from reconciler.credentials.broker import Broker, broker_of
+from reconciler.confided import cleaned
+from reconciler.credentials.broker import Broker
 from reconciler.errors import TransientError
 from reconciler.evidence import Proven, evidence_row, leads_to_manifests
 from reconciler.model import RunId, Settings, TaskId
@@ -60,9 +60,11 @@ class Place:
 
 @dataclass(slots=True)
 class Deliveries:
-    """What one process delivers. `epoch_s` is the wall clock, in seconds since 1970: what is due outlives a restart."""
+    """What one process delivers. `broker` says who hands out its secrets now; `epoch_s` is the wall clock, in seconds
+    since 1970: what is due outlives a restart."""
 
     world: World
+    broker: Callable[[], Broker] = lambda: Broker({})
     opening: Opening = open_outlets
     epoch_s: Callable[[], float] = time.time
     settings: Settings | None = None
@@ -103,11 +105,6 @@ class Deliveries:
         """Whether something is under way."""
         return bool(self.flying)
 
-    @staticmethod
-    def secrets() -> tuple[bytes, ...]:
-        """Return all secrets that were asked for, which nothing may say."""
-        return confided()
-
     def wait(self, patience_s: float) -> None:
         """Wait until one of what is under way has ended, or patience is at its end."""
         deadline = time.monotonic() + patience_s
@@ -133,7 +130,7 @@ class Deliveries:
         for each in self.places:
             each.outlet.close()
         root, disk = self.world.repository.state / "outlets", self.world.disk
-        outlets = self.opening(said, broker_of(said.credentials))
+        outlets = self.opening(said, self.broker())
         self.places = tuple(Place(outlet=each, box=Box(directory=root / each.name, disk=disk)) for each in outlets)
         self.said, self.owed, self.paused, self.trees = said, {}, {}, {}
         self.world.repository.exclude(audit.EXCLUDED)

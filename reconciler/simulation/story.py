@@ -121,6 +121,8 @@ class Story:
     """The pipelines with gates and nested ones that requests ask for, by number."""
     policy: str = ""
     """By which of `POLICIES` decisions are judged."""
+    quota: int = 0
+    """How many runs of a task may be under way at once, 0 for any number; only where nobody falls silent."""
 
     def after(self) -> Mapping[str, str]:
         """Return by name what each request comes after, where it comes after anything."""

@@ -45,6 +45,7 @@ class Watch:
         """How many were when an attempt was that came to wait at a gate."""
         self.fires: dict[tuple[str, str, str], str] = {}
         self.groups: dict[str, dict[str, tuple[Actor, Host, Path]]] = {}
+        self.quota, self.tasks = story.quota, dict[str, dict[str, tuple[Actor, Host, Path]]]()
         self.newest: dict[str, int] = {}
         self.executing: dict[tuple[str, int], Actor] = {}
         self.successes: set[tuple[str, str]] = set()
@@ -76,7 +77,9 @@ class Watch:
                 raise Violation(f"two attempts of {run_id} live at once: {each.name} beside {worker.name}")
 
     def alone(self, host: Host, plan: Plan, run: RunDirectory, number: int, worker: Actor) -> None:
-        """An attempt of a concurrency group does something: no other run of the group is under way."""
+        """An attempt does something: no other run of its concurrency group is under way, and not too many of its task
+        are."""
+        self._within_quota(host, plan, run, number, worker)
         if not plan.group:
             return
         members = self.groups.setdefault(plan.group, {})
@@ -84,6 +87,17 @@ class Watch:
             if other != plan.run_id and not actor.dead and not _has_ended(home, path):
                 raise Violation(f"two runs of group '{plan.group}' live at once: {plan.run_id} beside {other}")
         members[plan.run_id] = (worker, host, run.record("attempts", number))
+
+    def _within_quota(self, host: Host, plan: Plan, run: RunDirectory, number: int, worker: Actor) -> None:
+        if not self.quota:
+            return
+        members = self.tasks.setdefault(plan.task_id, {})
+        members[plan.run_id] = (worker, host, run.record("attempts", number))
+        live = sorted(
+            name for name, (actor, home, path) in members.items() if not actor.dead and not _has_ended(home, path)
+        )
+        if len(live) > self.quota:
+            raise Violation(f"{len(live)} runs of task '{plan.task_id}' live at once: {', '.join(live)}")
 
     def spawned(self, host: Host, directory: Path, number: int) -> None:
         """A worker is started: its claim, its plan and its mark are durable, whatever happens now."""

@@ -52,7 +52,8 @@ def client(served: Served) -> Iterator[httpx.Client]:
 
 def asker_of(url: str, monkeypatch: pytest.MonkeyPatch, token: str = TOKEN, timeout_s: float = 5.0) -> Asker:
     monkeypatch.setenv("RECONCILER_CONTROL_TOKEN", token)
-    found = open_asker(ControlSettings(url=url), CONTRACTS, timeout_s)
+    settings = ControlSettings(url=url)
+    found = open_asker(settings, CONTRACTS, timeout_s, credential(settings))
     assert isinstance(found, Asker)
     return found
 
@@ -89,7 +90,7 @@ def test_the_largest_plan_there_can_be_is_shown_whole(served: Served, monkeypatc
 
 
 def test_what_is_no_address_is_told() -> None:
-    found = open_asker(ControlSettings(url="https://x:99999"), CONTRACTS, 1.0)
+    found = open_asker(ControlSettings(url="https://x:99999"), CONTRACTS, 1.0, "")
     assert found == "https://x:99999 is no address; for example https://control.example.com"
 
 
@@ -114,11 +115,11 @@ def test_who_has_not_the_token_is_told_so_and_the_token_is_told_to_nobody(
     assert "another-token" not in repr(asker.http)
 
 
-def test_a_token_that_no_header_can_carry_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RECONCILER_CONTROL_TOKEN", "a\nb")
-    found = open_asker(ControlSettings(url="http://127.0.0.1:1"), CONTRACTS, 1.0)
-    assert isinstance(found, str)
-    assert "printable ASCII" in found
+def test_a_token_that_no_header_can_carry_is_refused() -> None:
+    found = open_asker(ControlSettings(url="http://127.0.0.1:1"), CONTRACTS, 1.0, "a\nb")
+    assert found == "$RECONCILER_CONTROL_TOKEN holds what no header can carry; a token is printable ASCII"
+    found = open_asker(ControlSettings(url="http://127.0.0.1:1", credential="plane"), CONTRACTS, 1.0, "\u00e9" * 8)
+    assert found == "the credential 'plane' holds what no header can carry; a token is printable ASCII"
 
 
 def test_a_token_is_looked_for_in_one_variable() -> None:

@@ -85,9 +85,11 @@ def test_one_pass_publishes_and_delivers_and_a_failure_delays_no_run(scratch: Sc
     assert scratch.run("reconcile", PLANE=TOKEN).returncode == 0
     path = scratch.directory("a") / "attempts/1.json"
     scratch.wait_for(lambda: path.exists() and json.loads(path.read_bytes())["outcome"] == "succeeded")
-    done = scratch.run("reconcile", PLANE=TOKEN)
+    done = scratch.run("reconcile", "--format", "json", PLANE=TOKEN)
     assert done.returncode == 0
-    assert f"cloud-sync: {scratch.run_id('a')}.1 is not delivered yet: answered 503" in done.stderr
+    assert json.loads(done.stdout)["troubles"] == [
+        f"cloud-sync: {scratch.run_id('a')}.1 is not delivered yet: answered 503"
+    ]
     listed = scratch.run("deliveries", "--format", "json")
     [owed] = json.loads(listed.stdout)["open"]
     assert (owed["outlet"], owed["tries"], owed["reason"]) == ("cloud-sync", 1, "answered 503")

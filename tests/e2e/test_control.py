@@ -157,6 +157,31 @@ def test_a_run_is_exported_validated_and_converted(scratch: Scratch) -> None:
     assert scratch.run("control", "export", "nobody").returncode == 2
 
 
+def test_the_token_comes_from_a_credential_and_one_that_is_refused_is_asked_for_anew(scratch: Scratch) -> None:
+    token = scratch.outside / "token"
+    token.write_text("not-the-token-of-it")
+    token.chmod(0o600)
+    with serving(token=TOKEN) as served:
+        scratch.settings(
+            f"credentials: {{plane: {{file: '{token}'}}}}\n"
+            f"control_plane: {{mode: enforce, url: '{served.url}', credential: plane, timeout: 30s}}\n"
+        )
+        scratch.simple("a", f"cat {token}")
+        watcher = scratch.start("watch", "--format", "json")
+        try:
+            conditions = scratch.path / ".git/reconciler/conditions.json"
+            scratch.wait_for(lambda: conditions.exists() and b"answered 401" in conditions.read_bytes())
+            token.write_text(TOKEN)
+            scratch.wait_for(lambda: "evidence" in scratch.git("log", "--format=%s"), timeout=60)
+        finally:
+            watcher.send_signal(signal.SIGTERM)
+            said = "".join(map(str, watcher.communicate(timeout=20)))
+    assert scratch.manifest("a")["control_plane"]["outcome"] == "valid"
+    log = scratch.git("show", f"HEAD:{scratch.stages('a')['s']['log_path']}")
+    assert log == "[redacted:environment]", "it was handed out before the run began"
+    assert TOKEN not in said and TOKEN.encode() not in everything(scratch.path)
+
+
 def test_the_server_is_started_with_one_command_and_ends_when_asked(scratch: Scratch) -> None:
     token = {"RECONCILER_CONTROL_TOKEN": TOKEN}
     process = scratch.start("control", "serve", "--listen", "127.0.0.1:0", "--data", "c.sqlite", **token)

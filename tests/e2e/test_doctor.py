@@ -158,6 +158,20 @@ def test_agents_are_looked_for_where_a_pipeline_uses_them(ready: Scratch, tmp_pa
     assert "pipelines/work.yaml" in found["claude"]["text"]
 
 
+def test_extras_that_settings_and_pipelines_ask_for_are_looked_for(ready: Scratch) -> None:
+    assert "extras" not in findings(ready.path)
+    ready.settings("telemetry: {otlp: {}}\ncredentials: {mail: {keyring: {system: mail, user: runs}}}\n")
+    ready.pipeline("judge", "stages:\n  - {id: p, guard: patterns}\n  - {id: q, guard: {use: patterns}}\n")
+    ready.commit()
+    found = findings(ready.path, code=1)["extras"]
+    # OpenTelemetry and ast-grep are there, and nothing is said of what is.
+    assert (found["level"], found["cure"]) == ("error", "python3 -m pip install 'gitops-reconciler[keyring]'")
+    assert found["text"] == "credentials.mail needs the extra 'keyring', which is not installed"
+    ready.settings("telemetry: {otlp: {}}\n")
+    ready.commit()
+    assert findings(ready.path)["extras"]["level"] == "ok"
+
+
 def test_credentials_are_named_and_never_shown(ready: Scratch) -> None:
     secret = "ghp_" + "x7Qk2" * 7
     done = ask(ready.path, GITHUB_TOKEN=secret, MY_PASSWORD="correct-horse-9", HARMLESS="1", RECONCILER_TOKEN=secret)

@@ -95,6 +95,8 @@ def test_a_worker_loads_the_standard_library_and_our_records_only() -> None:
         "rundir",
         "disk",
         "journal",
+        "ear",
+        "scrub",
         "process",
         "manifest",
         "redact",

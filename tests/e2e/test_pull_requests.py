@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -74,6 +75,19 @@ def test_the_change_becomes_a_pull_request_that_a_receipt_proves(hub: Hub, serve
     requests = len(server.requests)
     assert reconcile(clone).returncode == 0
     assert len(server.requests) == requests
+
+
+def test_a_watcher_opens_it_too_and_says_so(hub: Hub, server: ForgeServer) -> None:
+    clone = asked(hub, server)
+    watcher = clone.start("watch", "--format", "json", RECONCILER_FORGE_TOKEN=TOKEN)
+    try:
+        clone.wait_for(lambda: hub.git("log", "-1", "--format=%B", "main").count("Reconciler-Pull-Request: "))
+    finally:
+        watcher.send_signal(signal.SIGTERM)
+        said, _ = watcher.communicate(timeout=30)
+    (told,) = [each["detail"] for each in map(json.loads, said.splitlines()) if each["event"] == "told"]
+    assert told == f"pull request of {clone.run_id('r')}: {receipt(hub)['url']}"
+    assert len(server.pulls) == 1
 
 
 def test_without_a_token_it_waits_and_says_so_until_there_is_one(hub: Hub, server: ForgeServer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import json
 import os
 import re
 import shutil
@@ -14,9 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import jsonschema
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from reconciler.disk import DISK
+from reconciler.model import RunId, TaskId
+from reconciler.outlets.box import Box, Dead, Open
 from tests.conftest import end_all
 from tests.scratch import Scratch, wait_for
 
@@ -31,6 +36,8 @@ stages:
   - id: slow
     command: "for i in $(seq 1 400); do echo line $i; sleep 0.1; done"
 """
+SCHEMA = Path(__file__).resolve().parents[2] / "schemas/event.schema.json"
+EVENT = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_bytes()))
 CHROMIUM = shutil.which("chromium")
 
 
@@ -109,6 +116,57 @@ def _log(scratch: Scratch) -> str:
     return path.read_text() if path.exists() else ""
 
 
+# ------------------------------------------------------------------------------------------------ events
+
+
+def heard(served: Served, path: str, last: str = "", until: str = "run:completed") -> list[str]:
+    """Return the ids of what a client is told, the last of which is of the event `until`; "" is the end of a stream."""
+    ids = []
+    with served.http.stream("GET", path, headers={"Last-Event-ID": last} if last else {}) as answer:
+        assert answer.status_code == 200, answer.read()
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        for line in answer.iter_lines():
+            name, _, said = line.partition(": ")
+            if name == "data":
+                document = json.loads(said)
+                assert EVENT.is_valid(document), document
+                ids.append(document["id"])
+                if document["event"] == until:
+                    return ids
+    return [*ids, ""]
+
+
+def test_the_events_of_a_run_are_streamed_and_one_goes_on_where_one_stopped(served: Served) -> None:
+    run_id = served.scratch.run_id("a")
+    path = f"/events/t/{run_id}"
+    ids = heard(served, path, until="")
+    told = [each.removeprefix(f"{run_id}/1/") for each in ids]
+    assert told == [
+        *("run:started", "plan:completed", "stage:started/s/1", "stage:completed/s/1", "build:completed"),
+        *("test:completed", "review:completed", "run:completed", ""),
+    ]
+    assert heard(served, path, ids[2], until="") == ids[3:]
+    assert served.get(path, **{"Last-Event-ID": ids[-2]}).status_code == 204
+    # Without its journal, as on another machine, its evidence tells it with the same ids.
+    (served.scratch.directory("a") / "events.jsonl").unlink()
+    again = heard(served, path, until="")
+    assert set(again) < set(ids) and again[-2] == ids[-2]
+    assert heard(served, path, ids[2], until="") == [ids[3], ids[7], ""]
+
+
+def test_the_events_of_a_run_under_way_come_as_they_happen(served: Served) -> None:
+    path = f"/events/t/{served.scratch.run_id('b')}"
+    ids = heard(served, path, until="stage:completed")
+    assert ids[-1].endswith("/stage:completed/first/1")
+    assert heard(served, path, ids[1], until="stage:completed") == ids[2:]
+
+
+@pytest.mark.parametrize("path", ["/events/t/nothing-1a2b3c4d", "/events/other/x", "/events/t/%2e%2e"])
+def test_there_are_no_events_of_what_is_not_there(served: Served, path: str) -> None:
+    assert served.get(path).status_code == 404
+    assert served.get(path, Host="elsewhere.example").status_code == 421
+
+
 # ------------------------------------------------------------------------------------------------ reading
 
 
@@ -140,6 +198,18 @@ def test_the_queue_says_why(served: Served) -> None:
     page = served.get("/queue.html").text
     assert f"waits for {served.scratch.run_id('b')}" in page
     assert page.count("there is no pipeline &#39;nothing&#39;") == 1
+
+
+def test_what_was_not_delivered_is_told(served: Served) -> None:
+    box = Box(directory=served.scratch.path / ".git/reconciler/outlets/cloud-sync", disk=DISK)
+    for number in range(7):
+        key, at = f"a-1a2b3c4d.{number}", f"2026-03-01T09:30:0{number}Z"
+        owed = Open(key=key, run_id=RunId("a-1a2b3c4d"), task_id=TaskId("t"), attempt=number, blob="0" * 40, since=at)
+        box.bury(Dead(owed=owed, at=at, reason="answered <b>422</b>"))
+    page = served.get("/").text
+    assert "Not delivered: a-1a2b3c4d.6 to cloud-sync: answered &lt;b&gt;422&lt;/b&gt;" in page
+    assert page.count("Not delivered: ") == 5 and "2 more were not delivered." in page
+    assert "reconciler deliveries --retry all" in page
 
 
 def test_a_list_is_searched_without_a_script(served: Served) -> None:

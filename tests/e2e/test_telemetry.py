@@ -55,7 +55,14 @@ def test_a_run_is_told_once_with_its_stages(scratch: Scratch, collector: Collect
     assert attributes(build.attributes)["cicd.pipeline.task.type"] == "build"
     assert attributes(test.attributes)["process.exit.code"] == "3"
     assert test.status.message == "exit code 3: token=[redacted:environment]"
-    assert attributes(test.events[0].attributes)["message"] == test.status.message
+    # What is said of a stage is a log record in its span, and of the run one in that of the run.
+    records = {each.event_name + each.span_id.hex(): each for each in collector.records()}
+    said = records[f"reconciler.stage.completed{test.span_id.hex()}"]
+    assert (said.body.string_value, said.severity_text) == (f"test failed: {test.status.message}", "ERROR")
+    assert (said.trace_id, said.flags, said.time_unix_nano) == (test.trace_id, 1, test.end_time_unix_nano)
+    assert scratch.git("show", f"HEAD:{attributes(said.attributes)['log.file.path']}").strip().startswith("token=[")
+    assert records[f"reconciler.run.completed{root.span_id.hex()}"].trace_id == root.trace_id
+    assert len({attributes(each.attributes)["log.record.uid"] for each in records.values()}) == len(records) == 3
     assert all(each["api-key"] == "k ey" for each in collector.headers)
     assert not any(SECRET.encode() in each for each in collector.data)
     # The stage was told the very span that was sent.
@@ -75,7 +82,7 @@ def test_a_run_is_told_once_with_its_stages(scratch: Scratch, collector: Collect
     assert resource["service.name"] == "gitops-reconciler"
     # Nothing is owed any more; a run that ends later is added to the sums.
     reconcile(scratch)
-    assert len(collector.spans()) == 4
+    assert (len(collector.spans()), len(collector.records())) == (4, 3)
     scratch.write("runs.d/r.yaml", "task: t\npipeline: p\nrerun: 1\n")
     scratch.commit()
     reconcile(scratch)
@@ -128,6 +135,8 @@ def test_whoever_died_before_the_receipt_tells_the_same_again(scratch: Scratch, 
     first, again = collector.traces
     assert first.SerializeToString() == again.SerializeToString()
     assert json.loads(receipt.read_bytes())["sums"] == json.loads(told)["sums"]
+    uids = [attributes(each.attributes)["log.record.uid"] for each in collector.records()]
+    assert uids[:3] == uids[3:]
 
 
 def test_the_environment_says_what_settings_leave_out_and_history_is_not_told(
@@ -136,7 +145,7 @@ def test_the_environment_says_what_settings_leave_out_and_history_is_not_told(
     scratch.settings()
     scratch.simple("early", "true")
     assert scratch.run("reconcile", "--wait").returncode == 0
-    scratch.settings("telemetry: {otlp: {}}\n")
+    scratch.settings("telemetry: {otlp: {signals: [traces]}}\n")
     scratch.simple("late", "true")
     told = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.address,
@@ -145,6 +154,7 @@ def test_the_environment_says_what_settings_leave_out_and_history_is_not_told(
     }
     assert scratch.run("reconcile", "--wait", **told).returncode == 0
     assert {each.name for each in collector.spans()} == {"RUN late", "attempt 1", "s"}
+    assert (collector.metrics, collector.logs) == ([], [])
     assert attributes(collector.traces[0].resource_spans[0].resource.attributes)["service.name"] == "mine"
 
 

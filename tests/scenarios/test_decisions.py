@@ -85,7 +85,7 @@ from reconciler.model import (
 from reconciler.phases import ENDED, phase
 from reconciler.places import Cause, Executor, Placement, Quotas, Sighting, Standing
 from reconciler.resolve import Place, resolve
-from reconciler.slots import executors_here
+from reconciler.slots import executors_here, of_plan, within_quotas
 from reconciler.state import Actual, Desired
 
 AT = "2026-03-01T12:00:00.000Z"
@@ -651,6 +651,15 @@ def what_is_launched_breaks_no_quota_and_is_placed_where_it_fits(case: dict[str,
         assert each.placement is not None and asked <= set(each.placement.offered)
 
 
+def the_second_look_grants_what_was_decided_and_nothing_beyond_a_quota(case: dict[str, Any]) -> None:
+    """A world that has not changed since the decision grants it; one in which others took what was left grants none."""
+    desired, actual, limits = desired_of(case), actual_of(case), limits_of(case)
+    begins = [of_plan(each.plan) for each in decide(case) if isinstance(each, Launch)]
+    assert within_quotas(begins, desired, actual, NOW, limits) == {each.run_id for each in begins}
+    full = replace(limits, quotas=replace(limits.quotas, tasks={"*": 0}))
+    assert within_quotas(begins, desired, actual, NOW, full) == frozenset()
+
+
 def _group(each: Wish) -> str:
     return each.request.concurrency.group if each.request.concurrency is not None else ""
 
@@ -665,6 +674,7 @@ PROMISES = (
     what_ended_is_published_until_the_tip_proves_it_and_then_put_away,
     a_run_is_launched_alone_in_its_group_and_after_what_it_comes_after,
     what_is_launched_breaks_no_quota_and_is_placed_where_it_fits,
+    the_second_look_grants_what_was_decided_and_nothing_beyond_a_quota,
 )
 
 

@@ -16,6 +16,7 @@ from reconciler.model import Announcement, Attempt, Claim, Instant, Plan, Shared
 from reconciler.simulation import memory
 from reconciler.simulation.history import History
 from reconciler.simulation.memory import remembering
+from reconciler.simulation.quotas import quota_story
 from reconciler.simulation.shrink import shortest
 from reconciler.simulation.story import story_of
 from reconciler.simulation.tell import report, tell_seeds
@@ -56,6 +57,19 @@ def test_only_the_second_look_keeps_two_hosts_from_two_runs_of_a_group(monkeypat
     with remembering():
         result = History(story_of(6019, remote=True)).tell()
     assert "two runs of group 'g' live at once" in result.violation
+
+
+def test_hosts_that_launch_at_once_keep_a_quota() -> None:
+    with remembering():
+        broken = [result for seed in range(60) if (result := History(quota_story(seed)).tell()).violation]
+    assert not broken, report(broken[0])
+
+
+def test_only_the_second_look_keeps_two_hosts_from_exceeding_a_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "_beyond_quotas", lambda stands, seen: frozenset())
+    with remembering():
+        told = (History(quota_story(seed)).tell().violation for seed in range(60))
+        assert any("runs of task 't" in each for each in told)
 
 
 PROGRAM = """

@@ -211,7 +211,7 @@ def test_a_program_that_hangs_is_ended_with_all_it_started() -> None:
 def test_the_keyring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = source_of(Credential(keyring=KeyringEntry(system="plane", user="ann")))
     monkeypatch.setitem(sys.modules, "keyring", None)
-    with pytest.raises(NoCredential, match="the package keyring is missing; install it"):
+    with pytest.raises(NoCredential, match="the package keyring is missing; run: python3 -m pip install"):
         source.get("a")
     monkeypatch.delitem(sys.modules, "keyring")
     text = "def get_password(system, user):\n    return {('plane', 'ann'): 'a-secret'}.get((system, user))\n"

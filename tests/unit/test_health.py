@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
-from reconciler import health
+from reconciler import health, installed
 from reconciler.health import Branches, Contact, Finding, Level, Sandboxing, Storage
+from reconciler.installed import has_extra
 
 OK, WARNING, ERROR = Level.OK, Level.WARNING, Level.ERROR
 NOW_S = 1_795_000_000
@@ -281,3 +284,21 @@ def test_what_leaves_the_repository_is_looked_at_where_something_does() -> None:
     )
     fine = [*health.subscribers({}, True), *health.credentials({}, True)]
     assert [each.level for each in fine] == [OK, OK]
+
+
+def test_extras_are_told_one_by_one_with_what_asks_for_them() -> None:
+    assert levels(list(health.extras({}, False))) == []
+    assert levels(list(health.extras({}, True))) == [OK]
+    otel, patterns = health.extras({"otel": "telemetry.otlp", "patterns": "pipelines/p.yaml"}, True)
+    assert levels([otel, patterns]) == [ERROR, ERROR]
+    assert "gitops-reconciler[otel]" in otel.cure and otel.text.startswith("telemetry.otlp needs the extra 'otel'")
+    assert "pipelines/p.yaml" in patterns.text
+
+
+def test_an_extra_is_looked_for_by_its_modules_or_its_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert has_extra("otel") and has_extra("patterns")
+    monkeypatch.setitem(installed.EXTRAS, "otel", ("reconciler", "nobody_has_this.at_all"))
+    assert not has_extra("otel")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not has_extra("patterns")
