@@ -63,6 +63,12 @@ KEPT_VARIABLES = re.compile(
 )
 """How to reach and identify, not which repository: the variables that name one leak from hooks and break the rest."""
 
+PACKS_MAX = 40
+"""With so many packs every git that starts has enough to open; from 50 on git tidies up, where people use it."""
+PACKED_OBJECTS_MIN = 8
+"""So many objects that come together stay together: a pack is durable with two or three syncs, else
+each takes one."""
+
 REGULAR_MODES = ("100644", "100755")
 TREE_MODE = "040000"
 
@@ -472,6 +478,15 @@ class Repository:
         """Where this machine's state of the reconciler lives: never in a tree, never in the way of `git clean`."""
         return self.common / "reconciler"
 
+    def packing(self) -> tuple[str, ...]:
+        """Return the settings by which objects that come together stay in one pack; none where many packs are."""
+        try:
+            packs = sum(name.endswith(".pack") for name in os.listdir(self.common / "objects/pack"))
+        except OSError:
+            return ()  # then git says what is wrong with the place
+        limits = (f"{each}.unpackLimit={PACKED_OBJECTS_MIN}" for each in ("fetch", "fastimport"))
+        return tuple(limits) if packs < PACKS_MAX else ()
+
     # -------------------------------------------------------------------------------------------- reading
 
     def head_branch(self) -> str:
@@ -828,7 +843,8 @@ class Repository:
         """Write a commit by fast-import onto the publish ref and return its id. No branch moves."""
         if draft.base_tree is not None:
             draft = replace(draft, base_tree=self._tree_of(draft.base_tree))
-        answer = self.git("fast-import", "--quiet", "--force", "--done", standard_input=_stream(draft))
+        asked = ("fast-import", "--quiet", "--force", "--done")
+        answer = self.git(*asked, standard_input=_stream(draft), config=self.packing())
         return answer.strip()
 
     def signed(self, commit: str) -> str:

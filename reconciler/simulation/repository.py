@@ -216,6 +216,9 @@ class SimulatedRepository(Repository):
     def state(self) -> Path:
         return self.common / "reconciler"
 
+    def packing(self) -> tuple[str, ...]:
+        return ()
+
     # -------------------------------------------------------------------------------------------- reading
 
     def _ask(self, what: str, subject: object = "") -> None:
