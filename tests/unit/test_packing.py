@@ -35,7 +35,7 @@ def ground(scratch: Scratch) -> Iterator[Ground]:
     for name in ("writer", "reader"):
         git("clone", "-q", str(bare), str(scratch.outside / name))
         clones.append(open_repository(scratch.outside / name))
-    yield Ground(*clones, base)
+    yield Ground(clones[0], clones[1], base)
     for each in clones:
         each.objects.close()
 
