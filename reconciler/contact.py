@@ -19,7 +19,9 @@ SPREAD_S, SPREAD_MAX_S = 0.05, 5.0
 """How long at most to wait after another host was faster: 0.1, 0.2 ... 5 seconds, times a random fraction."""
 TURN_S, LOOK_S = 0.15, 0.03
 """How long one host needs at least to publish (fetch, commit, push), and how often to look whether it has."""
-TURNS_MAX_S = 15.0
+PACE_MAX_S, LOOKS_A_TURN = 1.0, 5
+"""How long a turn is taken to be at most, and how often during one the next in line looks."""
+TURNS_MAX_S = 30.0
 """How long at most to wait for the turns of others before all that a pass does is done again."""
 FAILURES_MAX = 5
 """After so many failures in a row a command that has nothing of its own to bring home stops waiting for the remote."""
@@ -117,12 +119,13 @@ class Contact:
         published. For those that do not, nobody waits longer than two tries take: they may have nothing to publish."""
         assert self.world.remote is not None
         now_s = self.world.now().monotonic_s
-        patience_s, stuck_s = 2 * (now_s - self.began_s), 0.0
+        patience_s, stuck_s, pace_s = 2 * (now_s - self.began_s), 0.0, TURN_S
         # A host that waits announces nothing, and its runs must not be taken for dead.
         until_s = min(deadline_s, now_s + min(TURNS_MAX_S, self.observer.settings.lease_s / ANNOUNCEMENTS_A_LEASE))
         while ahead and stuck_s < patience_s and now_s < until_s:
             # The first of them may be done at any moment; each other one needs a turn after that.
-            pause_s = min(LOOK_S + TURN_S * (len(ahead) - 1), patience_s - stuck_s, until_s - now_s)
+            pause_s = max(LOOK_S, pace_s / LOOKS_A_TURN) + pace_s * (len(ahead) - 1)
+            pause_s = min(pause_s, patience_s - stuck_s, until_s - now_s)
             self.world.sleep(max(LOOK_S, pause_s))  # a rest too small for the clock would never end
             try:
                 there = self.world.remote.look(list(ahead))
@@ -130,6 +133,7 @@ class Contact:
                 return  # the next pass asks too, and says what is wrong
             left = {ref: oid for ref, oid in ahead.items() if there.get(ref) == oid}
             slept_s, now_s = self.world.now().monotonic_s - now_s, self.world.now().monotonic_s
+            pace_s = _pace_s(pace_s, len(ahead) - len(left), slept_s)
             stuck_s, ahead = 0.0 if len(left) < len(ahead) else stuck_s + slept_s, left
 
     def patience_s(self) -> float:
@@ -150,3 +154,10 @@ class Contact:
     def _say(self, reason: str) -> None:
         state, at = self.world.repository.state, self.world.now().at
         set_condition(state, "remote", reason, at, self.world.disk)
+
+
+def _pace_s(pace_s: float, passed: int, slept_s: float) -> float:
+    """Return how long a turn takes (seconds), given how many ended since the last look: a little less than it seems, so
+    that who looks comes rather too early than too late; longer than was thought where none did."""
+    seems_s = 0.75 * slept_s / (passed + 0.5) if passed else 1.5 * pace_s
+    return min(PACE_MAX_S, max(TURN_S, seems_s))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
+from math import modf
 from pathlib import Path
 from random import Random
 
@@ -63,6 +65,19 @@ def _checkout(name: str) -> QuickPath:
     return _checkouts.setdefault(name, QuickPath(f"/{name}/repo"))
 
 
+@lru_cache(10_000)
+def _second(whole: int) -> str:
+    return datetime.fromtimestamp(whole, UTC).isoformat()[:19]
+
+
+def spelled(seconds: float) -> str:
+    """Return an instant as text, in whole milliseconds; `seconds` since 1970 are rounded to microseconds first, as
+    `datetime` does it."""
+    part, whole = modf(seconds)
+    micros = round(part * 1e6)
+    return f"{_second(int(whole) + micros // 1_000_000)}.{micros % 1_000_000 // 1000:03d}Z"
+
+
 class Host:
     """One machine. Its monotonic clock starts anywhere and runs up to one percent fast or slow; its wall clock is
     whatever somebody set it to."""
@@ -102,9 +117,11 @@ class Host:
         return self.instant
 
     def _now(self) -> Instant:
-        at = datetime.fromtimestamp(EPOCH_S + self.scheduler.now + self.wall_s, UTC)
-        text = at.isoformat(timespec="milliseconds")[:-6] + "Z"
-        return Instant(at=text, monotonic_s=self.monotonic(), boot_id=f"{self.name}-boot-{self.boot}")
+        return Instant(
+            at=spelled(EPOCH_S + self.scheduler.now + self.wall_s),
+            monotonic_s=self.monotonic(),
+            boot_id=f"{self.name}-boot-{self.boot}",
+        )
 
     def stamp(self) -> int:
         """Return a time of change for a file: by the wall clock, and never the same twice."""

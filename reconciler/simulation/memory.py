@@ -6,11 +6,27 @@ The same bytes are the same frozen value, and the same frozen value is the same 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
-from reconciler import checklist, codec, parse, resolve, settings
+from reconciler import (
+    apply,
+    checklist,
+    codec,
+    evidence,
+    hearing,
+    loop,
+    observe,
+    parse,
+    phases,
+    resolve,
+    settings,
+    tip,
+    wishes,
+)
 from reconciler.model import Pipeline, PipelineId, Plan, Rejection, Request, Settings
 from reconciler.values import is_frozen
 
@@ -34,6 +50,45 @@ def _remembering(function: Callable[..., Any], key: Callable[..., Any]) -> Calla
         return made
 
     return remembered
+
+
+def _by_identity(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that remembers what it returned for the very same values, which must be frozen: to compare such
+    as `Request` costs more than to look where they are. Who is remembered stays, so nobody else is at its place."""
+    known: dict[tuple[int, ...], tuple[tuple[Any, ...], Any]] = {}
+
+    def remembered(*arguments: Any) -> Any:
+        key = tuple([id(each) for each in arguments])
+        found = known.get(key)
+        if found is not None:
+            return found[1]
+        made = function(*arguments)
+        if len(known) >= REMEMBERED_MAX:
+            known.clear()
+        known[key] = (arguments, made)
+        return made
+
+    return remembered
+
+
+# ------------------------------------------------------------------------------------------------ values
+
+_fields: dict[type, tuple[tuple[str, ...], Callable[[Any], Any]]] = {}
+
+
+def _quick_replace(value: Any, /, **changes: Any) -> Any:
+    """Return what `dataclasses.replace` returns for a class whose fields are all given when a value is made."""
+    kind = type(value)
+    known = _fields.get(kind)
+    if known is None:
+        fields = dataclasses.fields(kind)
+        if len(fields) < 2 or not all(each.init for each in fields):
+            return replace(value, **changes)
+        names = tuple(each.name for each in fields)
+        known = _fields[kind] = (names, attrgetter(*names))
+    given = dict(zip(known[0], known[1](value), strict=True))
+    given.update(changes)
+    return kind(**given)
 
 
 # ------------------------------------------------------------------------------------------------ JSON
@@ -134,7 +189,7 @@ def _quick_resolve(
     elif (known[1].commit, known[1].branch) == (place.commit, place.branch):
         return known[1]
     else:
-        plan = replace(known[1], commit=place.commit, branch=place.branch)
+        plan = _quick_replace(known[1], commit=place.commit, branch=place.branch)
     if len(_plans) >= REMEMBERED_MAX:
         _plans.clear()
     _plans[key] = ((request, known_ones, settings), plan)
@@ -151,8 +206,15 @@ REMEMBERING = [
         (parse, "parse_approval", lambda data, source, contracts: (data, source)),
         (settings, "parse_settings", lambda data, source, contracts: (data, source)),
         (checklist, "_survey", lambda data, path: (data, path)),
+        (evidence, "evidence_row", lambda run_id, oid, data: (run_id, oid, data is None)),
+        (tip, "demands", lambda data: data),
     )
 ]
+BY_IDENTITY = [
+    (module, name, _by_identity(getattr(module, name)))
+    for module, name in ((resolve, "run_id"), (observe, "executors_here"), (phases, "judge"))
+]
+REPLACING = [(module, "replace", _quick_replace) for module in (apply, hearing, loop, resolve, wishes)]
 QUICK: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
     (codec, "parse", _quick_parse),
     (codec, "compact", _quick_compact),
@@ -161,12 +223,14 @@ QUICK: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
     (codec, "dump", _quick_dump),
     (resolve, "resolve", _quick_resolve),
     *REMEMBERING,
+    *BY_IDENTITY,
+    *REPLACING,
 )
 
 
 @contextlib.contextmanager
 def remembering() -> Iterator[None]:
-    """Remember what parsing, spelling and resolving returned."""
+    """Remember what parsing, spelling, resolving and judging returned."""
     before = [(module, name, getattr(module, name)) for module, name, _ in QUICK]
     try:
         for module, name, function in QUICK:

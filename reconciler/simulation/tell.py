@@ -14,7 +14,7 @@ from reconciler.simulation.story import Story, story_of
 
 TRACE_HEAD, TRACE_TAIL = 300, 60
 """How much of a trace is printed; what never comes to an end repeats itself in between."""
-HISTORIES_KEPT = 10
+HISTORIES_KEPT = 25
 """After so many histories, what is left of them is let go."""
 
 
