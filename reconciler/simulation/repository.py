@@ -216,7 +216,6 @@ class SimulatedRepository(Repository):
     def state(self) -> Path:
         return self.common / "reconciler"
 
-
     # -------------------------------------------------------------------------------------------- reading
 
     def _ask(self, what: str, subject: object = "") -> None:
