@@ -23,12 +23,12 @@ from reconciler.actions import Abandon, Action, Cancel, Launch, Resume, Submit, 
 from reconciler.errors import ContentError, LockHeld, TransientError
 from reconciler.executors.engine import Engine, EngineSilent, Submission, Turned
 from reconciler.executors.opening import open_engine
-from reconciler.executors.ordering import bring_home, make_order, read_word
+from reconciler.executors.ordering import HAND_BACK_S, bring_home, make_order, read_word
 from reconciler.hearing import Hearing
 from reconciler.model import Afar as Known
 from reconciler.model import ExecutorSettings, Instant, Outcome, Plan, Run, RunId, Settings
 from reconciler.places import Placement, Resources, Sighting, Standing
-from reconciler.publish import read_records
+from reconciler.records import read_records
 from reconciler.remote import RefUpdate, address_of
 from reconciler.rundir import RunDirectory
 from reconciler.values import frozen
@@ -391,7 +391,7 @@ class Afar:
             arguments=("--url", self._address(executor), "--ref", ref, "--order", heard.order),
             secrets={KEY_VARIABLE: key},
             resources=_asked(plan.resources if plan is not None else Resources(), self.settings[executor].resources),
-            grace_s=plan.grace_s if plan is not None else 10.0,
+            grace_s=(plan.grace_s if plan is not None else 10.0) + HAND_BACK_S,
         )
 
     def _plan(self, run: Run) -> Plan | None:

@@ -15,7 +15,7 @@ from reconciler.loop import Loop
 from reconciler.model import Phase, Plan, Refusal, Rejection, Run, RunId, Wish, Workspace
 from reconciler.phases import ENDED, phase
 from reconciler.placement import Refused, keep
-from reconciler.publish import read_records
+from reconciler.records import read_records
 from reconciler.slots import executors, needs_of
 from reconciler.state import suspended
 from reconciler.survey import Survey, survey, task_of

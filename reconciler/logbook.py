@@ -11,7 +11,8 @@ from reconciler import manifest
 from reconciler.errors import TransientError, UsageError
 from reconciler.model import RunId, TaskId
 from reconciler.phases import ENDED, phase
-from reconciler.publish import full_log, read_records
+from reconciler.publish import full_log
+from reconciler.records import read_records
 from reconciler.survey import Survey, task_of
 from reconciler.values import frozen
 from reconciler.world import World

@@ -19,9 +19,10 @@ from reconciler.deliver import deliver, wants_delivery
 from reconciler.disk import Disk
 from reconciler.errors import ContentError, NoAtomicPush, PublishBlocked, PushUnclear, TipMoved, TransientError
 from reconciler.git import Draft
-from reconciler.model import Attempt, Claim, End, Link, Refusal, RunId, Status, TaskId, claim_ref
+from reconciler.model import Link, RunId, Status, TaskId, claim_ref
 from reconciler.observe import Observation
 from reconciler.order import ARTIFACT_BYTES_MAX, ARTIFACTS
+from reconciler.records import read_records
 from reconciler.remote import RefUpdate, Remote
 from reconciler.rundir import RunDirectory
 from reconciler.unsaid import clean_file, clean_log, clean_records, unsayable
@@ -318,23 +319,6 @@ def _proofs(world: World, runs: Sequence[tuple[TaskId, RunId]], warnings: list[s
 
 
 # ------------------------------------------------------------------------------------------------ one run
-
-
-def read_records(world: World, task_id: str, run_id: str) -> manifest.Records:
-    """Return everything that is written down about a run. Raise TransientError if its plan cannot be read."""
-    directory = world.runs.directory(task_id, run_id)
-    claims = rundir.read_all(directory, "claims", Claim)
-    with contextlib.suppress(codec.CodecError):
-        plan = world.runs.frozen_plan(task_id, run_id, claims[max(claims)] if claims else None)
-        if plan is not None:
-            return manifest.Records(
-                plan=plan,
-                claims=claims,
-                attempts=rundir.read_all(directory, "attempts", Attempt),
-                ends=rundir.read_all(directory, "ends", End),
-                refusals=tuple(rundir.read_all(directory, "refusals", Refusal).values()),
-            )
-    raise TransientError(f"{directory.path}: plan.json cannot be read")
 
 
 def proof(world: World, task_id: str, run_id: str, warnings: list[str]) -> Proof:

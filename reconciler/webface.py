@@ -30,7 +30,8 @@ from reconciler.pages.render import Pages, Site
 from reconciler.pages.text import log_text, size
 from reconciler.pages.views import EvidenceNote, Line, RunView
 from reconciler.phases import ENDED, phase, silence
-from reconciler.publish import full_log, read_records
+from reconciler.publish import full_log
+from reconciler.records import read_records
 from reconciler.state import Actual
 from reconciler.values import frozen
 from reconciler.world import World

@@ -139,6 +139,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "nesting",
         "approvals",
         "adopted",
+        "records",
         "afar",
         "proposal",
         "proposal_sides",

@@ -82,7 +82,7 @@ def _launched(found: Survey) -> Iterator[Plan]:
 
 def _plan_of(world: World, observer: Observer, found: Survey, run_id: RunId) -> Plan:
     """Return the frozen plan of a run, or what its request comes to at the tip. Raise ContentError if that is none."""
-    from reconciler.publish import read_records
+    from reconciler.records import read_records
     from reconciler.survey import task_of
 
     there = world.runs.observe(task_of(found, run_id), run_id)

@@ -107,7 +107,7 @@ from reconciler.outgoing import (
     Webhook,
     When,
 )
-from reconciler.places import Cause, Quotas
+from reconciler.places import Cause, Quotas, Resources
 from reconciler.power import Power
 from reconciler.preview import Coming, Doing, Effect, Preview, Touched, Verdict
 from reconciler.preview_gates import Asked, Judged
@@ -141,6 +141,8 @@ FIELDS: list[tuple[str, str, type, set[str]]] = [
     ("request", "", Request, {"name", "source", "parent"}),
     ("request", "properties/execution", Execution, set()),
     ("request", "properties/concurrency", Concurrency, set()),
+    ("request", "$defs/resources", Resources, set()),
+    ("settings", "$defs/resources", Resources, set()),
     ("request", "properties/schedule", Schedule, set()),
     ("request", "properties/suspend", Suspend, set()),
     ("approval", "", Approval, {"source"}),
