@@ -105,6 +105,14 @@ class Access:
         self._credential = self._where = None
         self._drop()
 
+    def close(self) -> None:
+        """Let go of the connection; the next request makes another one."""
+        self._drop()
+
+    def __del__(self) -> None:
+        # Nobody tells an engine that it is not needed any more.
+        self._drop()
+
     def _current(self) -> Credential:
         known, where = self._credential, self.where
         stale = known is None or (known.until_s is not None and known.until_s - self.epoch_s() < 10)
