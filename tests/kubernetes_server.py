@@ -300,9 +300,10 @@ class Cluster:
             found = self.objects.get(("pods", pod))
             if found is None:
                 return
+            said = {each["type"]: each for each in status.get("conditions", ())}
             before = [each for each in found["status"].get("conditions", ()) if each["status"] == "True"]
             if any(each["type"] == "PodScheduled" for each in before):
-                status = {**status, "conditions": before}
+                status = {**status, "conditions": list({**said, **{each["type"]: each for each in before}}.values())}
             elif status["conditions"][0]["status"] == "True":
                 found["spec"]["nodeName"] = "node-1"
             self.edit("pods", pod, status)
@@ -343,7 +344,7 @@ class Cluster:
         with self.changed:
             leaving = "deletionTimestamp" in self.objects.get(("pods", name), pod)["metadata"]
             if code is not None:
-                self.edit("pods", name, self._terminal(code, why))
+                self._settle(name, self._terminal(code, why))
             found = self.objects.get(("jobs", job))
             if found is None:
                 return
@@ -371,15 +372,6 @@ class Cluster:
         reason = "OOMKilled" if why == "oom" else "Completed" if code == 0 else "Error"
         ended = {"exitCode": code, "reason": reason, "finishedAt": now()}
         found = self._scheduled("Succeeded" if code == 0 else "Failed", {"state": {"terminated": ended}})
-        disruptions = {
-            "evicted": "EvictionByEvictionAPI",
-            "preempted": "PreemptionByScheduler",
-            "gone": "DeletionByTaintManager",
-        }
-        if why in disruptions:
-            found["conditions"].append(
-                {"type": "DisruptionTarget", "status": "True", "reason": disruptions[why], "message": f"{why} by test"}
-            )
         if why == "pressure":
             found |= {"reason": "Evicted", "message": "The node was low on resource: memory."}
         return found
@@ -403,6 +395,7 @@ class Cluster:
             if why in ("oom", "pressure"):
                 os.killpg(self.processes[job].pid, signal.SIGKILL)
             else:
+                self._settle(pod["metadata"]["name"], {"conditions": [disrupted(DISRUPTIONS[why])]})
                 self._leave(pod, job)
 
     def lose_node(self, job: str, ago_s: float) -> None:
@@ -411,9 +404,8 @@ class Cluster:
             pod = self.pod_of(job)
             assert pod is not None
             self.ending[job] = "lost"
-            said = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}
-            conditions = [*pod["status"].get("conditions", ()), said]
-            self.edit("pods", pod["metadata"]["name"], {"conditions": conditions}, deletionTimestamp=now(-ago_s))
+            self._settle(pod["metadata"]["name"], {"conditions": [disrupted(DISRUPTIONS["gone"])]})
+            self.edit("pods", pod["metadata"]["name"], deletionTimestamp=now(-ago_s))
 
     def expire(self, job: str) -> None:
         """Remove a Job that has ended, as its time to live does."""
@@ -445,6 +437,17 @@ def end(process: subprocess.Popen[bytes], grace_s: float) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(process.pid, signal.SIGTERM)
     threading.Thread(target=kill, daemon=True).start()
+
+
+DISRUPTIONS = {
+    "evicted": "EvictionByEvictionAPI",
+    "preempted": "PreemptionByScheduler",
+    "gone": "DeletionByTaintManager",
+}
+
+
+def disrupted(reason: str) -> Document:
+    return {"type": "DisruptionTarget", "status": "True", "reason": reason, "lastTransitionTime": now()}
 
 
 def now(later_s: float = 0.0) -> str:

@@ -88,6 +88,7 @@ class Kubernetes:
         self.jobs: Mirror[JobSeen] = Mirror(api, JOBS, job_seen, options.resync_s)
         self.pods: Mirror[PodSeen] = Mirror(api, PODS, pod_seen, options.resync_s)
         self._ended: OrderedDict[str, Sighting] = OrderedDict()
+        self._doubted: set[str] = set()
 
     # -------------------------------------------------------------------------------------------- submit
 
@@ -174,6 +175,7 @@ class Kubernetes:
         asked = [each for each in handles if each not in self._ended]
         jobs, pods = self._look(asked)
         found = {each: self._sight(jobs.get(each), pods.get(each)) for each in asked}
+        found |= self._doubts({each: jobs[each] for each in asked if each in jobs}, pods)
         self._remember(found, jobs)
         return {each: found[each] if each in found else self._ended[each] for each in handles}
 
@@ -204,7 +206,9 @@ class Kubernetes:
 
     def _ask_how(self, handles: list[str], pods: dict[str, PodSeen]) -> None:
         """Ask for the pods of Jobs that failed and did not say why: their pods may know, and be behind."""
-        for some in chunks(handles, SELECTED_MAX):
+        last = _newest(self.pods.last_words()) if handles else {}
+        pods |= {each: last[each] for each in handles if each in last}
+        for some in chunks([each for each in handles if each not in last], SELECTED_MAX):
             listed = self.api.listed(PODS, f"{MANAGED_BY}={OURS},{HANDLE_LABEL} in ({','.join(some)})")
             pods |= _newest(each for each in map(pod_seen, listed.items) if each is not None)
 
@@ -220,6 +224,14 @@ class Kubernetes:
                 raise EngineSilent(f"kubernetes: {answer.call}: answered {answer.status}: {said(answer)[1]}")
         place = pod.node if pod is not None else ""
         return Sighting(standing=Standing.RUNNING, detail=f"it is being ended: {detail}", place=place)
+
+    def _doubts(self, jobs: Mapping[str, JobSeen], pods: Mapping[str, PodSeen]) -> dict[str, Sighting]:
+        """Return those whose end is told with the next look: changes of pods are listened to by themselves, and the last
+        words of one may come after those about its Job."""
+        still = set() if self.pods.fresh else {each for each, job in jobs.items() if _is_open(job, pods.get(each))}
+        new, self._doubted = still - self._doubted, still
+        detail = "it has ended; how is not known yet"
+        return {each: Sighting(standing=Standing.RUNNING, detail=detail) for each in new}
 
     def _remember(self, found: Mapping[str, Sighting], jobs: Mapping[str, JobSeen]) -> None:
         """Keep how attempts ended, so that it is the same when their Jobs are gone. A node may come back."""

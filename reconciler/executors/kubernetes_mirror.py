@@ -12,6 +12,7 @@ import json
 import threading
 import time
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -25,6 +26,7 @@ WATCH_S = 300
 LINE_BYTES_MAX = 4 * 1024 * 1024
 SILENCE_S = 90.0
 """A server says about every minute that nothing has changed."""
+GONE_MAX = 1000
 LASTS_S = 0.5
 """A watch that ends sooner than this is none."""
 
@@ -40,7 +42,8 @@ T = TypeVar("T", bound=Named)
 
 
 class Mirror(Generic[T]):
-    """All objects of a kind that a selector names. `read` makes a value of a document, None of what is of no use."""
+    """All objects of a kind that a selector names. `read` makes a value of a document, None of what is of no use. `gone`
+    are the last words of those that were deleted while this listened."""
 
     def __init__(self, api: Api, kind: str, read: Callable[[object], T | None], resync_s: float) -> None:
         self.api, self.kind, self.read, self.resync_s = api, kind, read, resync_s
@@ -49,6 +52,7 @@ class Mirror(Generic[T]):
         self.objects: dict[str, T] = {}
         self.lists = 0
         self.fresh = False
+        self.gone: OrderedDict[str, T] = OrderedDict()
         self._lock = threading.Lock()
         self._listening: object | None = None
         self._listed_at_s = 0.0
@@ -75,6 +79,11 @@ class Mirror(Generic[T]):
             with self._lock:
                 self.objects[found.name] = found
         return found
+
+    def last_words(self) -> tuple[T, ...]:
+        """Return what was said last of objects that are deleted."""
+        with self._lock:
+            return tuple(self.gone.values())
 
     def forget(self) -> None:
         """Have the next look list."""
@@ -124,6 +133,8 @@ class Mirror(Generic[T]):
             found = self.read(document) if change != Change.BOOKMARK else None
             if found is not None and change == Change.DELETED:
                 self.objects.pop(found.name, None)
+                self.gone[found.name] = found
+                self.gone.popitem(last=False) if len(self.gone) > GONE_MAX else None
             elif found is not None:
                 self.objects[found.name] = found
             return True
