@@ -11,7 +11,9 @@ from reconciler.places import Cause
 from tests.kubernetes.bench import KEY, Bench, resources
 
 WAITS = "import time; print('begun', flush=True); time.sleep(600)"
-GENTLE = "import signal, sys, time\nsignal.signal(15, lambda *_: (print('told to end', flush=True), sys.exit(0)))\n" + WAITS
+GENTLE = (
+    "import signal, sys, time\nsignal.signal(15, lambda *_: (print('told to end', flush=True), sys.exit(0)))\n" + WAITS
+)
 GREEDY = "import time; print('begun', flush=True); time.sleep(1); held = b'x' * (512 << 20); time.sleep(600)"
 
 
@@ -112,7 +114,9 @@ def test_an_eviction_by_the_api_ends_it(bench: Bench) -> None:
 
 def test_a_host_that_forgot_everything_finds_what_it_placed(bench: Bench) -> None:
     orders = [
-        bench.submission(f"0001-demo-{each:08x}", WAITS if each < 2 else "print('done')", secrets={"KEY": f"{each}" * 20})
+        bench.submission(
+            f"0001-demo-{each:08x}", WAITS if each < 2 else "print('done')", secrets={"KEY": f"{each}" * 20}
+        )
         for each in range(3)
     ]
     first = bench.open()

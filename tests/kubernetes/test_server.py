@@ -114,7 +114,7 @@ def test_a_queue_of_the_cluster_may_hold_a_job_back(away: Bench) -> None:
 @pytest.mark.parametrize(
     ("status", "message", "settled"),
     [
-        (403, 'exceeded quota: runs, requested: count/jobs.batch=1', False),
+        (403, "exceeded quota: runs, requested: count/jobs.batch=1", False),
         (403, 'User "x" cannot create resource "jobs"', True),
         (403, 'violates PodSecurity "restricted:latest"', True),
         (422, "spec.template.spec.containers[0].image: Required value", True),
@@ -312,7 +312,11 @@ def test_a_server_that_is_away_is_silent_and_all_is_found_again(away: Bench) -> 
     with pytest.raises(EngineSilent):
         while time.monotonic() < deadline_s:
             engine.observe([handle])
-    for call in (lambda: engine.cancel([handle]), lambda: engine.adopt(away.repository), lambda: engine.logs(handle, 9)):
+    for call in (
+        lambda: engine.cancel([handle]),
+        lambda: engine.adopt(away.repository),
+        lambda: engine.logs(handle, 9),
+    ):
         with pytest.raises(EngineSilent):
             call()
     away.server = Server(cluster_of(away), port=away.server.server_address[1])
@@ -365,7 +369,9 @@ def test_the_role_lists_exactly_what_the_engine_asks_for(away: Bench) -> None:
     away.ended(engine, handle)
     refuse(away, "create", "jobs", 422)
     engine.submit([away.submission("0001-demo-00000001", "")])
-    role = next(each for each in YAML(typ="safe").load_all((DOCS / "rights.yaml").read_text()) if each["kind"] == "Role")
+    role = next(
+        each for each in YAML(typ="safe").load_all((DOCS / "rights.yaml").read_text()) if each["kind"] == "Role"
+    )
     granted = {(verb, kind) for rule in role["rules"] for kind in rule["resources"] for verb in rule["verbs"]}
     assert cluster_of(away).asked == granted
 
