@@ -248,16 +248,15 @@ class Cluster:
         name, spec, told = pod["metadata"]["name"], pod["spec"], ""
         while True:
             with self.changed:
-                reason = self._hindrance(spec)
-                if not reason:
-                    break
                 if self.ending.get(job) or self._is_over(job, started_s):
                     return None
+                if not (reason := self._hindrance(spec)):
+                    process = self._start(job, spec)
+                    break
                 if reason != told:
                     self._settle(name, self._waiting(reason))
                 told = reason
                 self.changed.wait(0.05)
-        process = self._start(job, spec)
         status = {"state": {"running": {"startedAt": now()}}}
         self._settle(name, self._scheduled("Running", status) | {"startTime": now()})
         while process.poll() is None and not self.closed:

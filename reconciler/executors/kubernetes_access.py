@@ -89,13 +89,16 @@ class Access:
         """Return the client for requests. Raise EngineSilent where there is nobody to ask as."""
         credential = self._current()
         if self._http is None:
-            self._http = self.client(silence_s=8.0, patience_s=6.0, answer_s=10.0)
+            self._http = self._made(credential, silence_s=8.0, patience_s=3.0, answer_s=10.0)
         self._http.authority = _headers(credential)
         return self._http
 
     def client(self, **bounds: Any) -> Http:
         """Return a client of its own, for whoever listens while others ask."""
-        credential, where = self._current(), self.where
+        return self._made(self._current(), **bounds)
+
+    def _made(self, credential: Credential, **bounds: Any) -> Http:
+        where = self.where
         trusted = _trusted(where.authority, credential.certificate) if where.address.startswith("https:") else None
         headers = _headers(credential)
         return self.make(address=where.address, authority=headers, proxy=where.proxy, trusted=trusted, **bounds)

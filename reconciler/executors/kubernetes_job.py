@@ -27,6 +27,7 @@ CAUSE, DETAIL = f"{DOMAIN}cause", f"{DOMAIN}detail"
 """Annotations by which the engine remembers at the Job why it ended it."""
 CONTAINER = "attempt"
 PROGRAM = ("python3", "-m", "reconciler.executors.courier")
+SCRATCH = "/scratch"
 GIT_DIRECTORY = "/etc/reconciler/git"
 """Where `git_secret` is mounted: with XDG_CONFIG_HOME one level up, git finds `config` and `credentials` in it."""
 
@@ -53,7 +54,7 @@ class Options:
     environment: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
-    scratch: str = "/scratch"
+    scratch: str = ""
     scratch_bytes_max: int | None = None
     user: int = 10001
     group: int = 10001
@@ -249,7 +250,9 @@ def _where(options: Options) -> Document:
 
 
 def _container(submission: Submission, options: Options) -> Document:
-    command = [*options.program, *submission.arguments]
+    # The courier is told where to work; another program only if the settings say it.
+    ours = ("--scratch", _scratch(options)) if options.scratch or options.program == PROGRAM else ()
+    command = [*options.program, *submission.arguments, *ours]
     return {
         "name": CONTAINER,
         "image": options.image,
@@ -275,7 +278,8 @@ def _literal(text: str) -> str:
 
 def _environment(submission: Submission, options: Options) -> list[Document]:
     git = {"XDG_CONFIG_HOME": GIT_DIRECTORY.rpartition("/")[0]} if options.git_secret else {}
-    plain = {"HOME": options.scratch, "TMPDIR": options.scratch, **git, **options.environment}
+    scratch = _scratch(options)
+    plain = {"HOME": scratch, "TMPDIR": scratch, **git, **options.environment}
     secret = [
         {"name": name, "valueFrom": {"secretKeyRef": {"name": submission.handle, "key": name}}}
         for name in sorted(submission.secrets)
@@ -308,11 +312,15 @@ def _volumes(options: Options) -> list[Document]:
 
 def _mounts(options: Options) -> list[Document]:
     return [
-        {"name": "scratch", "mountPath": options.scratch},
+        {"name": "scratch", "mountPath": _scratch(options)},
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  inside of the container
         *([{"name": "git", "mountPath": GIT_DIRECTORY, "readOnly": True}] if options.git_secret else []),
         *(mount for _, mount in options.volumes),
     ]
+
+
+def _scratch(options: Options) -> str:
+    return options.scratch or SCRATCH
 
 
 def _whole(seconds: float) -> int:

@@ -369,6 +369,9 @@ def test_the_role_lists_exactly_what_the_engine_asks_for(away: Bench) -> None:
     away.ended(engine, handle)
     refuse(away, "create", "jobs", 422)
     engine.submit([away.submission("0001-demo-00000001", "")])
+    hopeless, stuck = away.open(image="registry.invalid/none:1", start_patience="1ms"), away.submission(RUN, "", 2)
+    hopeless.submit([stuck])
+    away.ended(hopeless, stuck.handle)
     role = next(
         each for each in YAML(typ="safe").load_all((DOCS / "rights.yaml").read_text()) if each["kind"] == "Role"
     )
