@@ -45,7 +45,7 @@ from reconciler.executors.echo import Echo
 from reconciler.executors.voice import Fenced, Voice
 from reconciler.model import Attempt, Claim, Outcome, Plan, Process, Workspace
 from reconciler.redact import secret_values
-from reconciler.remote import Remote
+from reconciler.remote import OID, Remote
 from reconciler.rundir import RunDirectory
 from reconciler.values import frozen
 from reconciler.work import HANDLE, KEY_VARIABLE, RUN, WorkOrder, handle_of, of_ref, repository_of
@@ -62,8 +62,8 @@ START_PATIENCE_S = 600.0
 PAUSE_S, PAUSE_MAX_S = 0.5, 60.0
 SAY_S = 3.0
 """A change is told at once, but not more often than this."""
-SILENT_BEATS = 3
-"""Somebody who says nothing for so many beats is taken for gone."""
+SILENT_BEATS, SILENT_S = 3, 5.0
+"""Somebody who says nothing for so many beats and seconds is taken for gone: a push may take its time."""
 MARGIN_S = 2.0
 """What a worker that was told to stop gets beyond the grace of its stages."""
 PR_SET_PDEATHSIG = 1
@@ -72,7 +72,7 @@ CARD = "courier.json"
 INCARNATION = re.compile(r"[0-9a-f]{16}")
 LOCK_PATIENCE_S = 2.0
 """How long what a dead courier started may take to be dead as well."""
-KEY = re.compile(r"[0-9a-f]{64}")
+KEY = re.compile(r"[A-Za-z0-9_-]{20,200}")
 PATIENCE = re.compile(r"(?P<number>\d{1,9}(\.\d{1,3})?)(?P<unit>s|m|h|d)?")
 UNITS_S = {None: 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 STARTED_AGAIN = "the engine started it again"
@@ -86,11 +86,12 @@ class ToldToStop(Exception):
 
 @frozen
 class Errand:
-    """What a courier is told: where the repository is, the ref of the attempt, the directory that it may use, and for
-    how long it tries to hand back."""
+    """What a courier is told: where the repository is, the ref of the attempt and the order that it shall be at (""
+    for any), the directory that it may use, and for how long it tries to hand back."""
 
     url: str
     ref: str
+    order: str
     scratch: Path
     patience_s: float
     key: str
@@ -156,7 +157,10 @@ def errand(arguments: Sequence[str], key: str) -> Errand:
     patience_s = float(found["number"]) * UNITS_S[found["unit"]]
     ahead = [str(Path(each).resolve()) for each in said.program_path]
     os.environ["PATH"] = os.pathsep.join([*ahead, os.environ.get("PATH", os.defpath)])
-    return Errand(url=said.url, ref=said.ref, scratch=Path(said.scratch).resolve(), patience_s=patience_s, key=key)
+    if said.order and not OID.fullmatch(said.order):
+        raise UsageError(f"--order: '{said.order}' is not the id of a commit; give all of its hex digits")
+    scratch = Path(said.scratch).resolve()
+    return Errand(url=said.url, ref=said.ref, order=said.order, scratch=scratch, patience_s=patience_s, key=key)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -169,6 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--url", required=True, help="the repository: a URL, or the path of a git directory")
     parser.add_argument("--ref", required=True, help="the ref of the attempt")
+    parser.add_argument("--order", default="", help="the commit of the order; another order is not carried out")
     default = os.path.join(tempfile.gettempdir(), f"reconciler-{os.getuid()}")
     parser.add_argument("--scratch", default=default, help=f"where to work (default: {default})")
     parser.add_argument("--patience", default="1d", help="how long to try to hand back (default: 1d)")
@@ -232,7 +237,10 @@ class Courier:
         return self._execute(voice, directory, plan)
 
     def _order(self, remote: Remote, oid: str) -> WorkOrder:
-        """Return the order that a commit is. Raise ContentError if it is not the one of this ref."""
+        """Return the order that a commit is. Raise ContentError if it is not one of this ref, Fenced if it is another
+        one than this courier was started for."""
+        if self.errand.order not in ("", oid):
+            raise Fenced(self.errand.ref)
         order = ordering.read_order(remote.repository, oid)
         if (order.run_id, order.number) != of_ref(self.errand.ref):
             raise ContentError(f"{self.errand.ref}: the order there is for another attempt")
@@ -386,7 +394,7 @@ class Courier:
 
     def _ask_to_be_silent(self, remote: Remote, oid: str, beat_s: float) -> None:
         """Return when whoever said a word says no more. Raise Fenced if he lives: then the attempt is his."""
-        until_s = time.monotonic() + SILENT_BEATS * beat_s
+        until_s = time.monotonic() + SILENT_BEATS * beat_s + SILENT_S
         while time.monotonic() < until_s:
             self._sleep(max(0.05, min(beat_s / 2, until_s - time.monotonic())))
             if self.told:

@@ -15,6 +15,7 @@ from reconciler import manifest
 from reconciler.model import Plan
 from reconciler.redact import Redactor
 from reconciler.rundir import RunDirectory
+from reconciler.stage import ANSI
 
 LOOK_S = 0.2
 END_PATIENCE_S = 2.0
@@ -47,7 +48,7 @@ class _Tail:
 
 def _plain(line: bytes) -> bytes:
     """Return a line as one of text that can do nothing to a terminal."""
-    text = line[:LINE_BYTES_MAX].decode(errors="replace")
+    text = ANSI.sub(b"", line[:LINE_BYTES_MAX]).decode(errors="replace")
     return "".join(each if each.isprintable() or each == "\t" else " " for each in text).rstrip().encode()
 
 

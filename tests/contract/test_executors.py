@@ -1,0 +1,186 @@
+"""The engine `process` keeps to what every engine keeps to, and to what is its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from reconciler import process
+from reconciler.executors.engine import Opening, Standing, Turned
+from reconciler.executors.local_process import LocalProcess, open_engine
+from reconciler.executors.ordering import bring_home, read_word
+from reconciler.model import Outcome
+from reconciler.work import KEY_VARIABLE, repository_of
+from tests.contract.engines import PROGRAM, SECRET, Bench, EngineContract
+from tests.placed import placed
+from tests.scratch import Scratch, wait_for
+
+SCHEMA = json.loads((Path(__file__).resolve().parents[2] / "schemas/executors/process.schema.json").read_bytes())
+
+
+def opened(directory: Path, **options: Any) -> LocalProcess:
+    return open_engine(Opening(executor="here", options={"program": PROGRAM, **options}, directory=directory))
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    kept, shared = tmp_path / "kept", tmp_path / "shared"
+    shared.mkdir()
+
+    @contextlib.contextmanager
+    def away() -> Iterator[None]:
+        kept.write_text("this is no directory")
+        yield
+        kept.unlink()
+
+    yield Bench(open=lambda: opened(kept), shared=shared, away=away, kept=(kept,), patience_s=20.0)
+    for each in kept.glob("*.lock"):
+        for holder in process.holders(each):
+            process.send(holder, signal.SIGKILL)
+
+
+class TestProcesses(EngineContract):
+    pass
+
+
+# ------------------------------------------------------------------------------------------------ its own
+
+
+def test_how_it_ended_is_told_while_somebody_was_there(bench: Bench) -> None:
+    engine = bench.open()
+    well, badly, killed = (bench.submission(line) for line in ("exit 0", "exit 3", "kill -9 $$"))
+    engine.submit([well, badly, killed])
+    bench.until_over(engine, well.handle, badly.handle, killed.handle)
+    seen = engine.observe([well.handle, badly.handle, killed.handle])
+    assert [seen[each.handle].detail for each in (well, badly, killed)] == [
+        "exit status 0",
+        "exit status 3",
+        "signal 9",
+    ]
+    assert {each.standing for each in seen.values()} == {Standing.ENDED}
+
+
+def test_when_it_is_full_attempts_are_turned_away_until_one_has_ended(bench: Bench) -> None:
+    engine = opened(bench.kept[0], processes_max=2)
+    line = f"until test -e {bench.shared}/go; do sleep 0.05; done"
+    one, two, three = (bench.submission(line) for _ in range(3))
+    full = Turned(reason="2 of 2 processes are running; one of them has to end first")
+    assert engine.submit([one, two, three]) == {three.handle: full}
+    assert engine.submit([one, three]) == {three.handle: full}
+    assert engine.observe([three.handle])[three.handle].standing == Standing.ABSENT
+    (bench.shared / "go").touch()
+    bench.until_over(engine, one.handle, two.handle)
+    assert engine.submit([three]) == {}
+    bench.until_over(engine, three.handle)
+
+
+HOST = """
+import os, signal, sys
+from pathlib import Path
+from reconciler.executors import local_process
+from reconciler.executors.engine import Opening, Submission
+from tests.contract.engines import Bench
+class Killed(local_process.LocalProcess):
+    def _spawn(self, each, lock):
+        if sys.argv[3] == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        started = super()._spawn(each, lock)
+        if sys.argv[3] == "after":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return started
+shared = Path(sys.argv[2])
+bench = Bench(open=None, shared=shared)
+engine = Killed(Path(sys.argv[1]), local_process.Options(program=("/bin/sh",)))
+engine.submit([bench.submission(f"echo x >> {shared}/ran; until test -e {shared}/go; do sleep 0.05; done")])
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after", "never"])
+def test_killed_around_the_start_it_is_started_once(bench: Bench, when: str) -> None:
+    words = [sys.executable, "-c", HOST, str(bench.kept[0]), str(bench.shared), when]
+    subprocess.run(words, check=False, timeout=30, cwd=Path(__file__).resolve().parents[2])
+    engine = bench.open()
+    one = bench.submission(f"echo x >> {bench.shared}/ran; until test -e {bench.shared}/go; do sleep 0.05; done")
+    assert engine.submit([one]) == {}
+    bench.until_there(bench.shared / "ran")
+    assert engine.adopt(one.repository) == {one.handle: {KEY_VARIABLE: SECRET}}
+    if when == "after":  # nobody wrote down who it is, and it can be ended all the same
+        engine.cancel([one.handle])
+    (bench.shared / "go").touch()
+    bench.until_over(engine, one.handle)
+    assert bench.lines("ran") == ["x"]
+    assert engine.observe([one.handle])[one.handle].standing == Standing.ENDED
+    assert engine.submit([one]) == {} and bench.lines("ran") == ["x"]
+
+
+def test_a_record_that_is_damaged_hides_nothing_that_lives(bench: Bench) -> None:
+    engine = bench.open()
+    one = bench.submission(f"touch {bench.shared}/up; sleep 600")
+    engine.submit([one])
+    bench.until_there(bench.shared / "up")
+    (bench.kept[0] / f"{one.handle}.json").write_text("{")
+    again = bench.open()
+    assert again.observe([one.handle])[one.handle].standing == Standing.RUNNING
+    again.cancel([one.handle])
+    bench.until_over(again, one.handle)
+
+
+def test_those_that_ended_longest_ago_are_forgotten(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reconciler.executors.local_process.KEPT_MAX", 2)
+    engine = bench.open()
+    ended = [bench.submission("true") for _ in range(4)]
+    for each in ended:
+        engine.submit([each])
+        bench.until_over(engine, each.handle)
+        time.sleep(0.01)
+    assert engine.submit([]) == {}
+    assert len(list(bench.kept[0].glob("*.json"))) == 2
+    assert engine.observe([ended[0].handle])[ended[0].handle].standing == Standing.ABSENT
+
+
+def test_an_order_is_carried_out_and_cancelled_through_the_engine(scratch: Scratch, tmp_path: Path) -> None:
+    scratch.write("README.md", "hello\n")
+    scratch.commit()
+    up = scratch.outside / "up"
+    run = placed(scratch, f"  - {{id: a, command: 'touch {up}; exec sleep 600'}}\n")
+    run.place()
+    engine = open_engine(Opening(executor="here", options={}, directory=tmp_path / "kept"))
+    bench = Bench(open=lambda: engine, shared=tmp_path, patience_s=60.0)
+    url = str(scratch.path / ".git")
+    blank = bench.submission("", address=url)
+    one = type(blank)(
+        handle=blank.handle, repository=repository_of(url), run_id=run.plan.run_id, task_id="t", number=1,
+        arguments=("--url", url, "--ref", run.ref), secrets={KEY_VARIABLE: run.key}, grace_s=10.0,
+    )  # fmt: skip
+    assert engine.submit([one]) == {}
+    wait_for(up.exists, 60)
+    engine.cancel([one.handle])
+    bench.until_over(engine, one.handle)
+    oid = run.at()
+    word = read_word(run.repository, oid or "", run.key)
+    assert word is not None and word.ended
+    home = bring_home(run.repository, word, run.directory, run.plan, bytes_max=1 << 22)
+    assert home.attempt is not None and home.attempt.outcome == Outcome.INTERRUPTED
+    assert b"interrupted, handed back" in engine.logs(one.handle, 1000)
+    assert os.listdir(tmp_path / "kept" / "scratch") == []
+    run.close()
+
+
+def test_its_options_are_described() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    check = jsonschema.Draft202012Validator(SCHEMA)
+    for good in ({}, *SCHEMA["examples"], {"program": PROGRAM}):
+        check.validate(good)
+    for bad in ({"program": []}, {"program": "sh"}, {"scratch": "here"}, {"processes_max": 0}, {"other": 1}):
+        assert not check.is_valid(bad), bad
