@@ -226,8 +226,8 @@ class Kubernetes:
         return Sighting(standing=Standing.RUNNING, detail=f"it is being ended: {detail}", place=place)
 
     def _doubts(self, jobs: Mapping[str, JobSeen], pods: Mapping[str, PodSeen]) -> dict[str, Sighting]:
-        """Return those whose end is told with the next look: changes of pods are listened to by themselves, and the last
-        words of one may come after those about its Job."""
+        """Return those whose end is told with the next look: changes of pods are listened to by themselves, and the
+        last words of one may come after those about its Job."""
         still = set() if self.pods.fresh else {each for each, job in jobs.items() if _is_open(job, pods.get(each))}
         new, self._doubted = still - self._doubted, still
         detail = "it has ended; how is not known yet"

@@ -42,8 +42,8 @@ T = TypeVar("T", bound=Named)
 
 
 class Mirror(Generic[T]):
-    """All objects of a kind that a selector names. `read` makes a value of a document, None of what is of no use. `gone`
-    are the last words of those that were deleted while this listened."""
+    """All objects of a kind that a selector names. `read` makes a value of a document, None of what is of no use.
+    `gone` are the last words of those that were deleted while this listened."""
 
     def __init__(self, api: Api, kind: str, read: Callable[[object], T | None], resync_s: float) -> None:
         self.api, self.kind, self.read, self.resync_s = api, kind, read, resync_s
