@@ -23,6 +23,28 @@ class Launch:
 
 
 @frozen
+class Submit:
+    """Hand the claimed attempt `number` to its engine, which may have it already."""
+
+    run_id: RunId
+    task_id: TaskId
+    number: int
+    reason: str
+
+
+@frozen
+class Adopt:
+    """Move the shared claim of a run here whose newest attempt an engine executes, and go on with that attempt."""
+
+    run_id: RunId
+    task_id: TaskId
+    number: int
+    plan: Plan
+    held: Held
+    reason: str
+
+
+@frozen
 class Resume:
     """Fence what is left of attempt `after`, claim the next one on the frozen plan, spawn its worker. `decisions` are
     those on gates that it waited for, `children` the ends of nested runs. `placement` is where it goes on, `recovery`
@@ -160,6 +182,6 @@ class Wait:
 
 
 Action = (
-    Launch | Resume | Cancel | Abandon | Quarantine | Restore | TakeOver | Reclaim | Yield | Release
+    Launch | Submit | Adopt | Resume | Cancel | Abandon | Quarantine | Restore | TakeOver | Reclaim | Yield | Release
     | Publish | Retire | Forget | Wait
 )  # fmt: skip

@@ -15,6 +15,7 @@ from reconciler import codec, rundir
 from reconciler.actions import (
     Abandon,
     Action,
+    Adopt,
     Cancel,
     Forget,
     Launch,
@@ -72,8 +73,22 @@ class Done:
 
 
 FENCED = (Cancel, Abandon, Resume, TakeOver, Yield)
-DOABLE = (Launch, Resume, Cancel, Abandon, Quarantine, Restore, TakeOver, Reclaim, Release, Yield, Retire, Forget)
-CLAIMING = (Launch, Resume, TakeOver, Reclaim)
+DOABLE = (
+    Launch,
+    Adopt,
+    Resume,
+    Cancel,
+    Abandon,
+    Quarantine,
+    Restore,
+    TakeOver,
+    Reclaim,
+    Release,
+    Yield,
+    Retire,
+    Forget,
+)
+CLAIMING = (Launch, Adopt, Resume, TakeOver, Reclaim)
 """Actions that need a claim at the remote, where there is one."""
 
 
@@ -110,10 +125,10 @@ def _act(world: World, action: Action, shared: SharedClaim | None) -> str:
             return launch(world, action, shared)
         case Resume():
             return resume(world, action, shared)
-        case TakeOver():
+        case TakeOver() | Adopt():
             return take_over(world, action, shared)
         case Release():
-            return f"{action.ref}: removed at the remote ({action.reason})"
+            return release(world, action)
         case Reclaim():
             return f"{action.run_id}: claimed again at the remote ({action.reason})"
         case Yield():
@@ -223,6 +238,7 @@ def resuming_claim(world: World, action: Resume) -> Claim:
     plan = _frozen(world, action.task_id, action.run_id, last)
     series, file, keeps = (last.series, last.plan, last.keeps_from) if last else (1, "plan.json", 1)
     number = action.after + 1
+    keeps = number if _is_afar(action.placement) or (last and _is_afar(last.placement)) else keeps
     # What it waited for has come: what the run used up until then does not count against it.
     series = number if action.decisions or action.children else series
     claim = make_claim(world, plan, number, series, file, reason=action.reason, actor=ACTOR, keeps_from=keeps)
@@ -230,6 +246,12 @@ def resuming_claim(world: World, action: Resume) -> Claim:
     if last is None or not _is_about(claim, last):
         return claim
     return replace(claim, decisions=(*last.decisions, *action.decisions), children=(*last.children, *action.children))
+
+
+def _is_afar(placement: Placement | None) -> bool:
+    """Return whether an engine executes an attempt. It begins with an empty workspace, so nothing that was done in
+    another one counts for it, nor what it did for the next."""
+    return placement is not None and bool(placement.handle)
 
 
 def _is_about(claim: Claim, earlier: Claim) -> bool:
@@ -245,6 +267,7 @@ def taking_claims(world: World, action: TakeOver) -> tuple[Claim, ...]:
     last = claims[-1] if claims else None
     series, keeps = (last.series, last.keeps_from) if last else (1, 1)
     file = _plan_file(number + 1)
+    keeps = number + 1 if _is_afar(action.placement) or (last and _is_afar(last.placement)) else keeps
     newest = make_claim(
         world, action.plan, number + 1, series, file, reason=action.reason, actor=ACTOR, keeps_from=keeps
     )
@@ -271,6 +294,8 @@ def claims_for(world: World, action: Action, held: Held | None) -> tuple[Claim, 
     match action:
         case Launch():
             return (launching_claim(world, action),)
+        case Adopt():
+            return action.held.claim.claims
         case Resume() | TakeOver():
             if world.disk.lock_is_held(world.runs.directory(action.task_id, action.run_id).lock):
                 raise LockHeld(f"{action.run_id}: an attempt of this run is alive")
@@ -300,12 +325,16 @@ def _record_claim(world: World, directory: RunDirectory, claim: Claim) -> None:
 
 
 def _spawn(world: World, directory: RunDirectory, plan: Plan, number: int) -> Process | None:
-    """Prepare the workspace and start the worker; a failure to is written down as the end of the attempt."""
+    """Prepare the workspace and start the worker; a failure to is written down as the end of the attempt. What an
+    engine executes is handed to it by another pass (`afar`)."""
+    claim = _last_claim(directory)
+    if claim is not None and _is_afar(claim.placement):
+        return None
     world.workers.prepare()
     try:
         _prepare_workspace(world, directory, plan)
         digests = world.runs.plan_digests(plan.run_id)
-        file = directory.plan_path(_last_claim(directory)).name
+        file = directory.plan_path(claim).name
         lease = world.repository.state / "lease.json" if world.remote is not None else None
         return world.workers.spawn(directory.path, number, world.checkout, digests.get(file, ""), lease)
     except (TransientError, OSError) as error:
@@ -348,8 +377,9 @@ def resume(world: World, action: Resume, shared: SharedClaim | None = None) -> s
     return f"{action.run_id}: resumed as attempt {number} ({action.reason})"
 
 
-def take_over(world: World, action: TakeOver, shared: SharedClaim | None) -> str:
-    """Record what is known of a run's earlier attempts, and execute the next one, or end the run."""
+def take_over(world: World, action: TakeOver | Adopt, shared: SharedClaim | None) -> str:
+    """Record what is known of a run's earlier attempts, and execute the next one, or end the run, or go on with the
+    newest where that is executed elsewhere."""
     assert shared is not None
     directory = _settle(world, action.plan)
     newest = shared.claims[-1]
@@ -358,11 +388,21 @@ def take_over(world: World, action: TakeOver, shared: SharedClaim | None) -> str
         plan = _freeze(world, directory, plan, newest.plan)
         for claim in shared.claims:
             world.disk.write_new(directory.record("claims", claim.number), codec.compact(claim))
+        if isinstance(action, Adopt):
+            return f"{action.run_id}: attempt {newest.number} adopted ({action.reason})"
         if action.outcome is not None:
             _write_end(world, directory, newest.number, action.outcome, action.reason)
             return f"{action.run_id}: taken over to end it ({action.reason})"
     _spawn(world, directory, plan, newest.number)
     return f"{action.run_id}: taken over as attempt {newest.number} ({action.reason})"
+
+
+def release(world: World, action: Release) -> str:
+    """Remove a ref that has done its duty; with a remote, the push of claims has removed it there already."""
+    if world.remote is None:
+        world.repository.delete_ref(action.ref)
+        return f"{action.ref}: removed ({action.reason})"
+    return f"{action.ref}: removed at the remote ({action.reason})"
 
 
 def yield_to_others(world: World, action: Yield) -> str:
@@ -397,7 +437,7 @@ def restarting_claim(
 ) -> Claim:
     """Return the claim of an attempt on a refreshed plan, because a person asked (the verb `resume`)."""
     number = after + 1
-    first = number if afresh else 1
+    first = number if afresh or _is_afar(place) else 1
     file = f"plans/{number}.json"
     claim = make_claim(world, plan, number, number, file, reason=reason, actor=actor, keeps_from=first)
     return replace(claim, placement=replace(place, at=claim.claimed.at))

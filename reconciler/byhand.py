@@ -16,7 +16,7 @@ from reconciler.model import Phase, Plan, Refusal, Rejection, Run, RunId, Wish, 
 from reconciler.phases import ENDED, phase
 from reconciler.placement import Refused, keep
 from reconciler.publish import read_records
-from reconciler.slots import executors
+from reconciler.slots import executors, needs_of
 from reconciler.state import suspended
 from reconciler.survey import Survey, survey, task_of
 from reconciler.world import World
@@ -51,9 +51,12 @@ def resume(loop: Loop, run_id: RunId, *, token: str | None, actor: str, reason: 
     if isinstance(plan, Rejection):
         raise ContentError("\n".join(each.sentence() for each in plan.problems))
     assert plan is not None
-    place = keep(plan.capabilities, executors(found.seen.limits), "")
+    place = keep(needs_of(plan), executors(found.seen.limits), "")
     if isinstance(place, Refused):
         _refuse(world, there, actor, reason, place.reason)
+    if loop.observer.afar is not None:
+        place = loop.observer.afar.name(place, run_id, there.number + 1)
+        loop.observer.afar.end(found.seen.actual.runs.get(run_id, there))
     plan = loop.freezer.complete(plan, cites=False)
     plan, objection = loop.gate.for_person(plan, loop.observer.settings)
     if objection:

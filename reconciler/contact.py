@@ -53,7 +53,8 @@ class Contact:
         name_host(self.world.disk, self.world.repository.state, self.world.machine, self.world.chance)
         self.began_s = now_s = self.world.now().monotonic_s
         asked_s = hearing.asked.monotonic_s if hearing.asked else float("-inf")
-        fresh = not self.asked_for and self.observer.online and now_s - asked_s < self.observer.settings.poll_interval_s
+        wanted = self.asked_for or (self.observer.afar is not None and self.observer.afar.wants_answer(hearing))
+        fresh = not wanted and self.observer.online and now_s - asked_s < self.observer.settings.poll_interval_s
         if fresh or now_s < self.not_before_s:
             return
         try:

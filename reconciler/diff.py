@@ -13,6 +13,7 @@ from dataclasses import replace
 from reconciler.actions import (
     Abandon,
     Action,
+    Adopt,
     Cancel,
     Forget,
     Launch,
@@ -23,6 +24,7 @@ from reconciler.actions import (
     Restore,
     Resume,
     Retire,
+    Submit,
     TakeOver,
     Wait,
     Yield,
@@ -32,10 +34,12 @@ from reconciler.launches import about_absent, with_displaced
 from reconciler.model import Instant, Limits, Phase, Rejection, Run, RunId, Wish
 from reconciler.phases import ENDED, judge, phase
 from reconciler.placement import Refused
+from reconciler.places import FINAL
 from reconciler.recovery import what_became_of
 from reconciler.slots import again, slots_now, takes_a_slot
 from reconciler.state import Actual, Desired, suspended, unwanted
 from reconciler.waiting import awaited_runs, left_waiting, wake
+from reconciler.work import of_ref
 
 
 def diff(desired: Desired, actual: Actual, now: Instant, limits: Limits) -> tuple[Action, ...]:
@@ -58,6 +62,7 @@ def diff(desired: Desired, actual: Actual, now: Instant, limits: Limits) -> tupl
     asked = _without_orphans(desired, repairs)
     launches = [*about_absent(asked, actual, now, limits, room, stuck), *left_waiting(asked, actual, now, limits, room)]
     repairs += _unclaimed(actual, [*repairs, *launches])
+    repairs += _done_with(actual, limits)
     more = _busy(repairs, launches, under_way)
     return (*_ordered(repairs), *launches, *_publish(actual, repairs, now, limits, more=more))
 
@@ -109,6 +114,19 @@ def _about_run(
         yield from _restore(run, wish)
     elif now_phase == Phase.STALE:
         yield _repair(run, wish, why, now, limits)
+    elif run.is_afar and run.afar is not None and not run.afar.submitted:
+        yield _submit(run, run.afar.turned, limits)
+
+
+def _submit(run: Run, turned: str, limits: Limits) -> Action:
+    """Decide about an attempt that is claimed for an engine and that the engine has not taken yet."""
+    if turned:
+        return Abandon(
+            run_id=run.run_id, task_id=run.task_id, number=run.number, reason=f"its engine refuses: {turned}"
+        )
+    if not limits.online:
+        return Wait(subject=run.run_id, reason="waits for the remote, from which its engine gets its order")
+    return Submit(run_id=run.run_id, task_id=run.task_id, number=run.number, reason="it is claimed for its engine")
 
 
 def _about_ended(run: Run, wish: Wish | None, is_proven: bool) -> Iterable[Action]:
@@ -146,6 +164,9 @@ def _repair(run: Run, wish: Wish | None, why: str, now: Instant, limits: Limits)
     if isinstance(place, Refused):
         return Wait(subject=run_id, reason=f"{why}; {place.reason}", settled=place.settled)
     recovery = what_became_of(run, now)
+    if recovery is not None and recovery.cause in FINAL:
+        reason = f"{why}; another attempt would come to the same end, so somebody must raise what bounds it"
+        return Abandon(run_id=run_id, task_id=task_id, number=number, reason=reason)
     return Resume(run_id=run_id, task_id=task_id, after=number, reason=why, placement=place, recovery=recovery)
 
 
@@ -173,13 +194,27 @@ def _publish(
     return (Publish(runs=tuple(sorted(ended))),)
 
 
+def _done_with(actual: Actual, limits: Limits) -> Iterable[Action]:
+    """Decide about refs of attempts that engines execute: those of attempts that nobody goes on with any more go."""
+    for ref, oid in sorted(actual.work.items()):
+        run_id, number = of_ref(ref) or ("", 0)
+        run, held = actual.runs.get(RunId(run_id)), (actual.held or {}).get(RunId(run_id))
+        here = run is not None and run.number <= number and run.is_afar and not actual.proves(run.run_id, number)
+        there = held is not None and held.claim.number <= number and not actual.proves(RunId(run_id), number)
+        if limits.online and not here and not there:
+            yield Release(ref=ref, oid=oid, reason=f"attempt {number} of {run_id} is over")
+
+
 def _busy(repairs: Sequence[Action], launches: Iterable[Action], under_way: int) -> bool:
     tidying = (Retire, Forget, Release, Wait)
     return under_way > 0 or any(not isinstance(each, tidying) for each in (*repairs, *launches))
 
 
 def _ordered(actions: Iterable[Action]) -> list[Action]:
-    order = (Quarantine, Restore, Yield, Retire, Forget, Release, Reclaim, Cancel, Abandon, TakeOver, Resume, Wait)
+    order = (
+        Quarantine, Restore, Yield, Retire, Forget, Release, Reclaim, Adopt, Cancel, Abandon, TakeOver, Resume, Submit,
+        Wait,
+    )  # fmt: skip
     return sorted(actions, key=lambda each: (order.index(type(each)), _subject(each)))
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from reconciler.actions import Action, Reclaim, Release, TakeOver, Wait, Yield
+from reconciler.actions import Action, Adopt, Reclaim, Release, TakeOver, Wait, Yield
 from reconciler.model import Held, Instant, Limits, Outcome, Phase, Plan, Run, RunId, Wish, claim_ref, host_ref
 from reconciler.phases import ENDED
 from reconciler.placement import Refused, Slots, keep
 from reconciler.recovery import of_silent_host
-from reconciler.slots import executors, of_plan
+from reconciler.slots import executors, needs_of, of_plan
 from reconciler.state import Actual, Desired, suspended
 
 
@@ -50,7 +50,7 @@ def about_unshared(
         return Reclaim(run_id=run_id, task_id=task_id, number=number, held=held, reason=reason)
     if isinstance(held.plan, Plan):
         reason = f"attempt {held.claim.number} was claimed here and never begun"
-        place = keep(held.plan.capabilities, executors(limits), "")
+        place = keep(needs_of(held.plan), executors(limits), "")
         if isinstance(place, Refused):
             return Wait(subject=run_id, reason=f"{reason}; {place.reason}", settled=place.settled)
         return replace(take_over(held, held.plan, desired, reason, wish), placement=place)
@@ -101,6 +101,8 @@ def _about_held(
     if not isinstance(held.plan, Plan):
         reason = f"{why}, and {run_id} cannot be planned any more: it is given up without evidence"
         return Release(ref=claim_ref(run_id), oid=held.oid, reason=reason, gives_up=True)
+    if (adopted := _about_afar(held, held.plan, why, limits)) is not None:
+        return adopted
     if held.plan.parent is not None and wish is None and not _is_left(held.plan.parent, actual):
         return Wait(subject=run_id, reason=f"{why}; it goes on where its parent run {held.plan.parent} does")
     if wish is not None and not wish.request.cancel and (suspend := suspended(wish.request.suspend, now)):
@@ -112,6 +114,22 @@ def _about_held(
     if isinstance(place, Refused):
         return Wait(subject=run_id, reason=f"{why}; {place.reason}", settled=place.settled)
     return replace(action, placement=place)
+
+
+def _about_afar(held: Held, plan: Plan, why: str, limits: Limits) -> Action | None:
+    """Decide about a claimed run whose newest attempt an engine executes: whoever has that engine goes on with that
+    very attempt. None if none does, or the attempt is on another plan: then it is fenced and the next one made."""
+    newest = held.claim.claims[-1] if held.claim.claims else None
+    placed = newest.placement if newest is not None else None
+    if newest is None or placed is None or not placed.handle:
+        return None
+    if not any(each.engine for each in limits.executors if each.name == placed.executor):
+        reason = f"{why}; attempt {newest.number} is at executor '{placed.executor}', which has no engine here"
+        return Wait(subject=plan.run_id, reason=reason, settled=True)
+    if newest.plan_digest != plan.digest:
+        return None
+    reason = f"{why}, and attempt {newest.number} goes on at executor '{placed.executor}'"
+    return Adopt(run_id=plan.run_id, task_id=plan.task_id, number=newest.number, plan=plan, held=held, reason=reason)
 
 
 def _is_left(parent: RunId, actual: Actual) -> bool:

@@ -16,6 +16,7 @@ from reconciler import due
 from reconciler.actions import (
     Abandon,
     Action,
+    Adopt,
     Cancel,
     Forget,
     Launch,
@@ -26,6 +27,7 @@ from reconciler.actions import (
     Restore,
     Resume,
     Retire,
+    Submit,
     TakeOver,
     Wait,
     Yield,
@@ -82,7 +84,7 @@ REFUSED = "let the reconciler push there, or set 'publish: {mode: branch}' in re
 LOCKED_MAX = 20
 """So often publishing is tried again while git finds a lock file: half a minute, in which a dead git's is removed."""
 
-SETTLING = (Cancel, Abandon, Quarantine, Restore, Retire, Forget, Resume, TakeOver, Yield, Release)
+SETTLING = (Cancel, Abandon, Quarantine, Restore, Retire, Forget, Resume, TakeOver, Adopt, Yield, Release)
 """Actions after which another pass finds the world changed at once: to resume may be to find that it has ended."""
 FULL_S = 60.0
 """A pass is due at least so often, whatever has happened: what wakes the loop is a hint."""
@@ -120,7 +122,7 @@ class Pass:
     @property
     def leads_on(self) -> bool:
         """Return whether the pass changed something itself, so that another one is due at once."""
-        settling = any(isinstance(each, SETTLING) for each in self.actions)
+        settling = any(isinstance(each, SETTLING) or _is_for_engine(each) for each in self.actions)
         return self.publication is not None or self.tip_moved or settling
 
     @property
@@ -182,6 +184,8 @@ class Loop:
             seen = replace(seen, limits=replace(seen.limits, publish_due=due))
             actions = self.freezer.complete_all(diff(seen.desired, seen.actual, seen.now, seen.limits))
             actions = self.gate.judge_all(seen, actions)
+            if self.observer.afar is not None:
+                actions = self.observer.afar.named(actions)
             self._note_concerned(seen)
             self._withhold(seen)
             heard = self._tell_subscribers(seen)
@@ -273,8 +277,13 @@ class Loop:
         gathered = Due(in_s=gathered_s, what="evidence is committed")
         asked = Due(in_s=self.gate.patience_s(), what="the control plane is asked")
         full = Due(in_s=FULL_S, what="everything is looked at again")
+        afar_s = self.observer.afar.patience_s() if self.observer.afar is not None else FULL_S
+        engines = Due(in_s=afar_s, what="an engine is asked")
         leaving = self._leaving_due(result)
-        return min((full, remote, lease, gathered, asked, *leaving, *filter(None, [first])), key=lambda each: each.in_s)
+        return min(
+            (full, remote, lease, gathered, asked, engines, *leaving, *filter(None, [first])),
+            key=lambda each: each.in_s,
+        )
 
     def _leaving_due(self, result: Pass) -> Iterator[Due]:
         """Yield when something is to be delivered, or subscribers hear of the runs under way."""
@@ -310,15 +319,37 @@ class Loop:
         if any(not isinstance(each, Wait) for each in actions):
             self.world.repository.exclude("/.runs/")
         fence(self.world, actions)
-        granted = None if self.world.remote is None else self._agree(seen, actions)
-        done = tuple(apply(self.world, actions, granted))
+        living = self._fence_afar(seen, actions)
+        doable = [each for each in actions if subject_of(each) not in living]
+        granted = None if self.world.remote is None else self._agree(seen, doable)
+        done = (*apply(self.world, doable, granted), *self._hand_over(seen, doable))
+        done += tuple(Done(action=each, sentence=living[subject_of(each)]) for each in actions if each not in doable)
         if granted is not None:
-            self._give_back(actions, granted)
+            self._give_back(doable, granted)
         result = Pass(seen=seen, actions=actions, done=done, online=self.world.remote is None or self.observer.online)
         if self.world.remote is not None and granted and self.observer.tip.commit != seen.tip:
             return replace(result, tip_moved=True)
         wanted = next((each for each in actions if isinstance(each, Publish)), None)
         return self._publish(result, wanted) if wanted else self._open(self._bring_up(self._unblocked(result)))
+
+    # -------------------------------------------------------------------------------------------- engines
+
+    def _fence_afar(self, seen: Observation, actions: Sequence[Action]) -> dict[RunId, str]:
+        """Have attempts ended at their engines that must run no more; return the runs of which one may live still, and
+        why: nothing is done with those in this pass."""
+        afar = self.observer.afar
+        living = afar.fence(actions, seen.actual.runs) if afar is not None else {}
+        return {run_id: f"{run_id}: {why}" for run_id, why in living.items()}
+
+    def _hand_over(self, seen: Observation, actions: Sequence[Action]) -> tuple[Done, ...]:
+        """Hand attempts that are claimed for an engine to it."""
+        wanted = [each for each in actions if isinstance(each, Submit)]
+        if not wanted or self.observer.afar is None:
+            return ()
+        refused = self.observer.afar.submit(wanted, seen.actual.runs, self.observer.hearing)
+        if not self.observer.afar.online:
+            self.observer.online, self.observer.afar.online = False, True
+        return tuple(_handed_over(each, refused.get(each.run_id, "")) for each in wanted)
 
     # -------------------------------------------------------------------------------------------- what leaves
 
@@ -533,6 +564,17 @@ class Loop:
     def _unblocked(self, result: Pass) -> Pass:
         set_condition(self.world.repository.state, "publish", "", result.seen.now.at, self.world.disk)
         return result
+
+
+def _is_for_engine(action: Action) -> bool:
+    """Return whether an action claims an attempt that another pass hands to its engine."""
+    placed = action.placement if isinstance(action, Launch) else None
+    return placed is not None and bool(placed.handle)
+
+
+def _handed_over(action: Submit, refused: str) -> Done:
+    what = f"waits: {refused}" if refused else f"attempt {action.number} handed to its engine"
+    return Done(action=action, sentence=f"{action.run_id}: {what}")
 
 
 def _sets_free(result: Pass) -> bool:

@@ -463,6 +463,7 @@ def _placement(claim: Claim | None) -> dict[str, object] | None:
         "weight": min(max(placed.weight, 0), WEIGHT_MAX),
         "reason": _bounded(placed.reason),
         "at": placed.at or claim.claimed.at,
+        "handle": _bounded(placed.handle, NAME_CHARACTERS_MAX) or None,
     }
 
 

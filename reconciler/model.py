@@ -14,7 +14,7 @@ from datetime import tzinfo
 from enum import StrEnum
 from typing import NewType, Protocol
 
-from reconciler.places import Executor, Placement, Quotas, Recovery
+from reconciler.places import Executor, Placement, Quotas, Recovery, Resources, Sighting, Where
 from reconciler.values import frozen
 
 Name = NewType("Name", str)
@@ -241,6 +241,7 @@ class Request:
     proves: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     capabilities: tuple[str, ...] = ()
+    resources: Resources = Resources()
     rerun: int = 0
     plan: str | None = None
     parent: RunId | None = None
@@ -524,11 +525,26 @@ class AgentSettings:
 @frozen
 class ExecutorSettings:
     """An executor of every host that shares the repository: how many runs it takes at once on each (None: as many as
-    the host), what it offers, and its share among those that fit."""
+    the host), what it offers, and its share among those that fit (None: 1, or 0 where it has an engine).
+
+    `engine` is what executes its runs elsewhere ("" for the host itself), `runs_max` bounds all of those then;
+    `options` are for the engine alone. An attempt there clones `url` ("" for the address of the remote, without one
+    the repository itself), with `depth` commits of history (0: all), says a word every `beat_s`, is given up when
+    none was heard for `silent_max_s`, and hands back `bytes_max` of files at most. The engine is asked every
+    `poll_s`. `resources` are those of requests that ask for none."""
 
     runs_max: int | None = None
     capabilities: tuple[str, ...] = ()
-    weight: int = 1
+    weight: int | None = None
+    engine: str = ""
+    options: Mapping[str, object] = field(default_factory=dict)
+    url: str = ""
+    depth: int = 0
+    beat_s: float = 30.0
+    silent_max_s: float = 3600.0
+    poll_s: float = 10.0
+    bytes_max: int = 64 * 1024 * 1024
+    resources: Resources = Resources()
 
 
 BUILT_IN = "built-in"
@@ -818,6 +834,15 @@ class Plan:
     control: ControlVerdict | None = None
     traced: bool = False
     capabilities: tuple[str, ...] = ()
+    resources: Resources = Resources()
+    only_here: bool = False
+
+    @property
+    def where(self) -> Where:
+        """Where it may be executed; the checkout of this host is nowhere else."""
+        if self.execution_mode == ExecutionMode.CLOUD:
+            return Where.CLOUD
+        return Where.HERE if self.only_here or self.workspace == Workspace.CHECKOUT else Where.ANYWHERE
 
 
 # ---------------------------------------------------------------------------------------------- runs
@@ -1003,12 +1028,28 @@ class Refusal:
 
 
 @frozen
+class Afar:
+    """What is known of an attempt that an engine executes. `sighting` is what the engine said last, None where nobody
+    could ask it yet; `submitted` is whether it has taken the attempt. `is_final` says that the engine has ended it and
+    that no word of it can be on its way any more. `silent_s` is for how long nothing new was heard of it by git, and
+    `silent_max_s` from when on that counts; `turned` says why the engine will never take it, "" if it may."""
+
+    sighting: Sighting | None = None
+    submitted: bool = False
+    is_final: bool = False
+    silent_s: float = 0.0
+    silent_max_s: float = float("inf")
+    turned: str = ""
+
+
+@frozen
 class Run:
     """A run as it was observed on this machine at one instant; every field is a fact, none a judgement.
 
     `number` is that of the newest claim, and all the rest speaks of that attempt; `planned` is False when its frozen
     plan cannot be read; `beat` is the newest heartbeat as an instant
-    on this machine, None before the first. `corrupt` lists record files that could not be read.
+    on this machine, None before the first. `corrupt` lists record files that could not be read. `afar` is what is known
+    of the attempt where an engine executes it, None where this machine does.
     """
 
     run_id: RunId
@@ -1032,6 +1073,13 @@ class Run:
     fired_at: str = ""
     labels: tuple[str, ...] = ()
     capabilities: tuple[str, ...] = ()
+    where: Where = Where.ANYWHERE
+    afar: Afar | None = None
+
+    @property
+    def is_afar(self) -> bool:
+        """Whether an engine executes the newest attempt."""
+        return self.claim is not None and self.claim.placement is not None and bool(self.claim.placement.handle)
 
 
 @frozen

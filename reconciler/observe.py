@@ -8,6 +8,7 @@ together.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from reconciler.adopted import Adopted
 from reconciler.approvals import Approvals
@@ -30,6 +31,7 @@ from reconciler.model import (
 )
 from reconciler.nesting import Nested
 from reconciler.phases import ENDED, phase
+from reconciler.places import Executor
 from reconciler.requests import Requests
 from reconciler.slots import executors_here
 from reconciler.state import Actual, Desired
@@ -38,6 +40,10 @@ from reconciler.turns import read_turns
 from reconciler.values import frozen
 from reconciler.wishes import Wishes
 from reconciler.world import World
+
+if TYPE_CHECKING:
+    # What deals with engines is loaded where settings name one, or a run is at one.
+    from reconciler.afar import Afar
 
 
 @frozen
@@ -65,6 +71,7 @@ class Observer:
         self.world, self.pinned = world, pinned
         self.hearing = Hearing(world) if world.remote is not None and pinned is None else None
         self.online = False
+        self.afar: Afar | None = None
         self.cache_path = world.repository.state / "cache.json"
         self.turns_path = world.repository.state / "turns.json"
         self.cache = read_cache(self.cache_path, world.disk)
@@ -135,6 +142,7 @@ class Observer:
         recurring, names = self.wishes.recurring(marked) if self.requests.recurring else ([], self.requests.names)
         wishes += recurring
         runs = self.here.runs(marked, wishes)
+        self._look_afar(runs)
         nested = self.nested.awaited(runs, self.proofs)
         wishes += nested
         runs |= self.here.runs([(each.request.task, each.run_id) for each in nested if each.run_id not in runs], ())
@@ -154,17 +162,34 @@ class Observer:
                 lost=self._lost(),
                 unclaimed=tuple(each for each in marks if each not in runs),
                 served=self._served(wishes),
+                work=self.afar.refs if self.afar else {},
             ),
             limits=Limits(
                 runs_max=self.tip.settings.runs_max or 2 * self.world.cpus,
                 online=self.hearing is None or self.online,
                 host=me if self.hearing else None,
                 ageing_s=self.tip.settings.ageing_s,
-                executors=executors_here(self.tip.settings, self.world.node, self.world.capabilities),
+                executors=self._executors(),
                 quotas=self.tip.settings.quotas,
             ),
             now=self.world.now(),
         )
+
+    def _executors(self) -> tuple[Executor, ...]:
+        refusals = self.afar.refusals() if self.afar is not None else {}
+        return executors_here(self.tip.settings, self.world.node, self.world.capabilities, refusals)
+
+    def _look_afar(self, runs: dict[RunId, Run]) -> None:
+        """Put into `runs` what is known of attempts that engines execute; that is loaded only where there may be
+        some."""
+        has_engine = any(each.engine for each in self.settings.executors.values())
+        if self.pinned is not None or not (self.afar or has_engine or any(each.is_afar for each in runs.values())):
+            return
+        if self.afar is None:
+            from reconciler.afar import Afar
+
+            self.afar = Afar(self.world)
+        self.afar.look(runs, self.settings, self.hearing, acts=not self.branches.looking)
 
     def _desired(
         self, wishes: Sequence[Wish], runs: Mapping[RunId, Run], names: Mapping[Name, RunId | None]

@@ -40,6 +40,7 @@ from reconciler.model import (
     Violation,
     Workspace,
 )
+from reconciler.places import Resources
 from reconciler.yaml_events import Document, Pointer, load_yaml, shown
 
 APPROVAL_SUFFIX = ".approval.yaml"
@@ -611,6 +612,11 @@ def agent_of(value: Mapping[str, Any]) -> Mapping[str, object]:
     return fields_of(value, {"stall_after": ("stall_after_s", parse_duration)})
 
 
+def resources_of(value: Mapping[str, Any]) -> Resources:
+    """Return what a file says of the resources of an attempt."""
+    return Resources(**fields_of(value, {"memory": ("memory_bytes", parse_size), "time": ("time_s", parse_duration)}))
+
+
 def _stages(value: Sequence[Mapping[str, Any]]) -> tuple[Stage, ...]:
     return tuple(Stage(**fields_of(each, _STAGE)) for each in value)
 
@@ -633,6 +639,7 @@ _REQUEST: Conversions = {
     "proves": ("proves", tuple),
     "labels": ("labels", tuple),
     "capabilities": ("capabilities", tuple),
+    "resources": ("resources", resources_of),
     "rerun": ("rerun", int),
 }
 _STAGE: Conversions = {

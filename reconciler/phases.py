@@ -5,7 +5,8 @@ Only this machine's monotonic clock counts. A lock that is free while the record
 
 from __future__ import annotations
 
-from reconciler.model import Instant, Outcome, Phase, Run
+from reconciler.model import Afar, Instant, Outcome, Phase, Run
+from reconciler.places import Standing
 
 START_PATIENCE_S = 30.0
 """A claimed attempt whose worker has not written its first record by then is lost, even if its claimer lives."""
@@ -24,9 +25,11 @@ def judge(run: Run | None, now: Instant) -> tuple[Phase, str]:
         return Phase.ABSENT, ""
     if run.end is not None and run.end.outcome != Outcome.INTERRUPTED:
         return Phase(run.end.outcome.value), run.end.detail
+    outcome = run.attempt.outcome if run.attempt is not None else None
+    if run.is_afar and outcome in (None, Outcome.INTERRUPTED):
+        return _judge_afar(run)
     if run.attempt is None:
         return _judge_claimed(run, now)
-    outcome = run.attempt.outcome
     if outcome == Outcome.INTERRUPTED:
         return Phase.STALE, f"attempt {run.number} was interrupted: {run.attempt.detail}"
     if outcome is not None:
@@ -63,8 +66,26 @@ def _judge_started(run: Run, now: Instant) -> tuple[Phase, str]:
     return Phase.RUNNING, ""
 
 
+def _judge_afar(run: Run) -> tuple[Phase, str]:
+    """Judge an attempt that an engine executes and that has not come to an end of its own: only what the engine says
+    makes it stale, so while that cannot be asked nothing happens."""
+    afar, number = run.afar or Afar(), run.number
+    begun = Phase.STARTING if run.attempt is None else Phase.RUNNING
+    if afar.is_final:
+        said = run.attempt.detail if run.attempt is not None and run.attempt.outcome is not None else ""
+        detail = afar.sighting.detail if afar.sighting is not None else ""
+        return Phase.STALE, f"attempt {number} ended at its engine: {detail or said or 'no word of it came home'}"
+    if afar.sighting is None or afar.sighting.standing != Standing.RUNNING:
+        return begun, ""
+    if afar.silent_s > afar.silent_max_s:
+        return Phase.STALE, f"no word of attempt {number} for {afar.silent_s:.0f} s, though its engine executes it"
+    return begun, ""
+
+
 def silence(run: Run, now: Instant) -> float:
     """Return for how many seconds nothing was heard of the newest attempt, by this machine's monotonic clock."""
+    if run.afar is not None:
+        return run.afar.silent_s
     heard = [each for each in (run.attempt.started if run.attempt else None, run.beat) if each is not None]
     return min((_age_s(each, now) for each in heard), default=float("inf"))
 

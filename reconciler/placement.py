@@ -24,18 +24,32 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from reconciler.places import Executor, Instance, Placement, Quotas
+from reconciler.places import Executor, Instance, Placement, Quotas, Where
 from reconciler.values import frozen
 
 EVERY = "*"
+NO_CLOUD = "waits for an executor elsewhere (cloud): none is configured, and it is never executed here instead"
 NAMED_MAX = 10
 """So many capabilities are named in a sentence."""
+
+
+CLOUD = "cloud"
+"""The executor that runs go to whose execution mode is `cloud`."""
+
+
+@frozen
+class Needs:
+    """What a run needs of its executor."""
+
+    capabilities: tuple[str, ...] = ()
+    where: Where = Where.ANYWHERE
 
 
 @frozen
 class Candidate:
     """A run that wants a slot: what it needs and what it counts against. `priority` is that of its request: neighbours
-    with the same one are equals. `since_s` is when it arrived, in seconds since 1970, 0 where that is not known."""
+    with the same one are equals. `since_s` is when it arrived, in seconds since 1970, 0 where that is not known.
+    `where` is where it may be executed at all."""
 
     run_id: str
     task: str
@@ -43,6 +57,11 @@ class Candidate:
     capabilities: tuple[str, ...] = ()
     priority: int = 0
     since_s: float = 0.0
+    where: Where = Where.ANYWHERE
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(capabilities=self.capabilities, where=self.where)
 
 
 @frozen
@@ -98,14 +117,12 @@ class Slots:
 
     def take(self, candidate: Candidate) -> Placement | Refused:
         """Return where a run is placed, and take its slot; or why it is not, and take nothing."""
-        refused = unfit(candidate.capabilities, self.executors) or self._over_quota(candidate)
+        refused = unfit(candidate.needs, self.executors) or self._over_quota(candidate)
         if refused is not None:
             return refused
-        if self.left <= 0:
-            return Refused(reason="waits for a free slot (runs_max)", full=True)
         found = self._choose(candidate)
         if isinstance(found, Placement):
-            self.left -= 1
+            self.left -= not _engine_of(found.executor, self.executors)
             self.count([_busy(candidate, found)])
             self.served[candidate.task] = self.now_s
         return found
@@ -126,16 +143,28 @@ class Slots:
 
     def _choose(self, candidate: Candidate) -> Placement | Refused:
         """Return the place whose turn it is by weight, of those that fit and have a slot."""
-        able = fitting(candidate.capabilities, self.executors)
+        able = fitting(candidate.needs, self.executors)
+        if self.left <= 0 and not any(each.engine for each in able):
+            return Refused(reason="waits for a free slot (runs_max)", full=True)
         free = [(each, instance) for each in able for instance in self._free(each)]
         if not free:
-            names = ", ".join(f"'{each.name}'" for each in able)
-            return Refused(reason=f"waits for a free slot of executor {names} (executors)")
+            return self._nothing_free(able)
         executor, instance = min(free, key=lambda place: self._turn(*place))
         return _placement(candidate.capabilities, executor, instance, self._why(executor, able, free))
 
+    def _nothing_free(self, able: Sequence[Executor]) -> Refused:
+        """Return what a run waits for that fits somewhere and can be placed nowhere now."""
+        refusal = next(
+            (f"executor '{each.name}' takes nothing now: {each.refusal}" for each in able if each.refusal), ""
+        )
+        names = ", ".join(f"'{each.name}'" for each in able if not each.refusal)
+        slot = f"waits for a free slot of executor {names} (executors)" if names else ""
+        return Refused(reason="; ".join(filter(None, (slot, refusal))))
+
     def _free(self, executor: Executor) -> Iterator[Instance]:
         """Yield the instances of an executor that live and have a slot."""
+        if executor.refusal or (self.left <= 0 and not executor.engine):
+            return
         if executor.runs_max is not None and self._load(executor) >= executor.runs_max:
             return
         bound = executor.instance_runs_max
@@ -184,35 +213,47 @@ def _busy(candidate: Candidate, placement: Placement) -> Busy:
 # ------------------------------------------------------------------------------------------------ what fits
 
 
-def fitting(capabilities: Iterable[str], executors: Sequence[Executor]) -> list[Executor]:
-    """Return the executors that offer all of these capabilities: those of weight 0 only where no other one does."""
-    asked = set(capabilities)
-    able = [each for each in executors if asked <= set(each.capabilities)]
+def fitting(needs: Needs, executors: Sequence[Executor]) -> list[Executor]:
+    """Return the executors that offer all that is needed: those of weight 0 only where no other one does."""
+    able = [each for each in _there(needs.where, executors) if set(needs.capabilities) <= set(each.capabilities)]
     return [each for each in able if each.weight] or able
 
 
-def unfit(capabilities: Iterable[str], executors: Sequence[Executor]) -> Refused | None:
-    """Return why no executor here can execute what needs these capabilities, None if one can."""
-    asked = sorted(set(capabilities))
-    if fitting(asked, executors):
+def _there(where: Where, executors: Sequence[Executor]) -> Sequence[Executor]:
+    """Return the executors that are where a run may be executed."""
+    if where == Where.CLOUD:
+        return [each for each in executors if each.name == CLOUD]
+    return [each for each in executors if not each.engine] if where == Where.HERE else executors
+
+
+def _engine_of(name: str, executors: Sequence[Executor]) -> str:
+    return next((each.engine for each in executors if each.name == name), "")
+
+
+def unfit(needs: Needs, executors: Sequence[Executor]) -> Refused | None:
+    """Return why no executor here can execute what needs this, None if one can."""
+    if fitting(needs, executors):
         return None
-    offered = sorted({word for each in executors for word in each.capabilities})
+    asked, there = sorted(set(needs.capabilities)), _there(needs.where, executors)
+    if needs.where == Where.CLOUD and not there:
+        return Refused(reason=NO_CLOUD, settled=True)
+    offered = sorted({word for each in there for word in each.capabilities})
     reason = f"waits for an executor with {_listed(asked)}: those of this host offer {_listed(offered)}"
     return Refused(reason=f"{reason} (executors, RECONCILER_CAPABILITIES)", settled=True)
 
 
-def keep(capabilities: Sequence[str], executors: Sequence[Executor], executor: str) -> Placement | Refused:
+def keep(needs: Needs, executors: Sequence[Executor], executor: str) -> Placement | Refused:
     """Return where a run goes on that has begun, whatever slots there are: at the executor where it was, else at the
     first that fits."""
-    refused = unfit(capabilities, executors)
+    refused = unfit(needs, executors)
     if refused is not None:
         return refused
-    same = next(
-        (each for each in executors if each.name == executor and set(capabilities) <= set(each.capabilities)), None
-    )
-    chosen = same or fitting(capabilities, executors)[0]
+    same = next(iter(fitting(needs, [each for each in executors if each.name == executor])), None)
+    chosen = same or fitting(needs, executors)[0]
+    if chosen.refusal:
+        return Refused(reason=f"executor '{chosen.name}' takes nothing now: {chosen.refusal}")
     why = "it goes on where it was" if same else "the first that fits, for a run that has begun"
-    return _placement(capabilities, chosen, chosen.instances[0], why)
+    return _placement(needs.capabilities, chosen, chosen.instances[0], why)
 
 
 def _listed(words: Sequence[str]) -> str:

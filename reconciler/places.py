@@ -1,8 +1,8 @@
 """Where attempts are executed, in words: executors, their instances, quotas, and what is recorded of a choice.
 
 An *executor* is a named number of slots for runs with capabilities of their own; an *instance* is one place where it
-starts workers. Of the executor here, `local`, every host that shares the repository is an instance. How one is chosen
-is for `placement`.
+starts workers. Of the executor here, `local`, every host that shares the repository is an instance. An executor with an
+*engine* has its workers started elsewhere, and that engine is its one instance. How one is chosen is for `placement`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from enum import StrEnum
 from reconciler.values import frozen
 
 LOCAL = "local"
+ENGINES = ("process", "slurm", "kubernetes")
+"""The engines that are ours; others come as entry points."""
 
 
 class Cause(StrEnum):
@@ -41,6 +43,35 @@ FINAL = (Cause.TIME_LIMIT, Cause.OUT_OF_MEMORY, Cause.NO_IMAGE)
 """Ends that another attempt on the same resources would come to as well: the run fails, and a person raises a bound."""
 
 
+class Where(StrEnum):
+    """Where a run may be executed: at any executor, at one that this host is, or at the one named `cloud`."""
+
+    ANYWHERE = "anywhere"
+    HERE = "here"
+    CLOUD = "cloud"
+
+
+class Standing(StrEnum):
+    """Where an attempt stands at an engine. `absent` says that the engine answers and knows nothing of it: it was never
+    there, or it ended so long ago that it is forgotten."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    ENDED = "ended"
+    ABSENT = "absent"
+
+
+@frozen
+class Sighting:
+    """What an engine says of one attempt now. `cause` is why it ended where that was not the program's own end;
+    `detail` is one line for people (why it is queued, how it ended); `place` is the node it is on, "" where unknown."""
+
+    standing: Standing
+    cause: Cause | None = None
+    detail: str = ""
+    place: str = ""
+
+
 @frozen
 class Instance:
     """One place where an executor starts workers; `silent_s` is for how long nothing was heard of it."""
@@ -53,7 +84,8 @@ class Instance:
 class Executor:
     """Where runs may be placed. `runs_max` bounds all its instances together, `instance_runs_max` each of them, None
     for no bound. An instance that is silent for longer than `silent_max_s` gets nothing. Of `weight` 0, it takes only
-    what fits nowhere else."""
+    what fits nowhere else. `engine` is what executes elsewhere, "" where this host does; `refusal` says why nothing can
+    be placed there now, "" if it can."""
 
     name: str
     capabilities: tuple[str, ...] = ()
@@ -62,6 +94,8 @@ class Executor:
     instance_runs_max: int | None = None
     instances: tuple[Instance, ...] = ()
     silent_max_s: float = float("inf")
+    engine: str = ""
+    refusal: str = ""
 
 
 @frozen
@@ -90,7 +124,8 @@ class Quotas:
 @frozen
 class Placement:
     """Where an attempt is executed, and why there. `asked` are the capabilities that its run needs, `offered` those of
-    the executor; `at` is when it was claimed there, "" before."""
+    the executor; `at` is when it was claimed there, "" before; `handle` is its name at the engine of the executor, ""
+    where this host executes it itself."""
 
     executor: str
     instance: str
@@ -99,6 +134,7 @@ class Placement:
     weight: int
     reason: str
     at: str = ""
+    handle: str = ""
 
 
 @frozen

@@ -5,9 +5,9 @@ Nothing is inferred: a worker that was killed is no missed heartbeat, and a sile
 
 from __future__ import annotations
 
-from reconciler.model import Held, Instant, Outcome, Phase, Run
+from reconciler.model import Afar, Held, Instant, Outcome, Phase, Run
 from reconciler.phases import judge, silence
-from reconciler.places import Cause, Placement, Recovery
+from reconciler.places import Cause, Placement, Recovery, Standing
 
 
 def what_became_of(run: Run, now: Instant) -> Recovery | None:
@@ -22,6 +22,8 @@ def what_became_of(run: Run, now: Instant) -> Recovery | None:
 
 def _cause(run: Run, now: Instant) -> Cause:
     """Return why a stale run is stale, in the order in which `phases` judges."""
+    if run.is_afar:
+        return _cause_afar(run)
     if run.attempt is None:
         return Cause.RECORD_LOST if run.claim is None and run.end is None else _before_it_began(run, now)
     if run.attempt.outcome == Outcome.INTERRUPTED:
@@ -29,6 +31,22 @@ def _cause(run: Run, now: Instant) -> Cause:
     if run.attempt.started.boot_id != now.boot_id:
         return Cause.REBOOTED
     return Cause.SILENT if run.lock_held and run.worker_alive else Cause.WORKER_DIED
+
+
+def _cause_afar(run: Run) -> Cause:
+    """Return why an attempt that an engine executed is lost: what the engine says comes before what the attempt says,
+    which knows only that it was told to stop."""
+    afar = run.afar or Afar()
+    seen = afar.sighting
+    if seen is not None and seen.cause is not None:
+        return seen.cause
+    if not afar.is_final:
+        return Cause.SILENT
+    if run.attempt is not None and run.attempt.outcome == Outcome.INTERRUPTED:
+        return Cause.INTERRUPTED
+    if seen is not None and seen.standing == Standing.ABSENT:
+        return Cause.ENGINE_FORGOT
+    return Cause.NOT_STARTED if run.attempt is None else Cause.WORKER_DIED
 
 
 def _before_it_began(run: Run, now: Instant) -> Cause:

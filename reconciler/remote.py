@@ -51,7 +51,7 @@ NOTE_REF = "refs/reconciler/note"
 
 OWN = "refs/reconciler/remote/"
 HEADS = "refs/heads/"
-SHARED = ("refs/reconciler/claims/", "refs/reconciler/hosts/")
+SHARED = ("refs/reconciler/claims/", "refs/reconciler/hosts/", "refs/reconciler/work/")
 SPACES = {HEADS: f"{OWN}heads/", **{each: each.replace("refs/reconciler/", OWN) for each in SHARED}}
 """Where a ref of the remote is kept here."""
 
@@ -114,7 +114,8 @@ class Remote:
     timeout_s: float = NETWORK_TIMEOUT_S
 
     def fetch(self, branches: Sequence[str]) -> Mapping[str, str]:
-        """Bring the branches there are, all claims and all hosts; return ref at the remote -> object id."""
+        """Bring the branches there are, all claims, hosts and attempts at engines; return ref at the remote -> object
+        id."""
         for each in branches:
             if not each or not REF.fullmatch(f"{HEADS}{each}"):
                 raise ContentError(f"'{each}' is not the name of a branch")

@@ -194,6 +194,8 @@ def _plan(
         roles=_roles(settings, len(stages), request, place),
         traced=settings.telemetry.otlp is not None,
         capabilities=_capabilities(request, pipeline, stages),
+        resources=request.resources,
+        only_here=ExecutionMode.MCP in (request.execution.mode, place.task.execution.mode),
     )
     return replace(plan, digest=digest_of(plan))
 
@@ -368,6 +370,7 @@ def nested_request(parent: Request | Plan, parent_run: RunId, child: Child) -> R
         parameters=child.parameters,
         approval_policy=parent.approval_policy,
         labels=parent.labels,
+        resources=parent.resources,
         rerun=parent.rerun,
         parent=parent_run,
     )

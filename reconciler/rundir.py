@@ -53,6 +53,7 @@ from reconciler.model import (
     TaskId,
     name_of_run,
 )
+from reconciler.places import Where
 from reconciler.values import frozen
 
 T = TypeVar("T")
@@ -337,6 +338,7 @@ def _observe(runs: Runs, task_id: TaskId, run_id: RunId, number: int) -> Run:
         fired_at=plan.fired_at if plan else "",
         labels=plan.labels if plan else (),
         capabilities=plan.capabilities if plan else (),
+        where=plan.where if plan else Where.ANYWHERE,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from reconciler.agent import BUILT_IN as AGENTS
@@ -36,8 +37,18 @@ from reconciler.model import (
     Watch,
     Workspace,
 )
-from reconciler.parse import Conversions, agent_of, at, examine, fields_of, parse_duration, parse_size, pattern_fault
-from reconciler.places import Quotas
+from reconciler.parse import (
+    Conversions,
+    agent_of,
+    at,
+    examine,
+    fields_of,
+    parse_duration,
+    parse_size,
+    pattern_fault,
+    resources_of,
+)
+from reconciler.places import ENGINES, Quotas
 from reconciler.rules import RESERVED
 from reconciler.yaml_events import Document, shown
 
@@ -55,7 +66,7 @@ def parse_settings(data: bytes | None, source: Source, contract: Contract) -> Se
         return Settings()
     checks = (
         *(_intervals, _silence, _lease, _ageing, _patterns, _rules, _sending, _commands, _reviewer),
-        *(_outgoing, _control),
+        *(_outgoing, _control, lambda document: _engines(document, contract)),
     )
     document = examine("settings", data, source, contract, *checks)
     if isinstance(document, Rejection):
@@ -64,7 +75,7 @@ def parse_settings(data: bytes | None, source: Source, contract: Contract) -> Se
 
 
 def _intervals(document: Document) -> Iterator[Violation]:
-    for key in ("poll_interval", "heartbeat.interval"):
+    for key in ("poll_interval", "heartbeat.interval", "executors.*.beat", "executors.*.poll"):
         for pointer, text in at(document.value, key):
             if _seconds(text) == 0:
                 reason = f"{shown(text)} would leave no pause"
@@ -183,6 +194,23 @@ def _control(document: Document) -> Iterator[Violation]:
             yield Violation(path=pointer, reason=reason, cure="100ms to 30s, for example 5s", rule="out-of-range")
 
 
+def _engines(document: Document, contract: Contract) -> Iterator[Violation]:
+    """Return a violation for every option that an engine of ours does not understand, and for what says nothing where
+    the host itself executes runs."""
+    for pointer, said in at(document.value, "executors.*"):
+        if not isinstance(said, dict):
+            continue
+        engine = said.get("engine")
+        if engine in ENGINES:
+            for each in contract.check(f"executors/{engine}", said.get("options", {})):
+                yield replace(each, path=(*pointer, "options", *each.path))
+        for key in sorted(said.keys() & _OF_ENGINES if engine is None else ()):
+            cure = "say which engine executes its runs ('engine: slurm'), or leave it out"
+            yield Violation(
+                path=(*pointer, key), reason=f"'{key}' says nothing without 'engine'", cure=cure, rule="engine"
+            )
+
+
 def _is_loopback(url: str) -> bool:
     host = url.removeprefix("http://").partition("/")[0]
     return re.fullmatch(r"(localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[0-9]{1,5})?", host) is not None
@@ -262,9 +290,18 @@ def _telemetry(value: Mapping[str, Any]) -> TelemetrySettings:
 
 
 def _executors(value: Mapping[str, Mapping[str, Any]]) -> dict[str, ExecutorSettings]:
-    known: Conversions = {"capabilities": ("capabilities", tuple)}
+    known: Conversions = {
+        "capabilities": ("capabilities", tuple),
+        "beat": ("beat_s", parse_duration),
+        "silent_max": ("silent_max_s", parse_duration),
+        "poll": ("poll_s", parse_duration),
+        "bytes_max": ("bytes_max", parse_size),
+        "resources": ("resources", resources_of),
+    }
     return {name: ExecutorSettings(**fields_of(each, known)) for name, each in value.items()}
 
+
+_OF_ENGINES = {"options", "url", "depth", "beat", "silent_max", "poll", "bytes_max", "resources"}
 
 _SETTINGS: Conversions = {
     "poll_interval": ("poll_interval_s", parse_duration),

@@ -13,14 +13,12 @@ from reconciler.approve import Case
 from reconciler.model import (
     Decision,
     Evidence,
-    ExecutionMode,
     Held,
     HostId,
     Instant,
     Name,
     Neighbour,
     Phase,
-    Plan,
     Policy,
     Rejection,
     Run,
@@ -59,7 +57,8 @@ class Actual:
     `held` and `neighbours` are the refs at the remote by which machines agree who executes what, `held` None where
     there is no remote; `lost` says of runs that were proven once in which commit, where history was rewritten;
     `unclaimed` are the runs of which there is a mark here and nothing else; `served` says when this host launched
-    something of a task last, in seconds since 1970.
+    something of a task last, in seconds since 1970; `work` are the refs of attempts that engines execute, with what
+    they point at.
     """
 
     runs: Mapping[RunId, Run]
@@ -69,6 +68,7 @@ class Actual:
     lost: Mapping[RunId, str] = field(default_factory=dict)
     unclaimed: tuple[RunId, ...] = ()
     served: Mapping[str, float] = field(default_factory=dict)
+    work: Mapping[str, str] = field(default_factory=dict)
 
     def proves(self, run_id: RunId, number: int) -> bool:
         """Return whether the tip holds evidence of attempt `number` of a run, or of a later one."""
@@ -118,8 +118,6 @@ def held_back(wish: Wish, actual: Actual, now: Instant) -> str:
         )
     if wish.request.cancel:
         return f"cancelled before it started: {wish.request.cancel}"
-    if isinstance(wish.plan, Plan) and wish.plan.execution_mode == ExecutionMode.CLOUD:
-        return "waits for an executor elsewhere (cloud): none is configured, and it is never executed here instead"
     early = f"waits for its time, {wish.due_at}" if wish.due_at[:19] > now.at[:19] else ""
     return suspended(wish.request.suspend, now) or early
 

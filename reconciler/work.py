@@ -7,13 +7,13 @@ of the run and whose tree is
     run/           what of the run directory is there before the attempt: plan, claims, earlier attempts
 
 The attempt moves it, by compare-and-swap and always to a child of the order: a commit whose message is a `Word` and
-whose tree is the run directory as it stands (`run/attempts/<n>.json`, `run/events.jsonl`, and at the end everything that
-may become evidence). Heartbeats are words too. The host deletes it when it is done with the attempt or wants to be: from
-then on nothing the attempt pushes is accepted, and so it is fenced.
+whose tree is the run directory as it stands (`run/attempts/<n>.json`, `run/events.jsonl`, and at the end everything
+that may become evidence). Heartbeats are words too. The host deletes it when it is done with the attempt or wants to
+be: from then on nothing the attempt pushes is accepted, and so it is fenced.
 
 Whoever may write refs could say what he likes here, so a word counts only with a code that its key makes
-(HMAC-SHA-256). The key is the attempt's alone: the host derives it from the resume token and hands it to the engine as a
-secret, never to git.
+(HMAC-SHA-256). The key is the attempt's alone: the host derives it from the resume token and hands it to the engine as
+a secret, never to git.
 """
 
 from __future__ import annotations

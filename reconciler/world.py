@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from reconciler import process
 from reconciler.contracts import Contracts
@@ -18,7 +19,7 @@ from reconciler.disk import DISK, Disk
 from reconciler.errors import UsageError
 from reconciler.git import Repository, open_repository
 from reconciler.host import machine_of, read_host
-from reconciler.model import HostId, Instant, Rejection, Settings, Source
+from reconciler.model import ExecutorSettings, HostId, Instant, Rejection, Settings, Source
 from reconciler.process import Chance, Processes, Workers
 from reconciler.remote import NETWORK_TIMEOUT_S, Remote, open_remote
 from reconciler.rundir import Runs
@@ -45,6 +46,8 @@ class World:
     sleep: Callable[[float], None] = time.sleep
     node: str = os.uname().nodename
     capabilities: tuple[str, ...] = ()
+    open_engine: Callable[[str, ExecutorSettings, Path], Any] | None = None
+    """What opens engines instead of `executors.opening`, in a simulated world."""
 
     def host(self) -> HostId | None:
         """Return the name of this host among those that share the remote, None if it has none yet."""

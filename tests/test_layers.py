@@ -134,6 +134,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "nesting",
         "approvals",
         "adopted",
+        "afar",
         "proposal",
         "proposal_sides",
         "proposal_powers",

@@ -5,8 +5,8 @@ given a *submission* a attempt: a program with arguments, which fetches its orde
 back what became of it by git (`courier`). So an engine needs to know nothing of runs but names.
 
 A name is its own memory: the *handle* is derived from the repository, the run and the number of the attempt
-(`work.handle_of`) and recorded in the claim before anything is submitted. Whoever submits twice finds the first; whoever
-has lost everything asks for what there is (`adopt`).
+(`work.handle_of`) and recorded in the claim before anything is submitted. Whoever submits twice finds the first;
+whoever has lost everything asks for what there is (`adopt`).
 
 Third parties register an engine as an entry point of the group `reconciler.executors`: a callable that takes an
 `Opening` and returns an `Engine`.
@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
 from reconciler.errors import TransientError
-from reconciler.places import Cause, Resources
+from reconciler.places import Resources, Sighting, Standing
 from reconciler.values import frozen
+
+__all__ = ["CALL_S", "GROUP", "Engine", "EngineSilent", "Opening", "Sighting", "Standing", "Submission", "Turned"]
 
 GROUP = "reconciler.executors"
 """The group of entry points that engines are looked for in."""
@@ -61,27 +62,6 @@ class Submission:
     secrets: Mapping[str, str] = field(default_factory=dict)
     resources: Resources = field(default_factory=Resources)
     grace_s: float = 10.0
-
-
-class Standing(StrEnum):
-    """Where a submission stands. `absent` says that the engine answers and knows nothing of it: it was never there, or
-    it ended so long ago that it is forgotten."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    ENDED = "ended"
-    ABSENT = "absent"
-
-
-@frozen
-class Sighting:
-    """What an engine says of one submission now. `cause` is why it ended where that was not the program's own end;
-    `detail` is one line for people (why it is queued, how it ended); `place` is the node it is on, "" where unknown."""
-
-    standing: Standing
-    cause: Cause | None = None
-    detail: str = ""
-    place: str = ""
 
 
 @frozen

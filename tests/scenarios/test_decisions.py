@@ -20,6 +20,7 @@ from ruamel.yaml import YAML
 from reconciler.actions import (
     Abandon,
     Action,
+    Adopt,
     Cancel,
     Forget,
     Launch,
@@ -30,12 +31,14 @@ from reconciler.actions import (
     Restore,
     Resume,
     Retire,
+    Submit,
     TakeOver,
     Wait,
     Yield,
 )
 from reconciler.diff import diff
 from reconciler.model import (
+    Afar,
     Arrival,
     Attempt,
     CancelIntent,
@@ -43,6 +46,8 @@ from reconciler.model import (
     Concurrency,
     End,
     Evidence,
+    Execution,
+    ExecutionMode,
     ExecutorSettings,
     Gate,
     Heartbeat,
@@ -78,7 +83,7 @@ from reconciler.model import (
     Wish,
 )
 from reconciler.phases import ENDED, phase
-from reconciler.places import Placement, Quotas
+from reconciler.places import Cause, Executor, Placement, Quotas, Sighting, Standing
 from reconciler.resolve import Place, resolve
 from reconciler.slots import executors_here
 from reconciler.state import Actual, Desired
@@ -144,6 +149,7 @@ def wish(
     task: str = TASK,
     labels: Sequence[str] = (),
     capabilities: Sequence[str] = (),
+    mode: str = "auto",
     **keys: Any,
 ) -> Wish:
     """Return a wish: `arrived` is the number of its arrival, `waited` for how many seconds it has been there, `due` the fire
@@ -157,6 +163,7 @@ def wish(
         pipeline=PIPELINE.id,
         labels=tuple(labels),
         capabilities=tuple(capabilities),
+        execution=Execution(mode=ExecutionMode(mode)),
         suspend=None if suspend is None else Suspend(**suspend),
         concurrency=None if concurrency is None else Concurrency(**concurrency),
         after=tuple(Name(each) for each in after),
@@ -195,6 +202,22 @@ def run_of(case: dict[str, Any]) -> Run:
         group=given.get("group", ""),
         labels=tuple(given.get("labels", ())),
         capabilities=tuple(given.get("capabilities", ())),
+        afar=afar_of(given["at"]) if "at" in given else None,
+    )
+
+
+def afar_of(said: dict[str, Any]) -> Afar:
+    """Return what is known of an attempt at an engine: `is` is what the engine says of it, nothing if it is silent."""
+    standing = Standing(said["is"]) if "is" in said else None
+    cause = Cause(said["cause"]) if "cause" in said else None
+    seen = Sighting(standing=standing, cause=cause, detail=said.get("says", "")) if standing is not None else None
+    return Afar(
+        sighting=seen,
+        submitted=said.get("submitted", standing not in (None, Standing.ABSENT)),
+        is_final=said.get("final", False),
+        silent_s=said.get("silent", 1.0),
+        silent_max_s=3600.0,
+        turned=said.get("turned", ""),
     )
 
 
@@ -203,10 +226,20 @@ def placed(given: dict[str, Any], boot: str) -> Claim:
     claim = claim_of(given["number"], given["series"], given["claimed"], boot)
     if "executor" not in given:
         return claim
-    place = Placement(
-        executor=given["executor"], instance="here", asked=(), offered=(), weight=1, reason="as recorded", at=AT
+    return replace(claim, placement=place_of(given["executor"], "handle" if "at" in given else ""))
+
+
+def place_of(executor: str, handle: str) -> Placement:
+    return Placement(
+        executor=executor,
+        instance="here",
+        asked=(),
+        offered=(),
+        weight=1,
+        reason="as recorded",
+        at=AT,
+        handle=handle,
     )
-    return replace(claim, placement=place)
 
 
 def claim_of(number: int, series: int, seconds_ago: float, boot: str) -> Claim:
@@ -242,6 +275,10 @@ def held_of(case: dict[str, Any], wishes: tuple[Wish, ...]) -> Held:
     run, number = case["run"], case.get("number", 1)
     claims = tuple(claim_of(each, case.get("series", 1), 60, "elsewhere") for each in range(1, number + 1))
     found = next((each.plan for each in wishes if each.run_id == run), None)
+    if "engine" in case:
+        digest = (found or plan_of(request_of(run), run)).digest if case.get("same_plan", True) else "d" * 64  # type: ignore[union-attr]
+        newest = replace(claims[-1], placement=place_of(case["engine"], "handle"), plan_digest=digest)
+        claims = (*claims[:-1], newest)
     plan = {"known": found or plan_of(request_of(run), run), "unknown": None}[case.get("plan", "known")]
     return Held(
         claim=SharedClaim(
@@ -304,6 +341,7 @@ def actual_of(case: dict[str, Any]) -> Actual:
         },
         unclaimed=tuple(RunId(run) for run in case.get("unclaimed", ())),
         lost={RunId(run): commit for run, commit in case.get("lost", {}).items()},
+        work=case.get("work", {}),
         served={task: AT_S - seconds_ago for task, seconds_ago in case.get("served", {}).items()},
     )
 
@@ -314,9 +352,13 @@ def limits_of(case: dict[str, Any]) -> Limits:
         publish_due=case.get("publish_due", True),
         online=case.get("online", True),
         ageing_s=case.get("ageing", 3600.0),
-        executors=executors_here(executors_of(case), "here", case.get("offers", ())) if "executors" in case else (),
+        executors=executors_at(case) if "executors" in case else (),
         quotas=Quotas(**case.get("quotas", {})),
     )
+
+
+def executors_at(case: dict[str, Any]) -> tuple[Executor, ...]:
+    return executors_here(executors_of(case), "here", case.get("offers", ()), case.get("refusals", {}))
 
 
 def executors_of(case: dict[str, Any]) -> Settings:
@@ -335,6 +377,10 @@ def spoken(action: Action) -> str:
             return f"launch {plan.run_id}" + placed_at(action)
         case Resume(run_id=run, after=after, reason=reason):
             return f"resume {run} after {after}: {reason}" + placed_at(action)
+        case Submit(run_id=run, number=number, reason=reason):
+            return f"submit {run} attempt {number}: {reason}"
+        case Adopt(run_id=run, number=number, reason=reason):
+            return f"adopt {run} attempt {number}: {reason}"
         case Cancel(run_id=run, number=number, reason=reason):
             return f"cancel {run} attempt {number}: {reason}"
         case Abandon(run_id=run, number=number, reason=reason):
@@ -395,10 +441,10 @@ def test_the_pass_decides(case: dict[str, Any]) -> None:
 def test_a_case_says_nothing_that_is_not_read() -> None:
     known = {"wishes", "runs", "names", "evidence", "runs_max", "publish_due", "phases", "does"}
     known |= {"held", "neighbours", "online", "lost", "unclaimed", "ageing"}
-    known |= {"executors", "offers", "quotas", "served"}
+    known |= {"executors", "offers", "quotas", "served", "refusals", "work"}
     of_run = {"run", "is", "number", "series", "claimed", "claimer", "started", "boot", "attempt", "beat", "lock"}
     of_run |= {"worker", "planned", "cancel", "end", "corrupt", "attempts_max", "group", "waits_for"}
-    of_run |= {"task", "labels", "capabilities", "executor"}
+    of_run |= {"task", "labels", "capabilities", "executor", "at"}
     for each in cases():
         case = each.values[0]
         assert case.keys() <= known

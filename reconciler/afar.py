@@ -1,0 +1,547 @@
+"""Attempts that engines execute: hand them over, look at them, bring home what they say, make sure that they end.
+
+The decision is made as for a run here. What differs is where facts come from: a phase follows from what the engine says
+(`Sighting`) and from the words that the attempt moves its ref to (`work`). Order matters twice. An engine is asked
+before the refs are, so that when it has ended an attempt and the refs were asked after that, no word can be on its way.
+And a handle is on disk before anything is submitted by it, so that whoever comes after a crash submits the same again.
+
+Writes `<git directory>/reconciler/afar.json`: what was handed over and heard. Losing it costs patience, nothing else:
+the claim holds the handle, the engine finds it, and the ref says which order an attempt works on. Writes
+`.work-key-<n>` (mode 0600) in a run directory: what the words of attempt n are signed with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+
+from reconciler import codec
+from reconciler.actions import Abandon, Action, Cancel, Launch, Resume, Submit, TakeOver
+from reconciler.errors import ContentError, LockHeld, TransientError
+from reconciler.executors.engine import Engine, EngineSilent, Submission, Turned
+from reconciler.executors.opening import open_engine
+from reconciler.executors.ordering import bring_home, make_order, read_word
+from reconciler.hearing import Hearing
+from reconciler.model import Afar as Known
+from reconciler.model import ExecutorSettings, Instant, Outcome, Plan, Run, RunId, Settings
+from reconciler.places import Placement, Resources, Sighting, Standing
+from reconciler.remote import RefUpdate, address_of
+from reconciler.rundir import RunDirectory
+from reconciler.values import frozen
+from reconciler.work import KEY_VARIABLE, WORK, handle_of, of_ref, repository_of, work_ref
+from reconciler.world import World
+
+MEMORY_BYTES_MAX = 16 * 1024 * 1024
+SUBMITTED_MAX = 200
+"""So many attempts are handed to engines in one pass at most; the others follow in the next."""
+PAUSE_S, PAUSE_MAX_S = 1.0, 60.0
+"""How long an engine is left alone that does not answer or takes nothing: 1, 2, 4 ... 60 seconds."""
+FENCED = (Cancel, Abandon, Resume, TakeOver)
+
+
+@frozen
+class Heard:
+    """What is remembered of one attempt at an engine. `order` is the commit it was given; `word` the newest commit of
+    its ref that was brought home, and since when nothing newer came; `ended` is when its engine was first seen to have
+    ended it."""
+
+    executor: str
+    order: str = ""
+    submitted: bool = False
+    turned: str = ""
+    sighting: Sighting | None = None
+    word: str = ""
+    heard: Instant | None = None
+    ended: Instant | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Memory:
+    """`afar.json`, by handle."""
+
+    attempts: dict[str, Heard] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Pause:
+    """How an engine behaves: `why` nothing can be placed there until `until_s` (monotonic seconds), how often in a row
+    it failed, and when it was asked last."""
+
+    why: str = ""
+    until_s: float = float("-inf")
+    failures: int = 0
+    asked_s: float = float("-inf")
+
+
+class Afar:
+    """Deals with the engines of one repository's executors, remembering what it has heard."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.path = world.repository.state / "afar.json"
+        self.memory = self._recall()
+        self.settings: Mapping[str, ExecutorSettings] = {}
+        self.engines: dict[str, tuple[ExecutorSettings, Engine]] = {}
+        self.pauses: dict[str, Pause] = {}
+        self.refs: Mapping[str, str] = {}
+        self.online = True
+        self.changed = False
+
+    # -------------------------------------------------------------------------------------------- looking
+
+    def look(self, runs: dict[RunId, Run], settings: Settings, hearing: Hearing | None, *, acts: bool) -> None:
+        """Bring home what attempts at engines have said, and put into `runs` what is known of them. Those who merely
+        look (`acts` is False) ask no engine and bring nothing home."""
+        self.settings = {name: each for name, each in settings.executors.items() if each.engine}
+        there = {run_id: run for run_id, run in runs.items() if run.is_afar and not run.corrupt}
+        if not (self.settings or there or self.memory.attempts):
+            return
+        under_way = {run_id: run for run_id, run in there.items() if _is_open(run)}
+        if acts:
+            self._observe(under_way.values())
+        self.refs = self._known_refs(hearing)
+        for run_id, run in under_way.items():
+            found = self._bring_home(run) if acts else run
+            runs[run_id] = replace(found, afar=self._known(found, hearing))
+        if acts:
+            self._forget(under_way.values())
+            self.remember()
+
+    def _observe(self, runs: Iterable[Run]) -> None:
+        """Ask every engine that is due what it says of the attempts it has, all of them at once."""
+        by_executor: dict[str, list[str]] = {}
+        for run in runs:
+            placed = _placement(run)
+            by_executor.setdefault(placed.executor, []).append(placed.handle)
+        for executor, handles in by_executor.items():
+            if self._is_due(executor, handles):
+                with self._asking(executor) as engine:
+                    self._note_all(executor, engine.observe(handles))
+
+    def _is_due(self, executor: str, handles: Sequence[str]) -> bool:
+        """Return whether an engine is to be asked: in its own time, and at once about what it was never asked about."""
+        now_s, pause = self.world.now().monotonic_s, self._pause(executor)
+        if executor not in self.settings or (pause.failures and now_s < pause.until_s):
+            return False
+        new = any(self._heard(executor, each).sighting is None for each in handles)
+        return new or now_s - pause.asked_s >= self.settings[executor].poll_s
+
+    def _note_all(self, executor: str, seen: Mapping[str, Sighting]) -> None:
+        self._pause(executor).asked_s = self.world.now().monotonic_s
+        for handle, sighting in seen.items():
+            before = self._heard(executor, handle)
+            gone = sighting.standing in (Standing.ENDED, Standing.ABSENT)
+            self._keep(
+                handle,
+                replace(
+                    before,
+                    sighting=sighting,
+                    # What an engine has it has taken, though nobody may have lived to write that down.
+                    submitted=before.submitted or sighting.standing != Standing.ABSENT,
+                    ended=(before.ended or self.world.now()) if gone else None,
+                ),
+            )
+
+    def _known(self, run: Run, hearing: Hearing | None) -> Known:
+        """Return what is known of an attempt, as a decision needs it."""
+        placed = _placement(run)
+        heard, said = self._heard(placed.executor, placed.handle), self.settings.get(placed.executor)
+        now = self.world.now()
+        since = heard.heard if heard.heard is not None and heard.heard.boot_id == now.boot_id else now
+        return Known(
+            sighting=heard.sighting,
+            submitted=heard.submitted,
+            is_final=heard.submitted and self._is_final(heard, hearing),
+            silent_s=now.monotonic_s - since.monotonic_s,
+            silent_max_s=said.silent_max_s if said is not None else float("inf"),
+            turned=heard.turned,
+        )
+
+    def _is_final(self, heard: Heard, hearing: Hearing | None) -> bool:
+        """Return whether an engine has ended an attempt, and refs were read after that."""
+        if heard.ended is None or hearing is None:
+            return heard.ended is not None
+        asked = hearing.asked
+        return asked is not None and (
+            asked.boot_id != heard.ended.boot_id or asked.monotonic_s > heard.ended.monotonic_s
+        )
+
+    def wants_answer(self, hearing: Hearing) -> bool:
+        """Return whether the remote is to be asked now, because an attempt has ended and its last word may be there."""
+        return any(
+            each.ended is not None and not self._is_final(each, hearing) for each in self.memory.attempts.values()
+        )
+
+    def patience_s(self) -> float:
+        """Return in how many seconds an engine is to be asked, infinite if none is."""
+        now_s = self.world.now().monotonic_s
+        busy = {each.executor for each in self.memory.attempts.values()} & self.settings.keys()
+        due = (max(self._pause(each).until_s, self._pause(each).asked_s + self.settings[each].poll_s) for each in busy)
+        return max(0.0, min(due, default=float("inf")) - now_s)
+
+    def refusals(self) -> dict[str, str]:
+        """Return by executor why its engine takes nothing now."""
+        now_s = self.world.now().monotonic_s
+        return {name: each.why for name, each in self.pauses.items() if each.why and now_s < each.until_s}
+
+    # -------------------------------------------------------------------------------------------- words
+
+    def _known_refs(self, hearing: Hearing | None) -> dict[str, str]:
+        if hearing is not None:
+            return {ref: oid for ref, oid in hearing.refs.items() if ref.startswith(WORK)}
+        answer = self.world.repository.git("for-each-ref", "--format=%(objectname) %(refname)", "--", WORK)
+        return {ref: oid for oid, _, ref in (line.partition(" ") for line in answer.splitlines()) if of_ref(ref)}
+
+    def _bring_home(self, run: Run) -> Run:
+        """Bring home the newest word of an attempt and return its run as it is then; one that is not true, or belongs
+        to another order, counts for nothing."""
+        placed, oid = _placement(run), self.refs.get(work_ref(run.run_id, run.number))
+        heard = self._heard(placed.executor, placed.handle)
+        if oid is None or oid in (heard.word, heard.order):
+            return run
+        directory = self.world.runs.directory(run.task_id, run.run_id)
+        key = self._key(directory, run.number) or self._recalled_key(directory, run)
+        word, order, plan = read_word(self.world.repository, oid, key), self._parent(oid), self._plan(run)
+        ours = word is not None and (word.run_id, word.number) == (run.run_id, run.number)
+        if word is not None and ours and plan is not None and heard.order in ("", order):
+            with contextlib.suppress(ContentError):  # said by who has the key, and no record: nothing is known by it
+                bytes_max = self._bytes_max(placed.executor)
+                bring_home(self.world.repository, word, directory, plan, bytes_max=bytes_max)
+            heard = replace(heard, order=order, submitted=True)
+        self._keep(placed.handle, replace(heard, word=oid, heard=self.world.now()))
+        return self.world.runs.observe(run.task_id, run.run_id) or run
+
+    def _parent(self, oid: str) -> str:
+        """Return the first parent of a commit, "" if it has none: of a word, the order that it belongs to."""
+        [(_, data)] = self.world.repository.objects.contents([oid], "commit")
+        line = next((each for each in (data or b"").splitlines()[:3] if each.startswith(b"parent ")), b"")
+        return line.removeprefix(b"parent ").decode("ascii", "replace")
+
+    def _bytes_max(self, executor: str) -> int:
+        return self.settings.get(executor, ExecutorSettings()).bytes_max
+
+    def _key(self, directory: RunDirectory, number: int) -> str:
+        """Return what the words of an attempt are signed with, "" where this host does not know it."""
+        data = None
+        with contextlib.suppress(codec.CodecError):
+            data = self.world.disk.read_bounded(_key_path(directory, number))
+        return data.decode("ascii", "replace").strip() if data is not None else ""
+
+    def _recalled_key(self, directory: RunDirectory, run: Run) -> str:
+        """Return the key of an attempt that somebody else handed over: its engine tells it, if it can."""
+        placed = _placement(run)
+        key = ""
+        if placed.executor in self.settings:
+            with self._asking(placed.executor) as engine:
+                key = engine.adopt(self._repository(placed.executor)).get(placed.handle, {}).get(KEY_VARIABLE, "")
+        if key:
+            self.world.disk.write_atomic(_key_path(directory, run.number), key.encode(), mode=0o600)
+        return key
+
+    # -------------------------------------------------------------------------------------------- handing over
+
+    def named(self, actions: Sequence[Action]) -> tuple[Action, ...]:
+        """Return the actions with the name of every attempt that is placed at an engine."""
+        return tuple(self._named(each) for each in actions)
+
+    def _named(self, action: Action) -> Action:
+        match action:
+            case Launch(placement=Placement() as placement):
+                return replace(action, placement=self.name(placement, action.plan.run_id, action.number))
+            case Resume(placement=Placement() as placement):
+                return replace(action, placement=self.name(placement, action.run_id, action.after + 1))
+            case TakeOver(placement=Placement() as placement):
+                return replace(action, placement=self.name(placement, action.run_id, action.number + 1))
+        return action
+
+    def name(self, placement: Placement, run_id: RunId, number: int) -> Placement:
+        """Return a placement with the handle of an attempt, if an engine executes it."""
+        if placement.executor not in self.settings:
+            return placement
+        return replace(placement, handle=handle_of(self._repository(placement.executor), run_id, number))
+
+    def _repository(self, executor: str) -> str:
+        return repository_of(self._address(executor))
+
+    def _address(self, executor: str) -> str:
+        """Return where attempts clone the repository from."""
+        said = self.settings[executor].url
+        if said or self.world.remote is None:
+            return said or str(self.world.repository.common)
+        return address_of(self.world.repository, self.world.remote.name)
+
+    def submit(self, actions: Sequence[Action], runs: Mapping[RunId, Run], hearing: Hearing | None) -> dict[RunId, str]:
+        """Hand attempts to their engines, each with its order; return by run what is in the way of it."""
+        wanted = [runs[each.run_id] for each in actions if isinstance(each, Submit)][:SUBMITTED_MAX]
+        by_executor: dict[str, list[Run]] = {}
+        for run in wanted:
+            by_executor.setdefault(_placement(run).executor, []).append(run)
+        refused: dict[RunId, str] = {}
+        for executor, mine in by_executor.items():
+            if why := self._unusable(executor):
+                refused |= {run.run_id: why for run in mine}
+                continue
+            ordered = self._order_all(executor, mine, hearing, refused)
+            with self._asking(executor) as engine:
+                turned = engine.submit([self._submission(executor, run) for run in ordered])
+                self._note_submitted(executor, ordered, turned, refused)
+            if why := self.refusals().get(executor, ""):
+                refused |= {run.run_id: why for run in ordered if not self._heard_of(run).submitted}
+        self.remember()
+        return refused
+
+    def _unusable(self, executor: str) -> str:
+        if executor not in self.settings:
+            return f"there is no executor '{executor}' with an engine in the settings any more"
+        pause = self._pause(executor)
+        return pause.why if self.world.now().monotonic_s < pause.until_s else ""
+
+    def _order_all(
+        self, executor: str, runs: Sequence[Run], hearing: Hearing | None, refused: dict[RunId, str]
+    ) -> list[Run]:
+        """Make the refs by which attempts get their orders; return those that have one. An alien order is no order: its
+        attempt is ended, and the next one gets a ref of its own."""
+        updates, ordered, aliens = [], [], list[str]()
+        for run in runs:
+            heard, ref = self._heard_of(run), work_ref(run.run_id, run.number)
+            there = self.refs.get(ref)
+            if there is not None and (not heard.order or there not in (heard.order, heard.word)):
+                self._keep(_placement(run).handle, replace(heard, submitted=True, sighting=None))
+                aliens.append(_placement(run).handle)
+                continue
+            if there is None:
+                order = self._make_order(executor, run)
+                self._keep(_placement(run).handle, replace(heard, order=order, heard=self.world.now()))
+                updates.append(RefUpdate(ref=ref, old=None, new=order))
+            ordered.append(run)
+        self.remember()
+        if aliens:
+            with self._asking(executor) as engine:
+                engine.cancel(aliens)
+        failed = self._push(updates, hearing)
+        for run in [each for each in ordered if work_ref(each.run_id, each.number) in failed]:
+            refused[run.run_id] = "its order could not be put at the remote"
+            ordered.remove(run)
+        return ordered
+
+    def _push(self, updates: Sequence[RefUpdate], hearing: Hearing | None) -> frozenset[str]:
+        """Move refs at the remote, or here where there is none; return those that did not move."""
+        if not updates:
+            return frozenset()
+        if self.world.remote is None or hearing is None:
+            lines = "".join(f"create {each.ref} {each.new}\n" for each in updates)
+            self.world.repository.git("update-ref", "--stdin", standard_input=lines.encode())
+            return frozenset()
+        try:
+            failed = self.world.remote.push(updates, atomic=False)
+        except TransientError:
+            self.online = False
+            return frozenset(each.ref for each in updates)
+        hearing.note([each for each in updates if each.ref not in failed])
+        return failed
+
+    def _make_order(self, executor: str, run: Run) -> str:
+        """Return the commit by which an attempt is told what to execute. Raise TransientError if its plan is lost."""
+        said, directory = self.settings[executor], self.world.runs.directory(run.task_id, run.run_id)
+        plan = self._plan(run)
+        if plan is None or run.claim is None:
+            raise TransientError(f"{run.run_id}: its frozen plan is gone")
+        return make_order(
+            self.world.repository,
+            directory,
+            plan,
+            run.claim,
+            plan_sha256=self.world.runs.plan_digests(run.run_id).get(directory.name_of(run.claim.plan), ""),
+            beat_s=said.beat_s,
+            bytes_max=said.bytes_max,
+            epoch_s=int(datetime.fromisoformat(self.world.now().at).timestamp()),
+            depth=said.depth,
+        )
+
+    def _submission(self, executor: str, run: Run) -> Submission:
+        directory, placed = self.world.runs.directory(run.task_id, run.run_id), _placement(run)
+        key = self._key(directory, run.number)
+        if not key:
+            key = self.world.chance.token()
+            self.world.disk.write_atomic(_key_path(directory, run.number), key.encode(), mode=0o600)
+        plan = self._plan(run)
+        heard = self._heard_of(run)
+        ref = work_ref(run.run_id, run.number)
+        return Submission(
+            handle=placed.handle,
+            repository=self._repository(executor),
+            run_id=run.run_id,
+            task_id=run.task_id,
+            number=run.number,
+            arguments=("--url", self._address(executor), "--ref", ref, "--order", heard.order),
+            secrets={KEY_VARIABLE: key},
+            resources=_asked(plan.resources if plan is not None else Resources(), self.settings[executor].resources),
+            grace_s=plan.grace_s if plan is not None else 10.0,
+        )
+
+    def _plan(self, run: Run) -> Plan | None:
+        with contextlib.suppress(codec.CodecError):
+            return self.world.runs.frozen_plan(run.task_id, run.run_id, run.claim)
+        return None
+
+    def _note_submitted(
+        self, executor: str, runs: Sequence[Run], turned: Mapping[str, Turned], refused: dict[RunId, str]
+    ) -> None:
+        """Note which attempts an engine has taken; one that will never take an attempt has said so."""
+        for run in runs:
+            handle, no = _placement(run).handle, turned.get(_placement(run).handle)
+            heard = self._heard(executor, handle)
+            if no is None:
+                self._keep(handle, replace(heard, submitted=True, sighting=None, ended=None))
+                continue
+            refused[run.run_id] = no.reason
+            if no.settled:
+                self._keep(handle, replace(heard, turned=no.reason))
+            else:
+                self._rest(executor, no.reason)
+
+    # -------------------------------------------------------------------------------------------- ending
+
+    def fence(self, actions: Sequence[Action], runs: Mapping[RunId, Run]) -> dict[RunId, str]:
+        """Have the attempts ended that must run no more; return by run what still lives, or may."""
+        living: dict[RunId, str] = {}
+        for action in actions:
+            if isinstance(action, FENCED):
+                for executor, handle in self._handles(action, runs.get(action.run_id)):
+                    if why := self._end(executor, handle, runs.get(action.run_id)):
+                        living[action.run_id] = why
+        self.remember()
+        return living
+
+    def end(self, run: Run) -> None:
+        """Have the newest attempt of a run ended. Raise LockHeld if it still lives, or may."""
+        for executor, handle in self._handles(None, run):
+            if why := self._end(executor, handle, run):
+                raise LockHeld(f"{run.run_id}: {why}; try again soon")
+
+    def _handles(self, action: Action | None, run: Run | None) -> Iterator[tuple[str, str]]:
+        """Yield executor and handle of what an action is to end: where the claim is lost, at whichever engine it
+        was."""
+        if run is None and isinstance(action, TakeOver):
+            placed = [each.placement for each in action.held.claim.claims[-1:] if each.placement is not None]
+            yield from ((each.executor, each.handle) for each in placed if each.handle)
+        elif run is not None and run.is_afar:
+            yield _placement(run).executor, _placement(run).handle
+        elif run is not None and run.claim is None:
+            for name in self.settings:
+                yield name, handle_of(self._repository(name), run.run_id, run.number)
+
+    def _end(self, executor: str, handle: str, run: Run | None) -> str:
+        """Have an attempt ended and return why it may live all the same, "" if it is gone for certain."""
+        known = run.afar if run is not None else None
+        if known is not None and (known.is_final or known.turned):
+            return ""
+        if executor not in self.settings:
+            return f"it may live at executor '{executor}', which has no engine in the settings any more"
+        seen: Sighting | None = None
+        with self._asking(executor) as engine:
+            engine.cancel([handle])
+            seen = engine.observe([handle])[handle]
+            self._note_all(executor, {handle: seen})
+        if seen is None:
+            return f"it may live: {self._pause(executor).why}"
+        if seen.standing in (Standing.QUEUED, Standing.RUNNING):
+            return f"executor '{executor}' was told to end attempt {handle}"
+        # Its last word may be on its way; without a run here nobody wants to hear it.
+        waits = known is not None and known.submitted
+        return f"attempt {handle} has ended at executor '{executor}'; its last word is looked for" if waits else ""
+
+    # -------------------------------------------------------------------------------------------- engines
+
+    @contextlib.contextmanager
+    def _asking(self, executor: str) -> Iterator[Engine]:
+        """Use an engine. One that does not answer is left alone for a while, and the reason is kept."""
+        pause = self._pause(executor)
+        try:
+            yield self._engine(executor)
+            pause.failures = 0
+        except (TransientError, OSError) as error:
+            self._rest(executor, str(error))
+
+    def _engine(self, executor: str) -> Engine:
+        said = self.settings[executor]
+        if executor not in self.engines or self.engines[executor][0] != said:
+            directory = self.world.repository.state / "engines" / executor
+            self.engines[executor] = said, (self.world.open_engine or open_engine)(executor, said, directory)
+        return self.engines[executor][1]
+
+    def _rest(self, executor: str, why: str) -> None:
+        pause = self._pause(executor)
+        pause.failures += 1
+        pause.why = why
+        rest_s = min(PAUSE_MAX_S, PAUSE_S * 2 ** min(pause.failures - 1, 16))
+        pause.until_s = self.world.now().monotonic_s + rest_s
+
+    def _pause(self, executor: str) -> Pause:
+        return self.pauses.setdefault(executor, Pause())
+
+    def logs(self, run: Run, settings: Settings, bytes_max: int) -> bytes:
+        """Return the end of what an attempt has printed at its engine. Raise EngineSilent if that cannot be asked."""
+        self.settings = {name: each for name, each in settings.executors.items() if each.engine}
+        placed = _placement(run)
+        if placed.executor not in self.settings:
+            raise EngineSilent(f"executor '{placed.executor}' has no engine in the settings any more")
+        return self._engine(placed.executor).logs(placed.handle, bytes_max)
+
+    # -------------------------------------------------------------------------------------------- memory
+
+    def _heard(self, executor: str, handle: str) -> Heard:
+        return self.memory.attempts.get(handle) or Heard(executor=executor)
+
+    def _heard_of(self, run: Run) -> Heard:
+        return self._heard(_placement(run).executor, _placement(run).handle)
+
+    def _keep(self, handle: str, heard: Heard) -> None:
+        if self.memory.attempts.get(handle) != heard:
+            self.memory.attempts[handle], self.changed = heard, True
+
+    def _forget(self, under_way: Iterable[Run]) -> None:
+        handles = {_placement(each).handle for each in under_way}
+        for handle in [each for each in self.memory.attempts if each not in handles]:
+            del self.memory.attempts[handle]
+            self.changed = True
+
+    def remember(self) -> None:
+        """Write down what was heard; synced, because an intent to submit stands in it."""
+        if self.changed:
+            self.world.disk.make_directory(self.path.parent)
+            self.world.disk.write_atomic(self.path, codec.compact(self.memory))
+            self.changed = False
+
+    def _recall(self) -> Memory:
+        with contextlib.suppress(codec.CodecError, OSError):
+            data = self.world.disk.read_bounded(self.path, MEMORY_BYTES_MAX)
+            if data is not None:
+                return codec.parse(Memory, data)
+        return Memory()
+
+
+def _is_open(run: Run) -> bool:
+    """Return whether an attempt has not come to an end of its own."""
+    ended = run.end is not None and run.end.outcome != Outcome.INTERRUPTED
+    outcome = run.attempt.outcome if run.attempt is not None else None
+    return not ended and outcome in (None, Outcome.INTERRUPTED)
+
+
+def _placement(run: Run) -> Placement:
+    assert run.claim is not None and run.claim.placement is not None
+    return run.claim.placement
+
+
+def _key_path(directory: RunDirectory, number: int) -> Path:
+    return directory.path / f".work-key-{number}"
+
+
+def _asked(asked: Resources, default: Resources) -> Resources:
+    """Return what an attempt gets: what its request asks for, else what its executor says."""
+    names = ("cpus", "memory_bytes", "gpus", "time_s", "partition", "account", "qos", "reservation")
+    found = {each: getattr(asked, each) or getattr(default, each) for each in names}
+    return Resources(**found)
