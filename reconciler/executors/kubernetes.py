@@ -61,6 +61,11 @@ from reconciler.work import repository_in
 
 SUBMIT_S = CALL_S * 0.75
 """For how long attempts are placed in one call; those left wait for the next."""
+SLOW = "the API server takes long to answer"
+THROTTLED = "answered 429"
+NOT_ASKED = "not asked for yet: "
+QUOTAS_MAX = 3
+"""After so many that a quota keeps out, no further ones are tried in one call."""
 ALONE_MAX = 20
 """So many attempts that a mirror does not know are asked for one by one."""
 SELECTED_MAX = 50
@@ -95,14 +100,14 @@ class Kubernetes:
     def submit(self, submissions: Sequence[Submission]) -> Mapping[str, Turned]:
         deadline_s = self.api.monotonic() + SUBMIT_S
         found: dict[str, Turned] = {}
-        halted: Turned | None = None
+        waiting: list[Turned] = []
         for each in submissions:
-            if halted is None and self.api.monotonic() > deadline_s:
-                halted = Turned(reason="the API server takes long to answer; this one waits for the next pass")
-            said_no = self._refused(each) or halted or self._place(each)
+            if self.api.monotonic() > deadline_s:
+                waiting.append(Turned(reason=SLOW))
+            said_no = self._refused(each) or _halted(waiting) or self._place(each)
             if said_no is not None:
                 found[each.handle] = said_no
-                halted = halted or (None if said_no.settled else said_no)
+                waiting += [] if said_no.settled else [said_no]
         return found
 
     def _refused(self, submission: Submission) -> Turned | None:
@@ -304,6 +309,16 @@ def _turned(answer: Answer) -> Turned:
     after = answer.headers.get("retry-after", "")
     asks = f"; it asks to come again in {after} s" if after.isascii() and after.isdigit() and len(after) < 6 else ""
     return replace(found, reason=f"{found.reason}{asks}")
+
+
+def _halted(waiting: Sequence[Turned]) -> Turned | None:
+    """Return why nothing more is asked for in this call: after a rate or a delay at once; a quota may have room for
+    what is smaller."""
+    last = next((each for each in waiting if each.reason == SLOW or THROTTLED in each.reason), None)
+    last = last or (waiting[-1] if len(waiting) >= QUOTAS_MAX else None)
+    if last is None or last.reason.startswith(NOT_ASKED):
+        return last
+    return Turned(reason=f"{NOT_ASKED}{last.reason}")
 
 
 def _newest(pods: Iterable[PodSeen]) -> dict[str, PodSeen]:

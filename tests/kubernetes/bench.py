@@ -23,6 +23,8 @@ CLUSTER = "RECONCILER_TESTS_CLUSTER"
 """Set by `make test-kubernetes`: the kubeconfig of a cluster, in whose namespace Jobs may be made and removed."""
 CLUSTER_IMAGE = "RECONCILER_TESTS_IMAGE"
 """What is executed there: an image with Python. For whole runs it has git and this package too."""
+CLUSTER_REMOTE = "RECONCILER_TESTS_REMOTE"
+"""The address of an empty repository that this machine and pods there may push to."""
 KEY = "key-of-an-attempt-0123456789"
 
 

@@ -134,10 +134,13 @@ def test_a_refusal_is_for_a_person_or_for_later(away: Bench, status: int, messag
 def test_a_quota_makes_those_wait_that_come_after(away: Bench) -> None:
     cluster_of(away).jobs_max = 2
     engine = away.open()
-    orders = [away.submission(f"0001-demo-{each:08x}", WAITS) for each in range(4)]
+    orders = [away.submission(f"0001-demo-{each:08x}", WAITS) for each in range(8)]
     found = engine.submit(orders)
     assert set(found) == {each.handle for each in orders[2:]}
     assert all("exceeded quota" in each.reason and not each.settled for each in found.values())
+    assert [
+        each.handle for each in orders if found.get(each.handle, Turned(reason="")).reason.startswith("not asked")
+    ] == [each.handle for each in orders[5:]]
 
 
 def test_a_server_that_throttles_is_not_asked_for_the_others(away: Bench) -> None:
@@ -145,9 +148,8 @@ def test_a_server_that_throttles_is_not_asked_for_the_others(away: Bench) -> Non
     orders = [away.submission(f"0001-demo-{each:08x}", WAITS, secrets={}) for each in range(3)]
     refuse(away, "create", "jobs", 429, "slow down", Retry_After="7")
     found = engine.submit(orders)
-    assert {each.reason for each in found.values()} == {
-        "Kubernetes answered 429: slow down; it asks to come again in 7 s"
-    }
+    said = "Kubernetes answered 429: slow down; it asks to come again in 7 s"
+    assert [each.reason for each in found.values()] == [said, *[f"not asked for yet: {said}"] * 2]
     assert len(found) == 3 and cluster_of(away).objects == {}
 
 
