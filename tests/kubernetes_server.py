@@ -198,7 +198,7 @@ class Cluster:
     def select(self, kind: str, selector: str) -> list[Document]:
         with self.changed:
             found = [each for (of, _), each in sorted(self.objects.items()) if of == kind]
-            return [copy.deepcopy(each) for each in found if fits(each, selector)]
+            return [each for each in found if fits(each, selector)]
 
     # -------------------------------------------------------------------------------------------- controller, kubelet
 
@@ -539,11 +539,13 @@ class Handler(BaseHTTPRequestHandler):
         elif part == "log":
             self._log(name, query)
         elif verb == "list":
-            self._send(200, json.dumps(self._list(kind, query)).encode())
+            with self.cluster.changed:
+                data = json.dumps(self._list(kind, query)).encode()
+            self._send(200, data)
         else:
-            self._send(
-                201 if verb == "create" else 200, json.dumps(self._change(verb, kind, name, part, data)).encode()
-            )
+            with self.cluster.changed:
+                answer = json.dumps(self._change(verb, kind, name, part, data)).encode()
+            self._send(201 if verb == "create" else 200, answer)
 
     def _fail(self, verb: str, resource: str) -> None:
         for each in list(self.cluster.faults):

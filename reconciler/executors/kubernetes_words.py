@@ -7,7 +7,6 @@ only if it has the form it must have, and all that is kept of it is bounded.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -63,7 +62,6 @@ class JobSeen:
 
     name: str
     uid: str = ""
-    labels: Mapping[str, str] = field(default_factory=dict)
     conditions: tuple[Condition, ...] = ()
     suspended: bool = False
     leaving: bool = False
@@ -105,9 +103,6 @@ def job_seen(document: object) -> JobSeen | None:
     return JobSeen(
         name=name,
         uid=_text(metadata.get("uid")),
-        labels={
-            str(key)[:DETAIL_CHARACTERS_MAX]: _text(each) for key, each in _mapping(metadata.get("labels")).items()
-        },
         conditions=_holding(status),
         suspended=spec.get("suspend") is True,
         leaving=bool(metadata.get("deletionTimestamp")),
@@ -204,7 +199,10 @@ def _text(value: object) -> str:
     """Return a text on one line and bounded, "" for what is none."""
     if not isinstance(value, str):
         return ""
-    words = " ".join("".join(each if each.isprintable() else " " for each in value[:4096]).split())
+    plain = value[:4096]
+    if not plain.isprintable():
+        plain = "".join(each if each.isprintable() else " " for each in plain)
+    words = " ".join(plain.split())
     return words if len(words) <= DETAIL_CHARACTERS_MAX else f"{words[: DETAIL_CHARACTERS_MAX - 3]}..."
 
 
