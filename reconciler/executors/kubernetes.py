@@ -139,6 +139,10 @@ class Kubernetes:
         if submission.secrets and seen is not None and seen.uid:
             path = self.api.path(SECRETS, submission.handle)
             answer = self.api.order("PATCH", path, owned(seen.uid, submission.handle))
+            if answer.status == 404 and not has_ended(seen):
+                # Somebody else whose Job was refused at this moment has taken it away.
+                self._hide(submission)
+                answer = self.api.order("PATCH", path, owned(seen.uid, submission.handle))
             if not answer.ok and answer.status != 404:
                 raise EngineSilent(f"kubernetes: {answer.call}: answered {answer.status}: {said(answer)[1]}")
 

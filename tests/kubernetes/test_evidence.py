@@ -97,12 +97,12 @@ def test_an_attempt_that_is_evicted_is_followed_by_another(away: Bench, repo: Pl
     while not up.exists():
         assert time.monotonic() < deadline_s
         repo.run("reconcile")
-    away.stand_in.take_away(handle(repo, "x"), "gone")
+    away.stand_in.take_away(handle(repo, "x"), "evicted")
     said = repo.run("reconcile", "--wait")
     assert said.returncode == 0, (said.stdout, said.stderr)
     found = repo.manifest("x")
     assert [each["outcome"] for each in found["attempts"]][-1] == "succeeded"
-    assert len(found["attempts"]) == 2
+    assert [each["cause"] for each in found["recoveries"]] == ["evicted"]
 
 
 def test_an_image_that_is_not_there_fails_the_run(bench: Bench, repo: Placed) -> None:

@@ -208,6 +208,16 @@ def test_a_submission_that_was_cut_off_is_completed(away: Bench) -> None:
     assert "ownerReferences" in cluster_of(away).one("secrets", order.handle)["metadata"]
 
 
+def test_a_secret_that_another_client_took_away_is_made_again(away: Bench) -> None:
+    cluster_of(away).unschedulable = True
+    engine, order = away.open(), away.submission(RUN, "import os; print(os.environ['RECONCILER_WORK_KEY'])")
+    engine.submit([order])
+    cluster_of(away).delete("secrets", order.handle, {})
+    assert away.open().submit([order]) == {}
+    cluster_of(away).unschedulable = False
+    assert away.logged(engine, order.handle, b"\n") == f"{KEY}\n".encode()
+
+
 def test_a_secret_without_a_job_is_removed_once_it_is_old(away: Bench) -> None:
     engine = away.open()
     orders = [away.submission(f"0001-demo-{each:08x}", "") for each in range(2)]
