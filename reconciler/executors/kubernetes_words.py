@@ -24,11 +24,14 @@ NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNev
 NEVER = ("InvalidImageName", "ErrImageNeverPull")
 """What no waiting cures."""
 NOT_MADE = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
-LOST_NODE = ("NodeLost", "NodeShutdown", "Shutdown", "Terminated", "NodeAffinity")
-"""Reasons of a pod whose node went: kubelet and the controllers say these."""
+LOST_NODE = ("NodeLost", "NodeShutdown", "Shutdown", "Terminated", "NodeAffinity", "UnexpectedAdmissionError")
+"""Reasons of a pod whose node went, or did not take it: kubelet and the controllers say these."""
+NO_ROOM = "OutOf"
+"""So begin the reasons of a pod that its node had no room for when it came."""
 DISRUPTIONS = {
     "EvictionByEvictionAPI": Cause.EVICTED,
     "PreemptionByScheduler": Cause.PREEMPTED,
+    "PreemptionByKubeScheduler": Cause.PREEMPTED,
     "DeletionByTaintManager": Cause.NODE_FAILED,
     "DeletionByPodGC": Cause.NODE_FAILED,
     "TerminationByKubelet": Cause.EVICTED,
@@ -290,7 +293,7 @@ def _of_pod(pod: PodSeen) -> tuple[Cause | None, str]:
     """Return why a pod ended where that was not the program's own end, and one line for people."""
     if pod.ended[0] == "OOMKilled":
         return Cause.OUT_OF_MEMORY, "OOMKilled: it used more memory than its resources allow (memory)"
-    if pod.reason in ("Evicted", "Preempting", *LOST_NODE):
+    if pod.reason in ("Evicted", "Preempting", *LOST_NODE) or pod.reason.startswith(NO_ROOM):
         words = {"Evicted": Cause.EVICTED, "Preempting": Cause.PREEMPTED}
         return words.get(pod.reason, Cause.NODE_FAILED), _joined(pod.reason, pod.message)
     if (cause := disruption(pod)) is not None:

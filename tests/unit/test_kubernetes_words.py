@@ -68,6 +68,7 @@ def disrupted(reason: str) -> dict[str, Any]:
         (FAILED, pod("Failed", over(137), reason="Evicted", message="low on memory"), Cause.EVICTED, "Evicted: low on memory"),
         (FAILED, pod("Failed", over(137), reason="Preempting"), Cause.PREEMPTED, "Preempting"),
         (FAILED, pod("Failed", over(143), reason="Terminated", message="node shutdown"), Cause.NODE_FAILED, None),
+        (FAILED, pod("Failed", None, reason="OutOfcpu", message="no room"), Cause.NODE_FAILED, "OutOfcpu: no room"),
         (FAILED, pod("Unknown", None, reason="NodeLost"), Cause.NODE_FAILED, "NodeLost"),
         (FAILED, pod("Failed", over(143), disrupted("EvictionByEvictionAPI")), Cause.EVICTED, None),
         (FAILED, pod("Failed", over(143), disrupted("PreemptionByScheduler")), Cause.PREEMPTED, None),
