@@ -76,6 +76,7 @@ bench: $(VENV)/installed ## Measure, with a reference in the same run
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/remote.py
 	$(BIN)/python benchmarks/watch.py
+	$(BIN)/python benchmarks/kubernetes.py
 
 $(VENV)/docs-installed: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --group docs
