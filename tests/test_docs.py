@@ -318,8 +318,11 @@ def tracked() -> list[Path]:
     return [each for each in paths if each.is_file() and not each.is_symlink()]
 
 
-# Written in pieces, so that this file does not hold what it looks for. Tests may speak of homes that nobody has.
-HOMES = re.compile(rb"/(?:" + rb"|".join([rb"wor" + rb"k", rb"home/\w+", rb"Users/\w+", rb"roo" + rb"t"]) + rb")/")
+# Written in pieces, so that this file does not hold what it looks for. Tests may speak of homes that nobody has, and the
+# refs of attempts elsewhere begin like one.
+HOMES = re.compile(
+    rb"(?<!refs/reconciler)/(?:" + rb"|".join([rb"wor" + rb"k", rb"home/\w+", rb"Users/\w+", rb"roo" + rb"t"]) + rb")/"
+)
 CHECKOUTS = re.compile(rb"/wor" + rb"k/(?:main|shared|\.)")
 
 

@@ -70,6 +70,9 @@ PR_SET_PDEATHSIG = 1
 CARD = "courier.json"
 """What of a word says which courier said it. It is no part of the run directory."""
 INCARNATION = re.compile(r"[0-9a-f]{16}")
+LEFTOVER_S = 7 * 86_400.0
+"""What a courier that was KILLed left is removed by others after so long: nobody waits for it any more."""
+LEFTOVERS_MAX = 1000
 LOCK_PATIENCE_S = 2.0
 """How long what a dead courier started may take to be dead as well."""
 KEY = re.compile(r"[A-Za-z0-9_-]{20,200}")
@@ -282,7 +285,9 @@ class Courier:
             echo.end()
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         self._end_what_is_left(directory)
-        handback.mend(directory, voice.order.number, Outcome.INTERRUPTED, f"{NEVER_SAID} (status {status})")
+        said = handback.last_words(directory, self.secrets)
+        detail = f"{NEVER_SAID} (status {status})" + (f": {said}" if said else "")
+        handback.mend(directory, voice.order.number, Outcome.INTERRUPTED, detail)
         return self._hand_back(voice, directory, plan)
 
     def _fork(self, directory: RunDirectory, order: WorkOrder) -> int:
@@ -416,16 +421,15 @@ class Courier:
         return RunDirectory(place / "run")
 
     def _remove_leftovers(self) -> None:
-        """Remove the directories of earlier couriers of this attempt that are dead and of no use any more."""
-        for name in DISK.names(self.errand.scratch):
+        """Remove the directories of dead couriers that are of no use any more: of this attempt, of earlier ones of its
+        run, and of any that ended long ago."""
+        for name in DISK.names(self.errand.scratch)[:LEFTOVERS_MAX]:
             place = self.errand.scratch / name
-            found = HANDLE.fullmatch(name.rpartition(".")[0])
-            if found is None or found[0] != self.errand.handle or place == self.place or not place.is_dir():
-                continue
-            handle = DISK.take_lock(place / "held")
-            if handle is not None:
-                DISK.remove_tree(place)
-                DISK.let_go(handle)
+            if place != self.place and _is_of_no_use(name, place, self.errand.handle):
+                handle = DISK.take_lock(place / "held")
+                if handle is not None:
+                    DISK.remove_tree(place)
+                    DISK.let_go(handle)
 
     # -------------------------------------------------------------------------------------------- ending
 
@@ -523,6 +527,17 @@ def _be_silent(directory: RunDirectory) -> None:
     said = os.open(directory.path / "worker.err", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     for source, stream in ((silent, 0), (silent, 1), (said, 2)):
         os.dup2(source, stream)
+
+
+def _is_of_no_use(name: str, place: Path, handle: str) -> bool:
+    """Return whether a directory in the scratch is that of a courier whose attempt is over, or has been for long."""
+    theirs, ours = HANDLE.fullmatch(name.rpartition(".")[0]), HANDLE.fullmatch(handle)
+    found = DISK.look(place)
+    if theirs is None or ours is None or found is None or not found.is_directory:
+        return False
+    same_run = all(theirs[each] == ours[each] for each in ("slug", "repository", "run"))
+    is_old = time.time() - found.changed_ns / 1e9 > LEFTOVER_S
+    return is_old or (same_run and int(theirs["number"]) <= int(ours["number"]))
 
 
 def _plan_of(directory: RunDirectory, number: int) -> Plan:

@@ -9,18 +9,20 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from reconciler import codec, journal, process
 from reconciler.executors.ordering import files_of
 from reconciler.model import Attempt, Host, Outcome, Plan, StageRecord, StageStatus
+from reconciler.redact import redact_text
 from reconciler.rundir import RunDirectory
 from reconciler.work import WorkOrder
 
 CUT_LOG_BYTES_MIN = 1024
 """A log of which less would be left is not handed back."""
 LOG_SUFFIX = ".log"
+CRASH_BYTES, CRASH_CHARACTERS_MAX = 4096, 300
 
 
 def record_of(directory: RunDirectory, number: int) -> Attempt | None:
@@ -103,6 +105,18 @@ def mend(directory: RunDirectory, number: int, outcome: Outcome, detail: str) ->
     ended = replace(attempt, stages=stages, outcome=outcome, detail=detail, ended_at=now_at)
     directory.disk.make_directory(directory.path / "attempts")
     directory.disk.write_atomic(directory.record("attempts", number), codec.compact(ended))
+
+
+def last_words(directory: RunDirectory, secrets: Sequence[bytes]) -> str:
+    """Return the last line that a worker said when it crashed, without secrets, "" if it said none."""
+    path = directory.place("worker.err")
+    found = directory.disk.look(path)
+    if found is None or found.is_directory:
+        return ""
+    data = directory.disk.read(path, CRASH_BYTES, max(0, found.bytes - CRASH_BYTES))
+    lines = redact_text(data.decode(errors="replace"), values=secrets).strip().splitlines()
+    text = "".join(each if each.isprintable() else " " for each in lines[-1]) if lines else ""
+    return text[:CRASH_CHARACTERS_MAX]
 
 
 def _unknown(number: int) -> Attempt:

@@ -29,6 +29,9 @@ ORDER = "order.json"
 AGENTS = "agents"
 AGENT_RECORD_BYTES_MAX = 64 * 1024
 WORD_BYTES_MAX = 16 * 1024
+HAND_BACK_S = 15.0
+"""What a courier that was told to end takes beyond the grace of its stages, to hand back what became of them: an engine
+that KILLs it sooner costs the record."""
 ORDER_BYTES_MAX = 64 * 1024 * 1024
 ORDER_FILES_MAX = 4000
 """A run directory with more records than this is not sent anywhere."""

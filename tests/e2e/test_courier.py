@@ -20,6 +20,7 @@ from reconciler.rundir import RunDirectory
 from reconciler.work import KEY_VARIABLE, Word
 from tests.placed import Placed, placed
 from tests.scratch import ENVIRONMENT, Scratch, wait_for
+from tests.smart_http import SmartServer
 
 SECRET = "hunter2-is-no-password"
 
@@ -118,7 +119,17 @@ def begun(run: Placed) -> Callable[[], bool]:
 # ------------------------------------------------------------------------------------------------ all is well
 
 
-def test_an_attempt_is_executed_and_handed_back(engine: Engine) -> None:
+@pytest.fixture
+def server(engine: Engine) -> Iterator[SmartServer]:
+    """The repository, over HTTP, for those who know the word."""
+    bare = engine.scratch.outside / "bare.git"
+    bare.symlink_to(engine.scratch.path / ".git")
+    found = SmartServer(bare, secret=f"Bearer {SECRET}")
+    yield found
+    found.close()
+
+
+def test_an_attempt_is_executed_and_handed_back(engine: Engine, server: SmartServer) -> None:
     for number in range(3):
         engine.scratch.write("README.md", f"{number}\n")
         engine.scratch.commit()
@@ -128,7 +139,9 @@ def test_an_attempt_is_executed_and_handed_back(engine: Engine) -> None:
         workspace="worktree",
     )
     run.place(depth=2)
-    status, out, errors = engine.finish(engine.start(run, url=f"file://{engine.scratch.path}"))
+    header = {"KEY_0": "http.extraHeader", "VALUE_0": f"Authorization: Bearer {SECRET}", "COUNT": "1"}
+    access = {f"GIT_CONFIG_{name}": value for name, value in header.items()}
+    status, out, errors = engine.finish(engine.start(run, url=server.url.replace("ann:hunter2@", ""), **access))
     assert status == 0, errors
     assert errors == f"reconciler courier: attempt 1 of {run.plan.run_id}: succeeded, handed back\n"
     attempt = home(run)
@@ -138,7 +151,7 @@ def test_an_attempt_is_executed_and_handed_back(engine: Engine) -> None:
     assert log.startswith("hello\n2\n") and str(engine.place) in log
     assert "[a] hello\n" in out
     for text in (log, out, errors):
-        assert SECRET not in text and run.key not in text and KEY_VARIABLE not in text
+        assert not any(each in text for each in (SECRET, run.key, KEY_VARIABLE, "GIT_CONFIG"))
     names = [each.name for each in journal.read(run.directory.path / journal.NAME).events]
     assert names[0] == "run:started" and names[-1] == "run:completed"
     said = word(run)
@@ -184,9 +197,10 @@ def test_a_checkout_is_refused(engine: Engine) -> None:
 def test_term_is_passed_on_and_what_became_of_it_is_handed_back(engine: Engine) -> None:
     run = engine.run("  - {id: a, command: 'echo begun; exec sleep 60'}\n")
     run.place()
-    courier = engine.start(run)
+    courier = engine.start(run, GIT_CONFIG_VALUE_0="also-a-secret")
     wait_for(begun(run))
     for each in ("environ", "cmdline"):
+        assert b"also-a-secret" not in Path(f"/proc/{courier.pid}/{each}").read_bytes()
         assert run.key.encode() not in Path(f"/proc/{courier.pid}/{each}").read_bytes()
     courier.send_signal(signal.SIGTERM)
     assert engine.finish(courier)[0] == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -103,6 +104,30 @@ def test_what_was_left_running_is_interrupted_and_an_end_stands(plan: Plan, dire
     found = handback.record_of(directory, 1)
     assert found is not None and found.outcome == Outcome.INTERRUPTED
     assert {(each.status, each.summary) for each in found.stages} == {(StageStatus.INTERRUPTED, "it is gone")}
+
+
+def test_the_last_words_of_a_crash_hold_no_secret(directory: RunDirectory) -> None:
+    assert handback.last_words(directory, ()) == ""
+    (directory.path / "worker.err").write_bytes(
+        b"Traceback:\n" + b"x" * 5000 + b"\nOSError: \x1bhunter2-word: gone\n\n"
+    )
+    assert handback.last_words(directory, [b"hunter2-word"]) == "OSError:  [redacted:environment]: gone"
+
+
+def test_only_what_is_of_no_use_is_removed(tmp_path: Path) -> None:
+    ours = handle_of("0a0a0a0a", "a.b-1a2b3c4d", 3)
+
+    def is_of_no_use(handle: str, *, age_s: float = 0.0) -> bool:
+        place = tmp_path / f"{handle}.{'0' * 16}"
+        place.mkdir(exist_ok=True)
+        os.utime(place, (time.time() - age_s,) * 2)
+        return courier._is_of_no_use(place.name, place, ours)
+
+    assert is_of_no_use(ours) and is_of_no_use(handle_of("0a0a0a0a", "a.b-1a2b3c4d", 2))
+    others = [("0a0a0a0a", "a.b-1a2b3c4d", 4), ("0a0a0a0a", "a.b-1a2b3c4e", 1), ("0b0b0b0b", "a.b-1a2b3c4d", 1)]
+    assert not any(is_of_no_use(handle_of(*each)) for each in others)
+    assert all(is_of_no_use(handle_of(*each), age_s=courier.LEFTOVER_S + 60) for each in others)
+    assert not is_of_no_use("somebody-elses", age_s=courier.LEFTOVER_S + 60)
 
 
 def test_what_is_told_is_plain_text_in_whole_lines_without_secrets(plan: Plan, directory: RunDirectory) -> None:
