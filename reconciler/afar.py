@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
-from reconciler import codec
+from reconciler import codec, manifest
 from reconciler.actions import Abandon, Action, Cancel, Launch, Resume, Submit, TakeOver
 from reconciler.errors import ContentError, LockHeld, TransientError
 from reconciler.executors.engine import Engine, EngineSilent, Submission, Turned
@@ -28,10 +28,11 @@ from reconciler.hearing import Hearing
 from reconciler.model import Afar as Known
 from reconciler.model import ExecutorSettings, Instant, Outcome, Plan, Run, RunId, Settings
 from reconciler.places import Placement, Resources, Sighting, Standing
+from reconciler.publish import read_records
 from reconciler.remote import RefUpdate, address_of
 from reconciler.rundir import RunDirectory
 from reconciler.values import frozen
-from reconciler.work import KEY_VARIABLE, WORK, handle_of, of_ref, repository_of, work_ref
+from reconciler.work import KEY_VARIABLE, WORK, handle_of, key_of, of_ref, repository_of, work_ref
 from reconciler.world import World
 
 MEMORY_BYTES_MAX = 16 * 1024 * 1024
@@ -212,7 +213,18 @@ class Afar:
                 bring_home(self.world.repository, word, directory, plan, bytes_max=bytes_max)
             heard = replace(heard, order=order, submitted=True)
         self._keep(placed.handle, replace(heard, word=oid, heard=self.world.now()))
+        self._show(run)
         return self.world.runs.observe(run.task_id, run.run_id) or run
+
+    def _show(self, run: Run) -> None:
+        """Show the run as a manifest, as a worker here does, unless the path belongs to committed evidence by now."""
+        if run.claim is None or run.claim.series > 1:
+            return
+        now_at, directory = self.world.now().at, self.world.runs.directory(run.task_id, run.run_id)
+        with contextlib.suppress(TransientError, OSError):  # it is a view: the records are what counts
+            records = read_records(self.world, run.task_id, run.run_id)
+            document = manifest.manifest(records, updated_at=now_at, heartbeat_at=now_at)
+            self.world.disk.write_atomic(directory.path / "manifest.json", codec.render(document), sync=False)
 
     def _parent(self, oid: str) -> str:
         """Return the first parent of a commit, "" if it has none: of a word, the order that it belongs to."""
@@ -365,7 +377,7 @@ class Afar:
         directory, placed = self.world.runs.directory(run.task_id, run.run_id), _placement(run)
         key = self._key(directory, run.number)
         if not key:
-            key = self.world.chance.token()
+            key = key_of(self.world.chance.token(), run.number)
             self.world.disk.write_atomic(_key_path(directory, run.number), key.encode(), mode=0o600)
         plan = self._plan(run)
         heard = self._heard_of(run)

@@ -18,6 +18,8 @@ from reconciler.world import World
 
 READ_BYTES = 1 << 16
 WHOLE_BYTES = 1 << 62
+ENGINE_BYTES_MAX = 1 << 20
+"""So much is shown of what an attempt has printed at its engine, the end of it."""
 
 
 @frozen(kw_only=False)
@@ -73,6 +75,16 @@ class Logbook:
         oid = self.world.repository.look_up([f"{self.found.seen.tip}:{log_path}"])[0]
         data = next(self.world.repository.blobs([oid]))[1] if oid else None
         return data or b""
+
+    def at_engine(self) -> bytes:
+        """Return the end of what the newest attempt has printed where an engine executes it, redacted by the attempt;
+        nothing for any other, or one that has ended. Raise TransientError if the engine cannot be asked."""
+        run = self.found.seen.actual.runs.get(self.run_id)
+        if run is None or not run.is_afar or phase(run, self.world.now()) in ENDED:
+            return b""
+        from reconciler.afar import Afar  # what deals with engines is loaded for those runs alone
+
+        return Afar(self.world).logs(run, self.found.seen.settings, ENGINE_BYTES_MAX)
 
     def ended(self) -> bool:
         run = self.world.runs.observe(self.task_id, self.run_id)

@@ -20,7 +20,8 @@ def phase(run: Run | None, now: Instant) -> Phase:
 
 
 def judge(run: Run | None, now: Instant) -> tuple[Phase, str]:
-    """Return the phase of a run and, for a stale one, the reason."""
+    """Return the phase of a run and, for a stale one, the reason; for one that its engine has not started, what keeps
+    it."""
     if run is None:
         return Phase.ABSENT, ""
     if run.end is not None and run.end.outcome != Outcome.INTERRUPTED:
@@ -76,10 +77,21 @@ def _judge_afar(run: Run) -> tuple[Phase, str]:
         detail = afar.sighting.detail if afar.sighting is not None else ""
         return Phase.STALE, f"attempt {number} ended at its engine: {detail or said or 'no word of it came home'}"
     if afar.sighting is None or afar.sighting.standing != Standing.RUNNING:
-        return begun, ""
+        return begun, _where_it_stands(run, afar)
     if afar.silent_s > afar.silent_max_s:
         return Phase.STALE, f"no word of attempt {number} for {afar.silent_s:.0f} s, though its engine executes it"
     return begun, ""
+
+
+def _where_it_stands(run: Run, afar: Afar) -> str:
+    """Return in words what keeps an attempt that an engine does not execute now, "" where nobody knows."""
+    placed = run.claim.placement if run.claim is not None else None
+    where = f"executor '{placed.executor}'" if placed is not None else "its executor"
+    if not afar.submitted:
+        return f"attempt {run.number} is about to be handed to {where}"
+    if afar.sighting is None or afar.sighting.standing != Standing.QUEUED:
+        return ""
+    return f"queued at {where}" + (f": {afar.sighting.detail}" if afar.sighting.detail else "")
 
 
 def silence(run: Run, now: Instant) -> float:

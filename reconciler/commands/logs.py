@@ -32,6 +32,8 @@ def command(repo: str, run: str, stage: str | None, follow: bool, form: str) -> 
     reconciler logs 0001-diagnostics
     reconciler logs 0001-diagnostics lint --follow
 
+    Of an attempt that an engine executes, what it has printed there so far is shown until its logs are home.
+
     With --format json the logs are listed with path, size and digest instead. The whole log is shown where this
     machine has it, the bounded copy from git elsewhere.
     """
@@ -44,6 +46,8 @@ def command(repo: str, run: str, stage: str | None, follow: bool, form: str) -> 
         print_json([_facts(each) for each in commands])
     else:
         _print(source, stage, commands, follow)
+        if stage is None:
+            _print_from_engine(source)
         for line in source.elsewhere(stage):
             click.echo(single_line(line), err=True)
     return 0
@@ -60,6 +64,16 @@ def _print(source: Logbook, stage: str | None, commands: list[dict[str, Any]], f
             return
         time.sleep(POLL_S)
         commands = source.commands(stage)
+
+
+def _print_from_engine(source: Logbook) -> None:
+    """Print what an attempt has printed at its engine, as long as its logs are not home."""
+    said = source.at_engine()
+    if said:
+        click.echo(click.style("== printed at its engine so far ==", bold=True))
+        sys.stdout.flush()
+        sys.stdout.buffer.write(said)
+        sys.stdout.buffer.flush()
 
 
 def _print_new(source: Logbook, entry: Mapping[str, Any], offsets: dict[str, int], headed: bool) -> None:
