@@ -102,7 +102,7 @@ def stand_in(directory: Path, **options: Any) -> Iterator[Bench]:
             "scratch": str(directory / "scratch"),
             **options,
         }
-        yield Bench(directory, common, 20.0, cluster, server, repository=name_of(directory))
+        yield Bench(directory, common, 60.0, cluster, server, repository=name_of(directory))
 
 
 @contextmanager
