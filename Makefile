@@ -7,10 +7,10 @@ WORKERS ?= 4
 # As people have it: what Python compiled of a module is there when the module is loaded again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help bubblewrap chromium slurm outside demo test simulate soak mutate check lint types validate bench docs clean
+.PHONY: help bubblewrap chromium slurm outside demo test test-kubernetes simulate soak mutate check lint types validate bench docs clean
 
 help: ## Show what can be made
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
@@ -52,6 +52,12 @@ demo: $(VENV)/installed ## Turn a committed request into committed evidence, on 
 test: $(VENV)/installed bubblewrap chromium slurm outside ## Run all tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
 
+# No other target asks a cluster, whatever KUBECONFIG says there.
+test-kubernetes: $(VENV)/installed ## Try the engine at the cluster that KUBECONFIG names
+	@test -n "$$KUBECONFIG" || echo "skipped: KUBECONFIG names no cluster to try the engine at"
+	@test -z "$$KUBECONFIG" || RECONCILER_TESTS_CLUSTER="$$KUBECONFIG" $(BIN)/python -m pytest -q -rs -n 0 \
+		tests/kubernetes/test_cluster.py tests/kubernetes/test_evidence.py
+
 SEEDS ?= 0:20000
 simulate: $(VENV)/installed ## Tell the histories of SEEDS=FIRST:LAST, with every fault there is
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) -j $(WORKERS)
@@ -78,6 +84,7 @@ bench: $(VENV)/installed ## Measure, with a reference in the same run
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/remote.py
 	$(BIN)/python benchmarks/watch.py
+	$(BIN)/python benchmarks/kubernetes.py
 
 $(VENV)/docs-installed: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --group docs

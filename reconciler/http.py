@@ -17,6 +17,8 @@ from reconciler.errors import ForgeFailed, ForgeUnclear, UsageError
 from reconciler.values import frozen
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx
 
 ANSWER_BYTES_MAX = 8 * 1024 * 1024
@@ -37,7 +39,7 @@ NOT_APPLIED = frozenset({403, 429, 503})
 """After these a server has done nothing, so that any request may be repeated."""
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
-Method = Literal["GET", "POST", "PUT", "PATCH"]
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
 @frozen
@@ -110,7 +112,8 @@ def _line(text: str, characters_max: int = 300) -> str:
 
 @dataclass(slots=True, kw_only=True)
 class Http:
-    """A client for one server. `address` is where paths begin, `authority` the headers that authorise it.
+    """A client for one server. `address` is where paths begin, `authority` the headers that authorise it, `trusted`
+    whom it takes for the server (None: whom the machine trusts).
 
     Clocks and pauses are fields, so that a test need not wait: `sleep` and `monotonic` in seconds, `epoch_s` since
     1970.
@@ -124,6 +127,7 @@ class Http:
     silence_s: float = SILENCE_S
     bytes_max: int = ANSWER_BYTES_MAX
     order_bytes_max: int = ORDER_BYTES_MAX
+    trusted: ssl.SSLContext | None = field(default=None, repr=False)
     sleep: Callable[[float], None] = time.sleep
     monotonic: Callable[[], float] = time.monotonic
     epoch_s: Callable[[], float] = time.time
@@ -163,6 +167,33 @@ class Http:
         if answer is None:
             raise error or ForgeFailed(f"{call}: no answer")
         return answer
+
+    def lines(self, call: Call, *, line_bytes_max: int = ORDER_BYTES_MAX) -> Iterator[bytes]:
+        """Yield the lines of an answer as they come, for as long as they come; an empty one where the server only
+        began. Raise NotListed for a refusal, ForgeFailed if there is no answer or it is silent for longer than
+        `silence_s`."""
+        import httpx
+
+        url = f"{self.address}{call.path}" + (f"?{urlencode(call.query)}" if call.query else "")
+        headers = {**self.authority, **call.headers, "Accept-Encoding": "identity", "User-Agent": "gitops-reconciler"}
+        try:
+            with self._connected().stream(call.method, url, headers=headers) as response:
+                if response.status_code != 200:
+                    body = self._bounded(call, response.iter_raw(), self.monotonic() + self.answer_s)
+                    raise NotListed(Answer(call=call, status=response.status_code, headers={}, data=body))
+                yield b""
+                yield from self._split(call, response.iter_raw(), line_bytes_max)
+        except httpx.HTTPError as error:
+            raise ForgeFailed(f"{call}: {self.host} gave no answer: {_reason(error)}") from None
+
+    def _split(self, call: Call, chunks: Iterable[bytes], line_bytes_max: int) -> Iterator[bytes]:
+        """Yield complete lines; what comes after the last line feed is no line."""
+        rest = b""
+        for each in chunks:
+            *lines, rest = (rest + each).split(b"\n")
+            if max(map(len, (*lines, rest))) > line_bytes_max:
+                raise ForgeFailed(f"{call}: a line of {self.host} is larger than {line_bytes_max} bytes")
+            yield from lines
 
     def hint_s(self, answer: Answer) -> float | None:
         """Return the seconds that a server asks to wait before the next request, None if it does not say."""
@@ -295,7 +326,7 @@ class Http:
             "User-Agent": "gitops-reconciler",
         }
         if data is not None:
-            headers["Content-Type"] = "application/json"
+            headers.setdefault("Content-Type", "application/json")
         with self._connected().stream(call.method, url, content=data, headers=headers) as response:
             found = {name.lower(): value for name, value in response.headers.items()}
             if found.get("content-encoding", "identity") != "identity":
@@ -324,7 +355,7 @@ class Http:
                 follow_redirects=False,
                 proxy=self.proxy or None,
                 # What the machine trusts; to read that takes a third of a second, which plain HTTP has no use for.
-                verify=ssl.create_default_context() if self.address.startswith("https:") else False,
+                verify=(self.trusted or ssl.create_default_context()) if self.address.startswith("https:") else False,
                 timeout=httpx.Timeout(self.silence_s, connect=min(CONNECT_S, self.silence_s)),
             )
         return self._client

@@ -298,6 +298,7 @@ PURE = [each for each in MODULES if line_of(each) in ("words", "pure") or each i
 PURE_AMONG_JOINTS = (
     "agents/claude_events", "agents/codex_events", "agents/command_events", "agents/events", "agents/prompt",
     "agents/story", "agents/verdict", "forges/event", "markup", "forges/where",
+    "executors/kubernetes_job", "executors/kubernetes_words",
     "control/request", "control/rules", "control/convert", "control/comparing", "control/reading",
     "executors/slurm_words",
 )  # fmt: skip

@@ -8,7 +8,9 @@ import select
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import field
 from datetime import datetime
 
 from reconciler.credentials.secret import NoCredential, Secret, checked
@@ -19,14 +21,16 @@ OUTPUT_BYTES_MAX = 64 * 1024
 
 @frozen
 class FromCommand:
-    """A program and its arguments, which see no shell. It prints `{"value": ..., "expires_at": ...}` in `timeout_s`."""
+    """A program and its arguments, which see no shell. It prints `{"value": ..., "expires_at": ...}` in `timeout_s`.
+    `variables` come on top of the environment of this process."""
 
     argv: tuple[str, ...]
     timeout_s: float
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def get(self, name: str) -> Secret:
         where = f"credential '{name}': {self.argv[0]}"
-        status, data = self._printed(where)
+        status, data = self.printed(where)
         if status:
             raise NoCredential(f"{where}: it ended with {status}; it must print a JSON object and end with 0")
         try:
@@ -39,11 +43,13 @@ class FromCommand:
             raise NoCredential(f"{where}: it does not print what is expected; for example {wanted}") from None
         return checked(name, value, expires_at)
 
-    def _printed(self, where: str) -> tuple[int, bytes]:
+    def printed(self, where: str) -> tuple[int, bytes]:
         """Return exit status and output. What it says on standard error may hold anything and is thrown away."""
-        null, pipe = subprocess.DEVNULL, subprocess.PIPE
+        null, pipe, environment = subprocess.DEVNULL, subprocess.PIPE, {**os.environ, **self.variables}
         try:
-            process = subprocess.Popen(self.argv, stdin=null, stdout=pipe, stderr=null, start_new_session=True)
+            process = subprocess.Popen(
+                self.argv, stdin=null, stdout=pipe, stderr=null, env=environment, start_new_session=True
+            )
         except OSError as error:
             raise NoCredential(f"{where}: {error.strerror}") from None
         with process:
