@@ -100,21 +100,14 @@ class SimulatedDisk(Disk):
         """Forget where paths lead: a directory is no longer where it was."""
         self.folders: dict[str, Folder] = {"": self.root, "/": self.root}
         self.places: dict[str, tuple[Folder, str]] = {}
-        self.absent: set[str] = set()
-        self.absent_names: set[str] = set()
-        """Directories that are not there, until anything comes that is called as a part of their paths is."""
 
     def _place_or_none(self, path: str) -> tuple[Folder, str] | None:
         """Return the directory that a path leads to, and the name in it."""
         place = self.places.get(path)
         if place is None:
             parent, _, name = path.rpartition("/")
-            if parent in self.absent:
-                return None
             folder = self.folders.get(parent) or self._folder(parent)
             if folder is None:
-                self.absent.add(parent)
-                self.absent_names.update(parent.split("/"))
                 return None
             place = self.places[path] = (folder, name)
         return place
@@ -154,9 +147,6 @@ class SimulatedDisk(Disk):
             old = names.pop(name, None) if node is None else names.get(name)
             if node is not None:
                 names[name] = node
-                if name in self.absent_names:
-                    self.absent.clear()
-                    self.absent_names.clear()
             folder.changed_ns = at
             if type(old) is Folder and old is not node:
                 self.forget_places()
@@ -263,6 +253,8 @@ class SimulatedDisk(Disk):
             raise NotADirectoryError(errno.ENOTDIR, "Not a directory", target)
         if isinstance(there, Folder) and there.names:
             raise OSError(errno.ENOTEMPTY, "Directory not empty", target)
+        if there is node:  # two names of one file: the kernel leaves both
+            return
         self._change((from_folder, from_name, None), (to_folder, to_name, node))
         self.move("")
 
