@@ -141,7 +141,7 @@ class Seen:
     def order(self) -> tuple[int, int]:
         """Who was submitted first: the number of an array, and the task in it."""
         first, _, task = self.id.partition("_")
-        return int(first), int(task or 0)
+        return int(first), int(task or -1)
 
     @property
     def signal(self) -> int:

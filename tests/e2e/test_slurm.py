@@ -421,3 +421,49 @@ def test_what_slurm_starts_again_ends_as_one_that_was_requeued(
     assert until(couriers, asked, Standing.ENDED).cause == Cause.REQUEUED
     assert brought_home(run).outcome == Outcome.INTERRUPTED
     assert ups.read_text() == "x\n"
+
+
+# ------------------------------------------------------------------------------------------------ a host
+
+
+def test_runs_on_a_cluster_are_proven_whatever_becomes_of_their_attempts(slurm: Cluster, tmp_path: Path) -> None:
+    repo = Scratch(tmp_path)
+    repo.settings(f"""executors:
+  local: {{weight: 0}}
+  hpc:
+    engine: slurm
+    weight: 1
+    poll: 1s
+    beat: 1s
+    resources: {{memory: 300MiB}}
+    options:
+      config: {slurm.config}
+      output: {slurm.place}/output
+      scratch: {slurm.place}/scratch
+      program: [{sys.executable}, -m, reconciler.executors.courier]
+""")
+    once, told = repo.outside / "once", repo.outside / "told"
+    repo.simple("killed", f"echo x >> {once}; sleep 1")
+    repo.simple("greedy", "head -c 600m /dev/zero | tail -c 500m | sleep 100")
+    repo.simple("nowhere", "true", resources="{partition: nowhere}")
+    reconciler = repo.start("reconcile", "--wait")
+    wait_for(lambda: "killed-" in slurm.ask("squeue", "-h", "-o", "%j"), "nothing is submitted")
+    reconciler.kill()  # between the submission and the record of it, or a little later
+    reconciler.communicate()
+    assert repo.run("reconcile", "--wait").returncode == 1
+    assert once.read_text() == "x\n"
+    found = {name: repo.manifest(name) for name in ("killed", "greedy", "nowhere")}
+    assert [each["status"] for each in found.values()] == ["succeeded", "failed", "failed"]
+    assert found["killed"]["attempts"][0]["placement"]["executor"] == "hpc"
+    assert "it used more memory than it has" in str(found["greedy"])
+    assert "invalid partition specified" in str(found["nowhere"])
+
+    repo.simple("preempted", f"echo $RECONCILER_ATTEMPT >> {told}; test $RECONCILER_ATTEMPT = 2 || sleep 600")
+    reconciler = repo.start("reconcile", "--wait")
+    wait_for(told.exists, "the stage does not begin")
+    place(slurm.engine(), submission("in-a-hurry", cpus=64, partition="urgent"))
+    reconciler.communicate(timeout=90)
+    preempted = repo.manifest("preempted")
+    assert (preempted["status"], told.read_text()) == ("succeeded", "1\n2\n")
+    assert [each["outcome"] for each in preempted["attempts"]] == ["interrupted", "succeeded"]
+    assert [each["cause"] for each in preempted["recoveries"]] == ["preempted"]
