@@ -142,6 +142,20 @@ def extras(missing: Mapping[str, str], named: bool) -> Iterator[Finding]:
         yield fine("extras", "all that is asked for are installed")
 
 
+def engines(said: Mapping[str, str | None]) -> Iterator[Finding]:
+    """Yield a finding for each executor with an engine: what is in the way of asking that, "" if it answers, None if it
+    was not asked."""
+    for name, problem in said.items():
+        if problem:
+            cure = "runs placed there wait until it answers; see docs/how-to/executors.md"
+            yield warning("engines", f"the engine of executor '{name}' cannot be used: {_short(problem)}", cure)
+        else:
+            how = (
+                "answers" if problem is not None else "was not asked: its options name what would be executed for that"
+            )
+            yield fine("engines", f"the engine of executor '{name}' {how}")
+
+
 def deliveries(dead: int) -> Iterator[Finding]:
     """Yield a finding if there are dead letters."""
     if dead:

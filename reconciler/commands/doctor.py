@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,8 @@ from reconciler.errors import GitFailed, NoAtomicPush, ReconcilerError, Transien
 from reconciler.health import Finding, Level
 from reconciler.installed import ROLES, SUBSCRIBERS, cure, entry_points, has_extra, missing_roles
 from reconciler.locks import old_locks
-from reconciler.model import BUILT_IN, Rejection, Settings, Severity
+from reconciler.model import BUILT_IN, ExecutorSettings, Rejection, Settings, Severity
+from reconciler.places import ENGINES
 from reconciler.process import worker_environment
 from reconciler.remote import Remote
 from reconciler.terminal import format_option, print_json, single_line, use_colour
@@ -114,7 +116,8 @@ def _repository(repo: str) -> dict[str, list[Finding]]:
             "file system": place.storage,
         },
         "content": {"settings": place.said, "files": place.files, "agents": place.agents, "roles": place.roles}
-        | {"subscribers": place.subscribers, "credentials": place.credentials, "extras": place.extras},
+        | {"subscribers": place.subscribers, "credentials": place.credentials, "extras": place.extras}
+        | {"engines": place.engines},
         "runs": {"runs": place.leftovers, "conditions": place.conditions, "deliveries": place.deliveries},
     }
     return {
@@ -312,6 +315,12 @@ class Place:
             if "patterns" in (*_named(content, "guard"), *_named(content, "guard.use")):
                 yield "patterns", path
 
+    def engines(self) -> Iterator[Finding]:
+        """Yield whether the engines answer that executors of the settings have. What settings of a branch that nobody
+        has merged name is not executed for that."""
+        said = {name: each for name, each in self.settings.executors.items() if each.engine}
+        return health.engines({name: _engine_problem(name, each) for name, each in said.items()})
+
     def deliveries(self) -> Iterator[Finding]:
         """Yield whether something was given up to deliver."""
         from reconciler.outlets.box import letters
@@ -326,6 +335,20 @@ class Place:
 
     def conditions(self) -> Iterator[Finding]:
         return health.conditions(read_conditions(self.world.repository.state))
+
+
+def _engine_problem(executor: str, said: ExecutorSettings) -> str | None:
+    """Return what is in the way of asking an engine, "" if it answers, None where it is not asked."""
+    from reconciler.executors.opening import open_engine
+
+    if said.engine not in ENGINES or said.options.keys() & {"commands", "config", "kubeconfig"}:
+        return None
+    with tempfile.TemporaryDirectory(prefix="doctor-") as place:
+        try:
+            open_engine(executor, said, Path(place)).adopt("0" * 8)
+        except (TransientError, OSError) as error:
+            return str(error)
+    return ""
 
 
 def _agents_of(content: Content) -> Sequence[str]:

@@ -295,6 +295,13 @@ def test_extras_are_told_one_by_one_with_what_asks_for_them() -> None:
     assert "pipelines/p.yaml" in patterns.text
 
 
+def test_an_engine_answers_or_does_not_or_is_not_asked() -> None:
+    found = list(health.engines({"hpc": "squeue is not installed", "near": "", "other": None}))
+    assert levels(found) == [WARNING, OK, OK]
+    assert found[0].text == "the engine of executor 'hpc' cannot be used: squeue is not installed"
+    assert found[1].text.endswith("answers") and "was not asked" in found[2].text
+
+
 def test_an_extra_is_looked_for_by_its_modules_or_its_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert has_extra("otel") and has_extra("patterns")
     monkeypatch.setitem(installed.EXTRAS, "otel", ("reconciler", "nobody_has_this.at_all"))
