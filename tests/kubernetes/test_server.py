@@ -289,6 +289,15 @@ def test_all_is_listed_again_from_time_to_time(away: Bench) -> None:
         assert cluster_of(away).lists >= lists + 2
 
 
+def test_a_line_that_is_too_long_ends_listening_and_nothing_else(away: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reconciler.executors.kubernetes_mirror.LINE_BYTES_MAX", 100)
+    engine, handle = begun(away)
+    watching(away, engine, handle)
+    lists = cluster_of(away).lists
+    away.until(engine, handle, lambda _: cluster_of(away).lists >= lists + 2)
+    assert engine.observe([handle])[handle].standing is Standing.RUNNING
+
+
 def test_listening_ends_with_the_engine(away: Bench) -> None:
     engine, handle = begun(away)
     watching(away, engine, handle)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reconciler.executors.engine import Sighting, Standing, Turned
@@ -174,22 +174,18 @@ def test_refusals(status: int, document: object, wanted: Turned | None) -> None:
     assert turned(status, document) == wanted
 
 
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.sampled_from([AT, "True", "Failed", "attempt"]),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.sampled_from(
-            ["metadata", "name", "labels", HANDLE_LABEL, "status", "conditions", "type", "spec", "state", "terminated",
-             "containerStatuses", "exitCode", "phase", "reason", "annotations", CAUSE, "deletionTimestamp"]
-        ),
-        inner,
-        max_size=4,
-    ),
-    max_leaves=25,
+KEYS = st.sampled_from(
+    ["metadata", "name", "labels", HANDLE_LABEL, "status", "conditions", "type", "spec", "state", "terminated",
+     "containerStatuses", "exitCode", "phase", "reason", "annotations", CAUSE, "deletionTimestamp"]
 )  # fmt: skip
+VALUES: st.SearchStrategy[Any] = (
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.sampled_from([AT, "True", "Failed", "attempt"])
+)
+for _ in range(4):
+    VALUES = VALUES | st.lists(VALUES, max_size=2) | st.dictionaries(KEYS, VALUES, max_size=4)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(VALUES, VALUES, st.floats(0, 4e9))
 def test_whatever_a_server_says_is_survived(one: object, other: object, now_s: float) -> None:
     of_job, of_pod = job_seen(one), pod_seen(other)
