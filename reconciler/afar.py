@@ -20,6 +20,7 @@ from pathlib import Path
 
 from reconciler import codec, manifest
 from reconciler.actions import Abandon, Action, Cancel, Launch, Resume, Submit, TakeOver
+from reconciler.conditions import set_condition
 from reconciler.errors import ContentError, LockHeld, TransientError
 from reconciler.executors.engine import Engine, EngineSilent, Submission, Turned
 from reconciler.executors.opening import open_engine
@@ -69,11 +70,12 @@ class Memory:
 @dataclass(slots=True)
 class Pause:
     """How an engine behaves: `why` nothing can be placed there until `until_s` (monotonic seconds), how often in a row
-    it failed, and when it was asked last."""
+    it did not answer, or took nothing, and when it was asked last."""
 
     why: str = ""
     until_s: float = float("-inf")
     failures: int = 0
+    refusals: int = 0
     asked_s: float = float("-inf")
 
 
@@ -205,6 +207,8 @@ class Afar:
             return run
         directory = self.world.runs.directory(run.task_id, run.run_id)
         key = self._key(directory, run.number) or self._recalled_key(directory, run)
+        if not key and self.refusals().get(placed.executor):
+            return run  # its engine is asked for the key again when it answers
         word, order, plan = read_word(self.world.repository, oid, key), self._parent(oid), self._plan(run)
         ours = word is not None and (word.run_id, word.number) == (run.run_id, run.number)
         if word is not None and ours and plan is not None and heard.order in ("", order):
@@ -325,7 +329,9 @@ class Afar:
                 aliens.append(_placement(run).handle)
                 continue
             if there is None:
-                order = self._make_order(executor, run)
+                order = self._ordered(executor, run, refused)
+                if not order:
+                    continue
                 self._keep(_placement(run).handle, replace(heard, order=order, heard=self.world.now()))
                 updates.append(RefUpdate(ref=ref, old=None, new=order))
             ordered.append(run)
@@ -339,15 +345,26 @@ class Afar:
             ordered.remove(run)
         return ordered
 
+    def _ordered(self, executor: str, run: Run, refused: dict[RunId, str]) -> str:
+        """Return the order of an attempt, "" if there can be none: what is too large to travel will be for ever."""
+        try:
+            return self._make_order(executor, run)
+        except ContentError as error:
+            refused[run.run_id] = str(error)
+            self._keep(_placement(run).handle, replace(self._heard_of(run), turned=str(error)))
+        except (TransientError, OSError) as error:
+            refused[run.run_id] = str(error)
+        return ""
+
     def _push(self, updates: Sequence[RefUpdate], hearing: Hearing | None) -> frozenset[str]:
         """Move refs at the remote, or here where there is none; return those that did not move."""
         if not updates:
             return frozenset()
-        if self.world.remote is None or hearing is None:
-            lines = "".join(f"create {each.ref} {each.new}\n" for each in updates)
-            self.world.repository.git("update-ref", "--stdin", standard_input=lines.encode())
-            return frozenset()
         try:
+            if self.world.remote is None or hearing is None:
+                lines = "".join(f"create {each.ref} {each.new}\n" for each in updates)
+                self.world.repository.git("update-ref", "--stdin", standard_input=lines.encode())
+                return frozenset()
             failed = self.world.remote.push(updates, atomic=False)
         except TransientError:
             self.online = False
@@ -412,8 +429,11 @@ class Afar:
             refused[run.run_id] = no.reason
             if no.settled:
                 self._keep(handle, replace(heard, turned=no.reason))
-            else:
-                self._rest(executor, no.reason)
+        later = [each.reason for each in turned.values() if not each.settled]
+        pause = self._pause(executor)
+        pause.refusals = pause.refusals + 1 if later else 0
+        if later:
+            self._rest(executor, later[0], pause.refusals)
 
     # -------------------------------------------------------------------------------------------- ending
 
@@ -476,7 +496,8 @@ class Afar:
             yield self._engine(executor)
             pause.failures = 0
         except (TransientError, OSError) as error:
-            self._rest(executor, str(error))
+            pause.failures += 1
+            self._rest(executor, str(error), pause.failures)
 
     def _engine(self, executor: str) -> Engine:
         said = self.settings[executor]
@@ -485,12 +506,11 @@ class Afar:
             self.engines[executor] = said, (self.world.open_engine or open_engine)(executor, said, directory)
         return self.engines[executor][1]
 
-    def _rest(self, executor: str, why: str) -> None:
+    def _rest(self, executor: str, why: str, times: int) -> None:
+        """Hand nothing to an engine for a while, the longer the more often that was said in a row."""
         pause = self._pause(executor)
-        pause.failures += 1
         pause.why = why
-        rest_s = min(PAUSE_MAX_S, PAUSE_S * 2 ** min(pause.failures - 1, 16))
-        pause.until_s = self.world.now().monotonic_s + rest_s
+        pause.until_s = self.world.now().monotonic_s + min(PAUSE_MAX_S, PAUSE_S * 2 ** min(times - 1, 16))
 
     def _pause(self, executor: str) -> Pause:
         return self.pauses.setdefault(executor, Pause())
@@ -522,7 +542,10 @@ class Afar:
             self.changed = True
 
     def remember(self) -> None:
-        """Write down what was heard; synced, because an intent to submit stands in it."""
+        """Write down what was heard, synced, because an intent to submit stands in it; and for `status`, which engines
+        take nothing now."""
+        said = "; ".join(f"executor '{name}': {why}" for name, why in sorted(self.refusals().items()))
+        set_condition(self.world.repository.state, "engines", said, self.world.now().at, self.world.disk)
         if self.changed:
             self.world.disk.make_directory(self.path.parent)
             self.world.disk.write_atomic(self.path, codec.compact(self.memory))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.model import ExecutorSettings, Settings
-from reconciler.placement import Busy, Candidate, Placed, Refused, Slots, fitting, keep, place, unfit
+from reconciler.placement import Busy, Candidate, Needs, Placed, Refused, Slots, fitting, keep, place, unfit
 from reconciler.places import Executor, Instance, Placement, Quotas
 from reconciler.slots import executors_here
 
@@ -51,6 +51,10 @@ QUOTAS = st.builds(
     tasks=st.dictionaries(st.sampled_from(["*", *TASKS]), st.integers(1, 3), max_size=3),
     labels=st.dictionaries(st.sampled_from(["x", "y"]), st.integers(1, 3), max_size=2),
 )
+
+
+def needs(*capabilities: str) -> Needs:
+    return Needs(capabilities=capabilities)
 
 
 def busy(candidate: Candidate, found: Placement) -> Busy:
@@ -159,19 +163,19 @@ def test_an_instance_that_is_lost_gets_nothing_and_its_executor_goes_on_without(
 
 def test_weight_0_is_for_what_fits_nowhere_else() -> None:
     plain, heavy = Executor(name="plain", instances=HERE), Executor(name="heavy", capabilities=("gpu",), weight=0)
-    assert [each.name for each in fitting((), (plain, heavy))] == ["plain"]
-    assert [each.name for each in fitting(("gpu",), (plain, heavy))] == ["heavy"]
-    assert unfit(("gpu",), (plain, heavy)) is None
+    assert [each.name for each in fitting(Needs(), (plain, heavy))] == ["plain"]
+    assert [each.name for each in fitting(needs("gpu"), (plain, heavy))] == ["heavy"]
+    assert unfit(needs("gpu"), (plain, heavy)) is None
 
 
 def test_what_fits_nowhere_says_what_is_asked_and_what_is_offered() -> None:
-    found = unfit(("tpu", "gpu"), (Executor(name="a", capabilities=("docker",)),))
+    found = unfit(needs("tpu", "gpu"), (Executor(name="a", capabilities=("docker",)),))
     assert found == Refused(
         reason="waits for an executor with gpu, tpu: those of this host offer docker"
         " (executors, RECONCILER_CAPABILITIES)",
         settled=True,
     )
-    many = unfit([f"c{number:02}" for number in range(15)], (Executor(name="a"),))
+    many = unfit(needs(*(f"c{number:02}" for number in range(15))), (Executor(name="a"),))
     assert many is not None and "c09 and 5 more: those of this host offer none" in many.reason
 
 
@@ -180,21 +184,21 @@ def test_what_goes_on_stays_where_it_was_as_long_as_that_fits() -> None:
         Executor(name="first", instances=HERE),
         Executor(name="second", capabilities=("gpu",), instances=HERE),
     )
-    stays = keep((), (first, second), "second")
+    stays = keep(Needs(), (first, second), "second")
     assert isinstance(stays, Placement) and (stays.executor, stays.reason) == ("second", "it goes on where it was")
-    moves = keep(("gpu",), (first, second), "first")
+    moves = keep(needs("gpu"), (first, second), "first")
     assert isinstance(moves, Placement) and (moves.executor, moves.asked) == ("second", ("gpu",))
-    assert isinstance(keep(("tpu",), (first, second), "first"), Refused)
+    assert isinstance(keep(needs("tpu"), (first, second), "first"), Refused)
 
 
 def test_executors_of_a_host_offer_what_settings_say_and_what_it_has() -> None:
     said = Settings(executors={"a": ExecutorSettings(capabilities=("docker",), runs_max=2), "b": ExecutorSettings()})
-    found = executors_here(said, "here", ("gpu",))
+    found = executors_here(said, "here", ("gpu",), {})
     assert [(each.name, each.capabilities, each.instance_runs_max) for each in found] == [
         ("a", ("docker", "gpu"), 2),
         ("b", ("gpu",), None),
     ]
-    assert [each.name for each in executors_here(Settings(), "here", ())] == ["local"]
+    assert [each.name for each in executors_here(Settings(), "here", (), {})] == ["local"]
 
 
 # ------------------------------------------------------------------------------------------------ turns
