@@ -111,7 +111,7 @@ def test_a_gate_is_waited_for_and_passed(tmp_path: Path) -> None:
     repo.commit()
     settled(repo, 4)
     assert work_refs(repo) == []
-    said = repo.run("approve", "x", "ship", "--reason", "looks good")
+    said = repo.run("approve", "x", "--reason", "looks good")
     assert said.returncode == 0, said.stderr
     settled(repo)
     assert attempts(repo.manifest("x")) == [(1, "waiting"), (2, "succeeded")]
