@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import TypeVar
 
 from reconciler.errors import TransientError
-from reconciler.executors.engine import GROUP, Engine, Opening
+from reconciler.executors.engine import GROUP, Engine, EngineSilent, Opening, Sighting, Submission, Turned
 from reconciler.installed import cure, entry_points
 from reconciler.model import ExecutorSettings
 
 MODULES = {"process": "local_process", "slurm": "slurm", "kubernetes": "kubernetes"}
 
 Opener = Callable[[Opening], Engine]
+T = TypeVar("T")
 
 
 def open_engine(executor: str, said: ExecutorSettings, directory: Path) -> Engine:
@@ -28,6 +30,36 @@ def open_engine(executor: str, said: ExecutorSettings, directory: Path) -> Engin
         raise TransientError(f"executor '{executor}' has no engine '{said.engine}'; {cure(said.engine, GROUP)}")
     try:
         opener = found[0].load()
-        return opener(opening)
+        return Guarded(opener(opening), said.engine)
     except Exception as error:  # whatever a package of somebody else does must not end the pass
         raise TransientError(f"executor '{executor}': engine '{said.engine}' cannot be used: {error}") from error
+
+
+class Guarded:
+    """An engine of somebody else's: whatever it throws is no answer, and ends no pass."""
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self._engine, self._name = engine, name
+
+    def submit(self, submissions: Sequence[Submission]) -> Mapping[str, Turned]:
+        return self._ask(lambda: self._engine.submit(submissions))
+
+    def observe(self, handles: Collection[str]) -> Mapping[str, Sighting]:
+        return self._ask(lambda: self._engine.observe(handles))
+
+    def cancel(self, handles: Collection[str]) -> None:
+        self._ask(lambda: self._engine.cancel(handles))
+
+    def adopt(self, repository: str) -> Mapping[str, Mapping[str, str]]:
+        return self._ask(lambda: self._engine.adopt(repository))
+
+    def logs(self, handle: str, bytes_max: int) -> bytes:
+        return self._ask(lambda: self._engine.logs(handle, bytes_max))
+
+    def _ask(self, question: Callable[[], T]) -> T:
+        try:
+            return question()
+        except TransientError:
+            raise
+        except Exception as error:
+            raise EngineSilent(f"engine '{self._name}' failed: {type(error).__name__}: {error}") from error
