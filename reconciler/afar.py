@@ -33,7 +33,7 @@ from reconciler.records import read_records
 from reconciler.remote import RefUpdate, address_of
 from reconciler.rundir import RunDirectory
 from reconciler.values import frozen
-from reconciler.work import KEY_VARIABLE, WORK, handle_of, key_of, of_ref, repository_of, work_ref
+from reconciler.work import KEY_VARIABLE, WORK, handle_of, key_of, of_ref, repository_in, repository_of, work_ref
 from reconciler.world import World
 
 MEMORY_BYTES_MAX = 16 * 1024 * 1024
@@ -126,11 +126,11 @@ class Afar:
 
     def _is_due(self, executor: str, handles: Sequence[str]) -> bool:
         """Return whether an engine is to be asked: in its own time, and at once about what it was never asked about."""
-        now_s, pause = self.world.now().monotonic_s, self._pause(executor)
-        if executor not in self.settings or (pause.failures and now_s < pause.until_s):
+        if self._unusable(executor, only_silence=True):
             return False
         new = any(self._heard(executor, each).sighting is None for each in handles)
-        return new or now_s - pause.asked_s >= self.settings[executor].poll_s
+        asked_s = self._pause(executor).asked_s
+        return new or self.world.now().monotonic_s - asked_s >= self.settings[executor].poll_s
 
     def _note_all(self, executor: str, seen: Mapping[str, Sighting]) -> None:
         self._pause(executor).asked_s = self.world.now().monotonic_s
@@ -153,7 +153,8 @@ class Afar:
         placed = _placement(run)
         heard, said = self._heard(placed.executor, placed.handle), self.settings.get(placed.executor)
         now = self.world.now()
-        since = heard.heard if heard.heard is not None and heard.heard.boot_id == now.boot_id else now
+        known = heard.heard is not None and heard.heard.boot_id == now.boot_id
+        since = heard.heard if known and heard.heard is not None else now
         return Known(
             sighting=heard.sighting,
             submitted=heard.submitted,
@@ -203,6 +204,10 @@ class Afar:
         to another order, counts for nothing."""
         placed, oid = _placement(run), self.refs.get(work_ref(run.run_id, run.number))
         heard = self._heard(placed.executor, placed.handle)
+        if heard.heard is None or heard.heard.boot_id != self.world.now().boot_id:
+            # Whoever hears of it first, or after this machine began anew, counts its silence from now on.
+            heard = replace(heard, heard=self.world.now())
+            self._keep(placed.handle, heard)
         if oid is None or oid in (heard.word, heard.order):
             return run
         directory = self.world.runs.directory(run.task_id, run.run_id)
@@ -252,7 +257,7 @@ class Afar:
         key = ""
         if placed.executor in self.settings:
             with self._asking(placed.executor) as engine:
-                key = engine.adopt(self._repository(placed.executor)).get(placed.handle, {}).get(KEY_VARIABLE, "")
+                key = engine.adopt(repository_in(placed.handle)).get(placed.handle, {}).get(KEY_VARIABLE, "")
         if key:
             self.world.disk.write_atomic(_key_path(directory, run.number), key.encode(), mode=0o600)
         return key
@@ -309,11 +314,13 @@ class Afar:
         self.remember()
         return refused
 
-    def _unusable(self, executor: str) -> str:
+    def _unusable(self, executor: str, *, only_silence: bool = False) -> str:
+        """Return why an engine is not used now, "" if it may be; `only_silence` if it is not to be given anything."""
         if executor not in self.settings:
             return f"there is no executor '{executor}' with an engine in the settings any more"
         pause = self._pause(executor)
-        return pause.why if self.world.now().monotonic_s < pause.until_s else ""
+        rests = self.world.now().monotonic_s < pause.until_s and (pause.failures > 0 or not only_silence)
+        return pause.why if rests else ""
 
     def _order_all(
         self, executor: str, runs: Sequence[Run], hearing: Hearing | None, refused: dict[RunId, str]
@@ -438,21 +445,50 @@ class Afar:
     # -------------------------------------------------------------------------------------------- ending
 
     def fence(self, actions: Sequence[Action], runs: Mapping[RunId, Run]) -> dict[RunId, str]:
-        """Have the attempts ended that must run no more; return by run what still lives, or may."""
-        living: dict[RunId, str] = {}
-        for action in actions:
-            if isinstance(action, FENCED):
-                for executor, handle in self._handles(action, runs.get(action.run_id)):
-                    if why := self._end(executor, handle, runs.get(action.run_id)):
-                        living[action.run_id] = why
+        """Have the attempts ended that must run no more, all of an engine at once; return by run what still lives, or
+        may."""
+        fenced = [each for each in actions if isinstance(each, FENCED)]
+        living = self._end_all((each.run_id, runs.get(each.run_id), each) for each in fenced)
         self.remember()
         return living
 
     def end(self, run: Run) -> None:
         """Have the newest attempt of a run ended. Raise LockHeld if it still lives, or may."""
-        for executor, handle in self._handles(None, run):
-            if why := self._end(executor, handle, run):
-                raise LockHeld(f"{run.run_id}: {why}; try again soon")
+        for why in self._end_all([(run.run_id, run, None)]).values():
+            raise LockHeld(f"{run.run_id}: {why}; try again soon")
+
+    def _end_all(self, ending: Iterable[tuple[RunId, Run | None, Action | None]]) -> dict[RunId, str]:
+        """Have attempts ended that are not gone for certain, and return by run what may live all the same."""
+        by_executor: dict[str, list[tuple[RunId, Run | None, str]]] = {}
+        for run_id, run, action in ending:
+            for executor, handle in self._handles(action, run) if not _is_gone(run) else ():
+                by_executor.setdefault(executor, []).append((run_id, run, handle))
+        living: dict[RunId, str] = {}
+        for executor, those in by_executor.items():
+            seen = self._cancel(executor, [handle for _, _, handle in those])
+            found = {run_id: self._lives(executor, handle, seen, run) for run_id, run, handle in those}
+            living |= {run_id: why for run_id, why in found.items() if why}
+        return living
+
+    def _cancel(self, executor: str, handles: Sequence[str]) -> Mapping[str, Sighting]:
+        """Have an engine end attempts, and return how they stand after that; nothing where it cannot be asked now."""
+        seen: Mapping[str, Sighting] = {}
+        if not self._unusable(executor, only_silence=True):
+            with self._asking(executor) as engine:
+                engine.cancel(handles)
+                seen = engine.observe(handles)
+                self._note_all(executor, seen)
+        return seen
+
+    def _lives(self, executor: str, handle: str, seen: Mapping[str, Sighting], run: Run | None) -> str:
+        """Return why an attempt that was to end may live all the same, "" if it is gone for certain."""
+        if handle not in seen:
+            return f"attempt {handle} may live: {self._unusable(executor) or 'its engine does not answer'}"
+        if seen[handle].standing in (Standing.QUEUED, Standing.RUNNING):
+            return f"executor '{executor}' was told to end attempt {handle}"
+        # Its last word may be on its way; without a run here nobody wants to hear it.
+        waits = run is not None and run.afar is not None and run.afar.submitted
+        return f"attempt {handle} has ended at executor '{executor}'; its last word is looked for" if waits else ""
 
     def _handles(self, action: Action | None, run: Run | None) -> Iterator[tuple[str, str]]:
         """Yield executor and handle of what an action is to end: where the claim is lost, at whichever engine it
@@ -465,26 +501,6 @@ class Afar:
         elif run is not None and run.claim is None:
             for name in self.settings:
                 yield name, handle_of(self._repository(name), run.run_id, run.number)
-
-    def _end(self, executor: str, handle: str, run: Run | None) -> str:
-        """Have an attempt ended and return why it may live all the same, "" if it is gone for certain."""
-        known = run.afar if run is not None else None
-        if known is not None and (known.is_final or known.turned):
-            return ""
-        if executor not in self.settings:
-            return f"it may live at executor '{executor}', which has no engine in the settings any more"
-        seen: Sighting | None = None
-        with self._asking(executor) as engine:
-            engine.cancel([handle])
-            seen = engine.observe([handle])[handle]
-            self._note_all(executor, {handle: seen})
-        if seen is None:
-            return f"it may live: {self._pause(executor).why}"
-        if seen.standing in (Standing.QUEUED, Standing.RUNNING):
-            return f"executor '{executor}' was told to end attempt {handle}"
-        # Its last word may be on its way; without a run here nobody wants to hear it.
-        waits = known is not None and known.submitted
-        return f"attempt {handle} has ended at executor '{executor}'; its last word is looked for" if waits else ""
 
     # -------------------------------------------------------------------------------------------- engines
 
@@ -564,6 +580,12 @@ def _is_open(run: Run) -> bool:
     ended = run.end is not None and run.end.outcome != Outcome.INTERRUPTED
     outcome = run.attempt.outcome if run.attempt is not None else None
     return not ended and outcome in (None, Outcome.INTERRUPTED)
+
+
+def _is_gone(run: Run | None) -> bool:
+    """Return whether nothing of the newest attempt of a run lives at an engine, for certain."""
+    known = run.afar if run is not None else None
+    return known is not None and (known.is_final or bool(known.turned))
 
 
 def _placement(run: Run) -> Placement:
