@@ -128,7 +128,9 @@ def test_a_cancelled_attempt_is_ended_at_its_engine_before_that_is_said(tmp_path
     settled(repo)
     assert couriers(repo, "x") == []
     found = repo.manifest("x")
-    assert (found["status"], attempts(found)) == ("cancelled", [(1, "interrupted")])
+    assert found["status"] == "cancelled"
+    # The attempt knows only that it was told to stop; where it did not live to say so, the host does.
+    assert attempts(found) in ([(1, "interrupted")], [(1, "cancelled")])
 
 
 def test_a_killed_courier_is_followed_by_another_attempt(tmp_path: Path) -> None:
