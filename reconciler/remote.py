@@ -165,6 +165,25 @@ class Remote:
             "--no-auto-maintenance", "--no-show-forced-updates", *depth, "--end-of-options", self.name, *oids,
         )  # fmt: skip
 
+    def take(self, ref: str, depth: int = 0) -> str | None:
+        """Bring one ref under its own name, with `depth` commits of its history (0: all); return where it is, None if
+        it does not exist."""
+        if not REF.fullmatch(ref):
+            raise ValueError(f"{ref!r}: not the full name of a ref")
+        shallow = (self.repository.common / "shallow").exists()
+        history = (f"--depth={depth}",) if depth else ("--unshallow",) if shallow else ()
+        try:
+            self._network(
+                "fetch", "--quiet", "--force", "--no-tags", "--refmap=", "--no-write-fetch-head",
+                "--no-recurse-submodules", "--no-auto-maintenance", "--no-show-forced-updates", *history,
+                "--end-of-options", self.name, f"+{ref}:{ref}",
+            )  # fmt: skip
+        except GitFailed as error:
+            if "couldn't find remote ref" in error.stderr:
+                return None
+            raise
+        return self.repository.look_up([ref])[0]
+
     def push(self, updates: Sequence[RefUpdate], *, atomic: bool = True) -> frozenset[str]:
         """Move refs, each only from where it must be now; return those that were rejected because they are not there
         (of an atomic push all or none). One that is at `new` already is rejected too: it was not moved from `old`.
