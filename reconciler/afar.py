@@ -48,7 +48,7 @@ FENCED = (Cancel, Abandon, Resume, TakeOver)
 class Heard:
     """What is remembered of one attempt at an engine. `order` is the commit it was given; `word` the newest commit of
     its ref that was brought home, and since when nothing newer came; `ended` is when its engine was first seen to have
-    ended it."""
+    ended it. `alien` says that its ref holds an order of which nobody here knows anything."""
 
     executor: str
     order: str = ""
@@ -58,6 +58,7 @@ class Heard:
     word: str = ""
     heard: Instant | None = None
     ended: Instant | None = None
+    alien: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -162,6 +163,7 @@ class Afar:
             silent_s=now.monotonic_s - since.monotonic_s,
             silent_max_s=said.silent_max_s if said is not None else float("inf"),
             turned=heard.turned,
+            alien=heard.alien,
         )
 
     def _is_final(self, heard: Heard, hearing: Hearing | None) -> bool:
@@ -329,11 +331,13 @@ class Afar:
         attempt is ended, and the next one gets a ref of its own."""
         updates, ordered, aliens = [], [], list[str]()
         for run in runs:
+            self._make_durable(run)
             heard, ref = self._heard_of(run), work_ref(run.run_id, run.number)
             there = self.refs.get(ref)
             if there is not None and (not heard.order or there not in (heard.order, heard.word)):
-                self._keep(_placement(run).handle, replace(heard, submitted=True, sighting=None))
+                self._keep(_placement(run).handle, replace(heard, submitted=True, sighting=None, alien=True))
                 aliens.append(_placement(run).handle)
+                refused[run.run_id] = "its order is none that is known here, so the next attempt gets one of its own"
                 continue
             if there is None:
                 order = self._ordered(executor, run, refused)
@@ -362,6 +366,12 @@ class Afar:
         except (TransientError, OSError) as error:
             refused[run.run_id] = str(error)
         return ""
+
+    def _make_durable(self, run: Run) -> None:
+        """Sync the names of a claim and of a key: who wrote them may not have lived to do that."""
+        directory = self.world.runs.directory(run.task_id, run.run_id)
+        self.world.disk.sync_directory(directory.record("claims", run.number).parent)
+        self.world.disk.sync_directory(directory.path)
 
     def _push(self, updates: Sequence[RefUpdate], hearing: Hearing | None) -> frozenset[str]:
         """Move refs at the remote, or here where there is none; return those that did not move."""

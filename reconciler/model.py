@@ -1035,7 +1035,8 @@ class Afar:
     """What is known of an attempt that an engine executes. `sighting` is what the engine said last, None where nobody
     could ask it yet; `submitted` is whether it has taken the attempt. `is_final` says that the engine has ended it and
     that no word of it can be on its way any more. `silent_s` is for how long nothing new was heard of it by git, and
-    `silent_max_s` from when on that counts; `turned` says why the engine will never take it, "" if it may."""
+    `silent_max_s` from when on that counts; `turned` says why the engine will never take it, "" if it may; `alien` that
+    what is known of it was lost with the host that made its order."""
 
     sighting: Sighting | None = None
     submitted: bool = False
@@ -1043,6 +1044,7 @@ class Afar:
     silent_s: float = 0.0
     silent_max_s: float = float("inf")
     turned: str = ""
+    alien: bool = False
 
 
 @frozen

@@ -75,7 +75,8 @@ def _judge_afar(run: Run) -> tuple[Phase, str]:
     if afar.is_final:
         said = run.attempt.detail if run.attempt is not None and run.attempt.outcome is not None else ""
         detail = afar.sighting.detail if afar.sighting is not None else ""
-        return Phase.STALE, f"attempt {number} ended at its engine: {detail or said or 'no word of it came home'}"
+        left = "no word of it came home" if run.attempt is None else "its last word did not come home"
+        return Phase.STALE, f"attempt {number} ended at its engine: {detail or said or left}"
     if afar.sighting is None or afar.sighting.standing != Standing.RUNNING:
         return begun, _where_it_stands(run, afar)
     if afar.silent_s > afar.silent_max_s:

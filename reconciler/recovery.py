@@ -44,6 +44,8 @@ def _cause_afar(run: Run) -> Cause:
         return Cause.SILENT
     if run.attempt is not None and run.attempt.outcome == Outcome.INTERRUPTED:
         return Cause.INTERRUPTED
+    if afar.alien and run.attempt is None:
+        return Cause.RECORD_LOST
     if seen is not None and seen.standing == Standing.ABSENT:
         return Cause.ENGINE_FORGOT
     return Cause.NOT_STARTED if run.attempt is None else Cause.WORKER_DIED

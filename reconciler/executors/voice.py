@@ -7,12 +7,13 @@ attempt, the next word goes on from there. A ref that is elsewhere or gone has b
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import datetime
 
 from reconciler import process
 from reconciler.errors import GitFailed, PushUnclear
 from reconciler.executors.ordering import make_word
+from reconciler.model import Instant
 from reconciler.remote import RefUpdate, Remote
 from reconciler.work import Word, WorkOrder
 
@@ -30,8 +31,18 @@ class Fenced(Exception):
 class Voice:
     """The words of one courier about one attempt. `there` is where its ref was seen last."""
 
-    def __init__(self, remote: Remote, ref: str, oid: str, order: WorkOrder, there: str, key: str) -> None:
+    def __init__(
+        self,
+        remote: Remote,
+        ref: str,
+        oid: str,
+        order: WorkOrder,
+        there: str,
+        key: str,
+        now: Callable[[], Instant] = process.instant,
+    ) -> None:
         self.remote, self.ref, self.oid, self.order, self.there, self._key = remote, ref, oid, order, there, key
+        self._now = now
         self.beat = 0
         self._said: dict[str, None] = {}
 
@@ -39,15 +50,17 @@ class Voice:
         """Say a word with files of the run directory. Raise Fenced if the ref is not this attempt's any more,
         TransientError if it cannot be said now; then it may have been heard all the same."""
         self.beat += 1
+        at = self._now().at
         word = Word(
             run_id=self.order.run_id,
             number=self.order.number,
             beat=self.beat,
-            at=process.instant().at,
+            at=at,
             ended=ended,
             tree="",
         )
-        oid, _ = make_word(self.remote.repository, self.oid, word, files, self._key, int(time.time()))
+        epoch_s = int(datetime.fromisoformat(at).timestamp())
+        oid, _ = make_word(self.remote.repository, self.oid, word, files, self._key, epoch_s)
         self._said[oid] = None
         if len(self._said) > SAID_MAX:
             del self._said[next(iter(self._said))]

@@ -15,6 +15,9 @@ from reconciler.phases import ENDED
 from reconciler.remote import HEADS
 from reconciler.simulation.deciding import APPROVERS, decide
 from reconciler.simulation.disk import Folder
+from reconciler.simulation.engine import Cluster
+from reconciler.simulation.engine_story import Trouble
+from reconciler.simulation.engine_watch import EngineWatch
 from reconciler.simulation.host import Host
 from reconciler.simulation.remote import Server
 from reconciler.simulation.repository import Store
@@ -31,6 +34,7 @@ from reconciler.simulation.story import EPOCH_S, PIPELINES, YEAR_S, Behaviour, D
 from reconciler.simulation.watch import Watch
 from reconciler.simulation.world import world_of
 from reconciler.waiting import awaited_runs, open_gates
+from reconciler.work import WORK, of_ref
 
 PASSES_MAX = 60
 """Within how many passes of each machine, and 12 more for each request, all is quiet once nothing goes wrong."""
@@ -61,7 +65,7 @@ class History:
         self.store = Store()
         self.branch = f"refs/heads/{story.branch}"
         self.owned: dict[str, bytes | None] = {}
-        self.watch = Watch(self.store, self.branch, story)
+        self.watch = (Watch if story.trouble is None else EngineWatch)(self.store, self.branch, story)
         self.server = Server(self.scheduler, self.watch.branch_moved)
         self.drawn = 0
         self.counts: dict[str, int] = {}
@@ -81,6 +85,19 @@ class History:
         for host in self.hosts:
             host.repository.refs[self.branch] = base
             host.disk.make_directory(host.repository.state)
+        self.cluster = self._cluster(story.trouble) if story.trouble is not None else None
+
+    def _cluster(self, trouble: Trouble) -> Cluster:
+        """Return the engine of this history; its couriers reach the remote, or the one repository there is."""
+        server = self.server
+        if not self.story.remote:
+            server = Server(self.scheduler, self.watch.branch_moved)
+            server.refs = self.hosts[0].repository.refs
+        cluster = Cluster(self, self.store, server, trouble)
+        assert isinstance(self.watch, EngineWatch)
+        self.watch.cluster, self.watch.hosts = cluster, self.hosts
+        self.last_stop = trouble.until_s
+        return cluster
 
     def tell(self) -> Result:
         """Let it happen, and return how it went."""
@@ -100,7 +117,7 @@ class History:
             violation = str(broken)
             scheduler.say(f"VIOLATION: {violation}")
         finally:
-            for host in self.hosts:
+            for host in self.machines():
                 scheduler.close(list(host.actors))
         return Result(
             story=self.story,
@@ -134,7 +151,7 @@ class History:
         self.scheduler.call_at(at, lambda: self._keep_reconciler(host, index, 0.0))
 
     def _reconcile(self, host: Host, actor: Actor) -> None:
-        world = world_of(host, self.server if self.story.remote else None)
+        world = world_of(host, self.server if self.story.remote else None, self.cluster)
         loop = Loop(world, Observer(world))
         while True:
             try:
@@ -153,6 +170,8 @@ class History:
             if self.story.fresh:
                 self.scheduler.sleep(self.story.pause_s)
                 return
+            if self.cluster is not None and self.cluster.trouble.is_silent(self.scheduler.now):
+                self.scheduler.sleep(self.cluster.pause_s())
             if result.idle:
                 self.scheduler.sleep(4 * self.story.pause_s)
             else:
@@ -190,6 +209,8 @@ class History:
         marks = [host.disk.node(f"{host.repository.state}/live") for host in self.present()]
         names = {name for each in marks if isinstance(each, Folder) for name in each.names}
         refs = set(self.server.refs) - {self.branch} - {claim_ref(each) for each in suspended}
+        refs |= {ref for ref in self.hosts[0].repository.refs if ref.startswith(WORK)}
+        refs -= {ref for ref in refs if (of_ref(ref) or ("", 0))[0] in suspended}
         shared = {ref for ref in refs if not ref.startswith(HOSTS) or not suspended}
         return {name for name in names if not name.startswith(".")} <= suspended and not shared
 
@@ -298,7 +319,11 @@ class History:
 
     def machine(self, actor: Actor) -> Host:
         """Return the machine a process is on."""
-        return next(each for each in self.hosts if each is actor.host)
+        return next(each for each in self.machines() if each is actor.host)
+
+    def machines(self) -> list[Host]:
+        """Return every machine, those of the engine last."""
+        return [*self.hosts, *(self.cluster.nodes if self.cluster is not None else ())]
 
     def present(self) -> list[Host]:
         """Return the machines that are there, or will be again."""
@@ -306,7 +331,7 @@ class History:
 
     def others(self, current: Actor) -> list[Actor]:
         """Return the processes with code, on every machine, but the one that moves."""
-        return [each for host in self.hosts for each in host.actors if each is not current]
+        return [each for host in self.machines() for each in host.actors if each is not current]
 
 
 def _held_up(result: Pass, suspended: set[RunId]) -> set[RunId]:

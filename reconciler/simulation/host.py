@@ -179,7 +179,7 @@ class Host:
     def latency(self) -> float:
         return self.history.latency()
 
-    def moved(self, ref: str, old: str | None, new: str) -> None:
+    def moved(self, ref: str, old: str | None, new: str | None) -> None:
         self.history.watch.branch_moved(ref, old, new)
 
     def sleep(self, seconds: float) -> None:

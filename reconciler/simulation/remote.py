@@ -21,7 +21,7 @@ PATIENCE_S = 20.0
 class Server:
     """The refs of the repository that all clones share."""
 
-    def __init__(self, scheduler: Scheduler, moved: Callable[[str, str | None, str], None]) -> None:
+    def __init__(self, scheduler: Scheduler, moved: Callable[[str, str | None, str | None], None]) -> None:
         self.scheduler, self.moved = scheduler, moved
         self.refs: dict[str, str] = {}
 
@@ -37,7 +37,7 @@ class Server:
                 del self.refs[each.ref]
             else:
                 self.refs[each.ref] = each.new
-                self.moved(each.ref, each.old, each.new)
+            self.moved(each.ref, each.old, each.new)
         return wrong
 
     def apply_late(self, updates: Sequence[RefUpdate], *, atomic: bool, after_s: float) -> None:

@@ -173,18 +173,27 @@ def _matches(path: str, globs: tuple[str, ...]) -> bool:
 
 
 class SimulatedObjects(Objects):
-    """Commits as they are read to find the notes in them."""
+    """Commits as they are read to find the notes and words in them, and what comes with a word."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
 
     def contents(self, oids: Sequence[str], kind: str = "") -> Iterator[tuple[str, bytes | None]]:
+        if kind == "blob":
+            yield from ((oid, self.store.blobs.get(oid)) for oid in oids)
+            return
         for oid in oids:
             commit = self.store.commits.get(oid)
-            yield oid, None if commit is None else f"tree {commit.tree}\n\n{commit.message}".encode()
+            yield oid, None if commit is None else _spelled(commit)
 
     def close(self) -> None:
         return
+
+
+def _spelled(commit: Commit) -> bytes:
+    """Return a commit as git spells it, less who made it and when."""
+    parents = "".join(f"parent {each}\n" for each in commit.parents)
+    return f"tree {commit.tree}\n{parents}\n{commit.message}".encode()
 
 
 class SimulatedRepository(Repository):
@@ -244,6 +253,9 @@ class SimulatedRepository(Repository):
         if revision == "HEAD":
             revision = f"refs/heads/{self.host.branch}"
         commit = revision if revision in self.store.commits else self.refs.get(revision)
+        if path and revision in self.store.trees:
+            entry = self.store.at(revision, path)
+            return entry.oid if entry is not None else None
         if not colon or commit not in self.store.commits:
             return None if colon else commit
         tree = self.store.commits[commit].tree
@@ -354,6 +366,23 @@ class SimulatedRepository(Repository):
             epoch_s=draft.epoch_s,
         )
 
+    def git(
+        self,
+        *arguments: str,
+        standard_input: bytes = b"",
+        timeout_s: float = 0.0,
+        config: Sequence[str] = (),
+        git_directory: Path | None = None,
+        more_s: Callable[[], float] = lambda: 0.0,
+    ) -> str:
+        """Read and make refs of attempts; nothing else is asked of git in words."""
+        if arguments[0] == "for-each-ref":
+            self._ask("read refs below", arguments[-1])
+            return "\n".join(f"{oid} {ref}" for ref, oid in sorted(self.refs.items()) if ref.startswith(arguments[-1]))
+        if arguments[:2] == ("update-ref", "--stdin"):
+            return self._create_refs(standard_input.decode())
+        raise NotImplementedError(f"git {arguments[0]}")
+
     def import_objects(self, stream: bytes) -> str:
         """Make notes from a stream; nothing else is imported that is not a draft."""
         self._ask("write notes")
@@ -362,6 +391,21 @@ class SimulatedRepository(Repository):
         made = [self.store.commit(Commit(tree=empty, parents=(), message=each.decode())) for each in messages]
         self.move("")
         return "\n".join(made)
+
+    def _create_refs(self, lines: str) -> str:
+        """Make refs that do not exist, all of them or none."""
+        self._ask("make refs", lines.split(" ")[1])
+        asked = dict(line.split(" ")[1:] for line in lines.splitlines())
+        if there := sorted(asked.keys() & self.refs.keys()):
+            raise GitFailed(f"git update-ref: cannot lock ref '{there[0]}': reference already exists")
+        for ref, oid in asked.items():
+            self.refs[ref] = oid
+            self.host.moved(ref, None, oid)
+        self.move("")
+        return ""
+
+    def empty_tree(self) -> str:
+        return self.store.tree({})
 
     def is_ancestor(self, old: str, new: str) -> bool:
         self._ask("ask for the history of", new)
@@ -373,7 +417,9 @@ class SimulatedRepository(Repository):
 
     def delete_ref(self, ref: str) -> None:
         self._ask("delete", ref)
-        self.refs.pop(ref, None)
+        old = self.refs.pop(ref, None)
+        if old is not None:
+            self.host.moved(ref, old, None)
 
     def clear_stale_locks(self) -> list[str]:
         return []

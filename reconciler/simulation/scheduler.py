@@ -269,7 +269,9 @@ class Scheduler:
         while self.unwinding:
             self.current = self.unwinding.pop()
             assert self.current.greenlet is not None
-            self.current.greenlet.throw(Crashed())
+            # Who was killed from outside while it gave way may have noticed that itself.
+            if self.current.greenlet:
+                self.current.greenlet.throw(Crashed())
         self.current = None
 
     def close(self, actors: Sequence[Actor]) -> None:

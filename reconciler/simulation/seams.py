@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
+from reconciler.executors.engine import Submission
 from reconciler.model import Plan, PlannedStage, StageRecord
 from reconciler.rundir import RunDirectory
 from reconciler.simulation.scheduler import Actor, Scheduler
@@ -28,7 +29,7 @@ class Machine(Protocol):
 
     def armed(self, what: str) -> bool: ...
 
-    def moved(self, ref: str, old: str | None, new: str) -> None: ...
+    def moved(self, ref: str, old: str | None, new: str | None) -> None: ...
 
     def latency(self) -> float: ...
 
@@ -54,7 +55,9 @@ class Watching(Protocol):
 
     def power_lost(self, host: Any, standing: list[str]) -> None: ...
 
-    def branch_moved(self, ref: str, old: str | None, new: str) -> None: ...
+    def submitted(self, host: Any, submission: Submission) -> None: ...
+
+    def branch_moved(self, ref: str, old: str | None, new: str | None) -> None: ...
 
 
 class Telling(Protocol):

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from functools import cache
 from random import Random
 
+from reconciler.simulation.engine_story import Trouble, at_engine
 from reconciler.simulation.scheduler import Happening
 from reconciler.values import frozen
 
@@ -123,6 +124,8 @@ class Story:
     """By which of `POLICIES` decisions are judged."""
     quota: int = 0
     """How many runs of a task may be under way at once, 0 for any number; only where nobody falls silent."""
+    trouble: Trouble | None = None
+    """How the engine behaves that executes some of the runs, None where there is none."""
 
     def after(self) -> Mapping[str, str]:
         """Return by name what each request comes after, where it comes after anything."""
@@ -190,8 +193,9 @@ def base_files(settings: int, lease: int) -> Mapping[str, bytes]:
     }
 
 
-def story_of(seed: int, *, remote: bool | None = None, waits: bool = False) -> Story:
-    """Return the story of a seed. With `waits`, all stories have gates or nested pipelines, which few have else."""
+def story_of(seed: int, *, remote: bool | None = None, waits: bool = False, engine: bool = False) -> Story:
+    """Return the story of a seed. With `waits`, all stories have gates or nested pipelines, with `engine`, an engine
+    that executes some of their runs; few have else."""
     chance = Random(seed)
     big = chance.random()
     requests = chance.randint(8, 50) if big > 0.996 else chance.randint(4, 8) if big > 0.95 else chance.randint(0, 3)
@@ -202,6 +206,9 @@ def story_of(seed: int, *, remote: bool | None = None, waits: bool = False) -> S
     waiting = waiting_of(seed, requests, order, waits=waits)
     order = waiting.order
     files = {**files, **waiting.files(files)}
+    if there := at_engine(seed, requests, always=engine):
+        order = {**order, **{number: order.get(number, "") + text for number, text in there.wishes.items()}}
+        files = {**files, "reconciler.yaml": files["reconciler.yaml"] + there.settings.encode()}
     asked = [number for number in range(requests) if chance.random() < 0.6]
     files = {
         **files,
@@ -229,6 +236,7 @@ def story_of(seed: int, *, remote: bool | None = None, waits: bool = False) -> S
         order=order,
         waiting=waiting.pipelines,
         policy=waiting.policy,
+        trouble=there.trouble if there is not None else None,
     )
 
 

@@ -71,9 +71,10 @@ def _collecting_seldom() -> Iterator[Callable[[], object]]:
             gc.enable()
 
 
-def tell_seeds(seeds: Iterable[int], *, waits: bool = False) -> tuple[Tally, list[Result]]:
-    """Tell the stories of these seeds; with `waits`, as they are where all have gates or nested pipelines."""
-    return tell(story_of(seed, waits=waits) for seed in seeds)
+def tell_seeds(seeds: Iterable[int], *, waits: bool = False, engine: bool = False) -> tuple[Tally, list[Result]]:
+    """Tell the stories of these seeds; with `waits`, as they are where all have gates or nested pipelines, with
+    `engine`, where all have an engine."""
+    return tell(story_of(seed, waits=waits, engine=engine) for seed in seeds)
 
 
 def shortest_told(result: Result) -> Result:
@@ -95,6 +96,7 @@ def report(result: Result, *, shrink: bool = True) -> str:
         f"  people: {', '.join(f'{each.kind} {each.about} at {each.at_s:.1f} s' for each in story.deeds) or 'nothing'}",
         f"  faults: {', '.join(f'{each.kind} at move {each.move}' for each in faults) or 'none'}, "
         f"{len(story.happenings) - len(faults)} changes of who moves",
+        *([f"  the engine: {story.trouble}"] if story.trouble is not None else ()),
         "  seconds and moves, machine and process, what it does:",
         *(f"  {line}" for line in _bounded(short.trace)),
     ]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from reconciler import checklist, codec
+from reconciler.executors.engine import Submission
 from reconciler.git import Entry
 from reconciler.model import (
     ApprovalPolicy,
@@ -123,6 +124,10 @@ class Watch:
             if not host.disk.is_durable(path):
                 raise Violation(f"attempt {number} of {directory.name} is spawned before {path.name} is durable")
 
+    def submitted(self, host: Host, submission: Submission) -> None:
+        """An attempt is handed to an engine."""
+        raise Violation(f"{submission.handle} is handed to an engine that nobody has")
+
     def _check_fire(self, plan: Plan) -> None:
         """A fire of one wording of a request is executed by one run."""
         known = self.fires.setdefault((plan.name, plan.fired_at, plan.request.blob), plan.run_id)
@@ -167,7 +172,11 @@ class Watch:
         path = run.record("attempts", number)
         if host.disk.node(str(path)) is not None and not host.disk.is_durable(path):
             raise Violation(f"attempt {number} of {run.path.name} has ended and its end is not durable")
-        attempt = _attempt(host, path)
+        self._note_waiting(host, run, number)
+
+    def _note_waiting(self, host: Host, run: RunDirectory, number: int) -> None:
+        """Remember how many decisions were committed when an attempt was that came to wait at a gate."""
+        attempt = _attempt(host, run.record("attempts", number))
         for record in attempt.stages if attempt is not None else ():
             if record.status == StageStatus.WAITING:
                 self.waited.setdefault((run.path.name, record.id), self.decided[run.path.name, number])
@@ -195,10 +204,12 @@ class Watch:
 
     # -------------------------------------------------------------------------------------------- the branch
 
-    def branch_moved(self, ref: str, old: str | None, new: str) -> None:
-        """The branch moved by a reconciler: forward, and by nothing but evidence."""
+    def branch_moved(self, ref: str, old: str | None, new: str | None) -> None:
+        """A ref moved; the branch, by a reconciler: forward, and by nothing but evidence."""
         if ref != self.branch:
             return
+        if new is None:
+            raise Violation(f"{ref} was deleted by a reconciler")
         if old is not None and old not in self.store.commits[new].parents:
             raise Violation(f"the branch moved from {old[:10]} to {new[:10]}, which is no child of it")
         self._check_commit(old, new)

@@ -11,6 +11,7 @@ from reconciler.model import Process
 from reconciler.process import RECORD_MARGIN_S, Chance, Processes, Target, Workers
 from reconciler.rundir import Runs
 from reconciler.simulation.disk import File
+from reconciler.simulation.engine import Cluster
 from reconciler.simulation.host import Host
 from reconciler.simulation.remote import Server, SimulatedRemote
 from reconciler.simulation.scheduler import Actor
@@ -21,8 +22,9 @@ KILL_PATIENCE_S = 5.0
 CONTRACTS = Contracts()
 
 
-def world_of(host: Host, server: Server | None) -> World:
-    """Return the world as a process of a machine sees it."""
+def world_of(host: Host, server: Server | None, cluster: Cluster | None = None) -> World:
+    """Return the world as a process of a machine sees it; `cluster` is what engines are there."""
+    here = {} if cluster is None else {"node": host.name, "open_engine": cluster.opener(host)}
     return World(
         repository=host.repository,
         disk=host.disk,
@@ -36,6 +38,7 @@ def world_of(host: Host, server: Server | None) -> World:
         cpus=2,
         machine=f"simulated {host.name} 0:0",
         remote=SimulatedRemote(host, host.repository, server) if server is not None else None,
+        **here,  # type: ignore[arg-type]
     )
 
 

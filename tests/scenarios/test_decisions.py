@@ -87,6 +87,7 @@ from reconciler.places import Cause, Executor, Placement, Quotas, Sighting, Stan
 from reconciler.resolve import Place, resolve
 from reconciler.slots import executors_here, of_plan, within_quotas
 from reconciler.state import Actual, Desired
+from reconciler.work import WORK, of_ref
 
 AT = "2026-03-01T12:00:00.000Z"
 AT_S = int(datetime.fromisoformat(AT).timestamp())
@@ -276,7 +277,8 @@ def held_of(case: dict[str, Any], wishes: tuple[Wish, ...]) -> Held:
     claims = tuple(claim_of(each, case.get("series", 1), 60, "elsewhere") for each in range(1, number + 1))
     found = next((each.plan for each in wishes if each.run_id == run), None)
     if "engine" in case:
-        digest = (found or plan_of(request_of(run), run)).digest if case.get("same_plan", True) else "d" * 64  # type: ignore[union-attr]
+        known = found if isinstance(found, Plan) else plan_of(request_of(run), run)
+        digest = known.digest if case.get("same_plan", True) else "d" * 64
         newest = replace(claims[-1], placement=place_of(case["engine"], "handle"), plan_digest=digest)
         claims = (*claims[:-1], newest)
     plan = {"known": found or plan_of(request_of(run), run), "unknown": None}[case.get("plan", "known")]
@@ -462,7 +464,16 @@ HELD = st.fixed_dictionaries(
         "number": st.integers(1, 4),
         "silent": st.sampled_from([0.0, 300.0, 301.0]),
         "plan": st.sampled_from(["known", "unknown"]),
-    }
+    },
+    optional={"engine": st.sampled_from(["hpc", "other"]), "same_plan": st.booleans()},
+)
+AT_ENGINE = st.fixed_dictionaries(
+    {"silent": st.sampled_from([1.0, 3600.0, 3601.0]), "submitted": st.booleans(), "final": st.booleans()},
+    optional={
+        "is": st.sampled_from([each.value for each in Standing]),
+        "cause": st.sampled_from(["node_failed", "preempted", "time_limit"]),
+        "turned": st.just("there is no such partition"),
+    },
 )
 FACTS = st.fixed_dictionaries(
     {
@@ -485,6 +496,8 @@ FACTS = st.fixed_dictionaries(
         "cancel": st.just("enough"),
         "end": st.sampled_from([each.value for each in Outcome]),
         "group": st.sampled_from(["g", "h"]),
+        "executor": st.just("hpc"),
+        "at": AT_ENGINE,
     },
 )
 GROUPS = st.fixed_dictionaries(
@@ -520,7 +533,19 @@ WORLDS = st.fixed_dictionaries(
         "neighbours": st.dictionaries(st.sampled_from(["them", "others"]), st.sampled_from([1.0, 301.0]), max_size=2),
         "online": st.booleans(),
         "quotas": st.sampled_from([{"tasks": {"*": 1}}, {"tasks": {"t": 2}, "labels": {"x": 1}}]),
-        "executors": st.sampled_from([{"local": {}}, {"local": {"runs_max": 1}, "big": {"capabilities": ["gpu"]}}]),
+        "executors": st.sampled_from(
+            [
+                {"local": {}},
+                {"local": {"runs_max": 1}, "big": {"capabilities": ["gpu"]}},
+                {"local": {}, "hpc": {"engine": "slurm", "capabilities": ["gpu"], "runs_max": 2}},
+            ]
+        ),
+        "refusals": st.just({"hpc": "slurmctld does not answer"}),
+        "work": st.dictionaries(
+            st.builds("refs/reconciler/work/{}/{}".format, st.sampled_from(RUN_IDS), st.integers(1, 4)),
+            st.just("oid"),
+            max_size=3,
+        ),
         "served": st.dictionaries(st.sampled_from(["t", "u"]), st.sampled_from([0, 60, 7200]), max_size=2),
     },
 )
@@ -594,7 +619,7 @@ def no_run_of_another_host_goes_on_here_before_that_host_fell_silent(case: dict[
     theirs = {each["run"]: each["silent"] for each in case.get("held", ()) if each["by"] == "them"}
     for action in decide(case):
         for run_id in set(subjects(action)) & theirs.keys():
-            if isinstance(action, TakeOver):
+            if isinstance(action, TakeOver | Adopt):
                 assert theirs[run_id] > 300
             else:
                 assert isinstance(action, Yield | Wait | Retire | Release | Quarantine), spoken(action)
@@ -664,7 +689,43 @@ def _group(each: Wish) -> str:
     return each.request.concurrency.group if each.request.concurrency is not None else ""
 
 
+def an_attempt_at_an_engine_is_followed_only_when_it_is_over_or_silent(case: dict[str, Any]) -> None:
+    """Whatever is unknown of it, it may live: only the engine's word, or its own silence, lets another one begin."""
+    runs = actual_of(case).runs
+    for action in decide(case):
+        if isinstance(action, Resume) and (run := runs[action.run_id]).is_afar:
+            afar = run.afar or Afar()
+            running = afar.sighting is not None and afar.sighting.standing == Standing.RUNNING
+            ended = run.attempt is not None and run.attempt.outcome == Outcome.WAITING
+            assert ended or afar.is_final or (running and afar.silent_s > afar.silent_max_s)
+
+
+def only_what_an_engine_has_not_taken_is_handed_to_it(case: dict[str, Any]) -> None:
+    actual = actual_of(case)
+    for action in decide(case):
+        if isinstance(action, Submit):
+            run = actual.runs[action.run_id]
+            assert run.is_afar and run.afar is not None and not run.afar.submitted and not run.afar.turned
+            assert limits_of(case).online and phase(run, NOW) not in ENDED
+
+
+def the_ref_of_an_attempt_that_goes_on_is_kept(case: dict[str, Any]) -> None:
+    actual = actual_of(case)
+    for action in decide(case):
+        if not isinstance(action, Release) or not action.ref.startswith(WORK):
+            continue
+        assert limits_of(case).online
+        run_id, number = of_ref(action.ref) or ("", 0)
+        held, run = (actual.held or {}).get(RunId(run_id)), actual.runs.get(RunId(run_id))
+        proven = actual.proves(RunId(run_id), number)
+        assert proven or held is None or held.claim.number > number
+        assert proven or run is None or not run.is_afar or run.number > number
+
+
 PROMISES = (
+    an_attempt_at_an_engine_is_followed_only_when_it_is_over_or_silent,
+    only_what_an_engine_has_not_taken_is_handed_to_it,
+    the_ref_of_an_attempt_that_goes_on_is_kept,
     every_world_has_one_decision,
     a_run_is_acted_on_once_and_in_one_way,
     only_what_was_never_claimed_is_launched_and_never_more_than_there_is_room_for,

@@ -14,8 +14,8 @@ from reconciler.simulation.tell import Tally, report, tell_seeds
 CHUNK = 50
 
 
-def _told(asked: tuple[range, bool]) -> tuple[Tally, list[Result]]:
-    return tell_seeds(asked[0], waits=asked[1])
+def _told(asked: tuple[range, bool, bool]) -> tuple[Tally, list[Result]]:
+    return tell_seeds(asked[0], waits=asked[1], engine=asked[2])
 
 
 def _chunks(first: int, last: int) -> Iterable[range]:
@@ -27,13 +27,14 @@ def main() -> int:
     parser.add_argument("--seeds", default="0:2000", help="one seed, or FIRST:LAST without LAST")
     parser.add_argument("-j", "--processes", type=int, default=2)
     parser.add_argument("--waits", action="store_true", help="let all stories have gates and nested pipelines")
+    parser.add_argument("--engine", action="store_true", help="let an engine execute runs of all stories")
     parser.add_argument("--keep-going", action="store_true", help="tell every broken seed, not the first ones only")
     given = parser.parse_args()
     first, _, last = given.seeds.partition(":")
     start, end = int(first), int(last) if last else int(first) + 1
     began, whole, broken = time.monotonic(), Tally(), []
     with multiprocessing.get_context("fork").Pool(given.processes) as pool:
-        for tally, found in pool.imap(_told, ((each, given.waits) for each in _chunks(start, end))):
+        for tally, found in pool.imap(_told, ((each, given.waits, given.engine) for each in _chunks(start, end))):
             whole.histories += tally.histories
             whole.moves += tally.moves
             whole.seconds += tally.seconds

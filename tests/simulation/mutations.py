@@ -26,6 +26,7 @@ ROUNDS = (
      "tests/scenarios/test_silence.py", "tests/unit/test_manifest.py"],
     ["-m", "tests.simulation", "--seeds", "0:300", "-j", "1"],
     ["-m", "tests.simulation", "--waits", "--seeds", "0:450", "-j", "1"],
+    ["-m", "tests.simulation", "--engine", "--seeds", "0:300", "-j", "1"],
     ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/contract/test_remote.py"],
     ["-m", "tests.simulation", "--seeds", "300:3000", "-j", "1"],
 )  # fmt: skip
@@ -256,6 +257,53 @@ MUTATIONS = (
         "a run is evidence with the records and without the logs",
         "publish.py",
         '        files[command["log_path"]] = log\n',
+        "",
+    ),
+    Mutation(
+        "an engine is not told which order an attempt works on",
+        "afar.py",
+        ', "--ref", ref, "--order", heard.order)',
+        ', "--ref", ref)',
+    ),
+    Mutation(
+        "an attempt that its engine ended is over before its last word was asked for",
+        "afar.py",
+        "        return asked is not None and (\n",
+        "        return asked is None or bool(heard.ended) or (\n",
+    ),
+    Mutation(
+        "nobody waits until an engine has ended what it was told to",
+        "afar.py",
+        """        if seen.standing in (Standing.QUEUED, Standing.RUNNING):
+            return f"executor '{executor}' was told to end attempt {handle}"
+        # Its last word may be on its way; without a run here nobody wants to hear it.
+        waits = known is not None and known.submitted
+        return f"attempt {handle} has ended at executor '{executor}'; its last word is looked for" if waits else ""
+""",
+        '        return ""\n',
+    ),
+    Mutation(
+        "an attempt is handed over before its claim and its key are durable",
+        "afar.py",
+        "            self._make_durable(run)\n",
+        "",
+    ),
+    Mutation(
+        "the ref of an attempt stays until its run is proven",
+        "diff.py",
+        "run.number <= number and run.is_afar",
+        "run.is_afar",
+    ),
+    Mutation(
+        "all attempts of a run have one name at an engine",
+        "afar.py",
+        "handle_of(self._repository(placement.executor), run_id, number))\n",
+        "handle_of(self._repository(placement.executor), run_id, 1))\n",
+    ),
+    Mutation(
+        "a courier executes what another one has begun",
+        "simulation/courier.py",
+        "        if there != self.order:\n            self._find_it_begun(voice)\n            return\n",
         "",
     ),
     Mutation(

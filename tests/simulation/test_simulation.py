@@ -39,14 +39,38 @@ def test_the_promises_hold_where_runs_wait(first: int) -> None:
     assert not broken, report(broken[0])
 
 
-@pytest.mark.parametrize("case", REGRESSIONS, ids=lambda case: f"{case['seed']}{' waits' * case.get('waits', False)}")
+@pytest.mark.parametrize("first", range(0, SEEDS // 20, CHUNK))
+def test_the_promises_hold_where_an_engine_executes(first: int) -> None:
+    _, broken = tell_seeds(range(first, first + CHUNK), engine=True)
+    assert not broken, report(broken[0])
+
+
+def test_an_engine_does_all_that_is_said_of_it() -> None:
+    """Every fate is met, and couriers that come second or are fenced are among them."""
+    tally, _ = tell_seeds(range(100, 160), engine=True)
+    met = {what for what in tally.counts if what.endswith("at the engine")}
+    assert {f"attempts {fate} at the engine" for fate in ("twice", "returns", "requeued", "node fails")} <= met
+    assert {"couriers that found it begun", "couriers that were fenced", "times the engine did not answer"} <= set(
+        tally.counts
+    )
+
+
+def _name(case: dict[str, Any]) -> str:
+    return f"{case['seed']}{' waits' * case.get('waits', False)}{' engine' * case.get('engine', False)}"
+
+
+@pytest.mark.parametrize("case", REGRESSIONS, ids=_name)
 def test_what_went_wrong_once_goes_wrong_no_more(case: dict[str, Any]) -> None:
     with remembering():
         broken = [
             result
             for remote in (False, True, None)
             if (
-                result := History(story_of(case["seed"], remote=remote, waits=case.get("waits", False))).tell()
+                result := History(
+                    story_of(
+                        case["seed"], remote=remote, waits=case.get("waits", False), engine=case.get("engine", False)
+                    )
+                ).tell()
             ).violation
         ]
     assert not broken, f"{case['found']}\n{report(broken[0])}"
