@@ -47,7 +47,7 @@ class EngineWatch(Watch):
         self.first: dict[Number, str] = {}
         """Which node's first word about an attempt was accepted."""
         self.hosts: Sequence[Host] = ()
-        self.tasks: dict[str, str] = {}
+        self.task_of: dict[str, str] = {}
         """The task of every run of which an attempt was submitted."""
         self.heard: dict[Number, set[object]] = {}
         """What was said of an attempt before a claim of the next one was recorded."""
@@ -65,7 +65,7 @@ class EngineWatch(Watch):
         about = (submission.run_id, submission.number)
         path = host.checkout / ".runs" / submission.task_id / f"cli/{submission.run_id}"
         run = RunDirectory(path, host.disk)
-        self.tasks[submission.run_id] = submission.task_id
+        self.task_of[submission.run_id] = submission.task_id
         if about not in self.names:
             self.spawned(host, path, submission.number)
             self._check_lost(host, submission)
@@ -92,7 +92,7 @@ class EngineWatch(Watch):
     def _is_heard(self, about: Number, host: Home) -> bool:
         """Return whether a machine must know how an attempt ended."""
         gone_s = self.cluster.gone_s.get(self.names.get(about, ""), -NEVER)
-        key = f".runs/{self.tasks.get(about[0], '')}/cli/{about[0]}/.work-key-{about[1]}"
+        key = f".runs/{self.task_of.get(about[0], '')}/cli/{about[0]}/.work-key-{about[1]}"
         can_read = isinstance(host, Host) and host.disk.node(f"{host.checkout}/{key}") is not None
         return can_read and self.last.get(about, (NEVER, ""))[0] < gone_s
 
@@ -155,7 +155,7 @@ class EngineWatch(Watch):
         return self._is_recorded(about[0], f"claims/{about[1] + 1}.json")
 
     def _is_recorded(self, run_id: str, name: str) -> bool:
-        path = f".runs/{self.tasks[run_id]}/cli/{run_id}/{name}"
+        path = f".runs/{self.task_of[run_id]}/cli/{run_id}/{name}"
         return any(host.disk.node(f"{host.checkout}/{path}") is not None for host in self.hosts)
 
     def _work_moved(self, ref: str, old: str | None, new: str | None) -> None:
