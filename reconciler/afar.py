@@ -41,6 +41,8 @@ SUBMITTED_MAX = 200
 """So many attempts are handed to engines in one pass at most; the others follow in the next."""
 PAUSE_S, PAUSE_MAX_S = 1.0, 60.0
 """How long an engine is left alone that does not answer or takes nothing: 1, 2, 4 ... 60 seconds."""
+TOLD_S = 2.0
+"""How long an engine that was told to end an attempt is left to do that before it is told again."""
 FENCED = (Cancel, Abandon, Resume, TakeOver)
 
 
@@ -90,6 +92,8 @@ class Afar:
         self.settings: Mapping[str, ExecutorSettings] = {}
         self.engines: dict[str, tuple[ExecutorSettings, Engine]] = {}
         self.pauses: dict[str, Pause] = {}
+        self.told: dict[str, float] = {}
+        """When (monotonic seconds) an engine was told to end an attempt."""
         self.refs: Mapping[str, str] = {}
         self.online = True
         self.changed = False
@@ -481,14 +485,19 @@ class Afar:
         return living
 
     def _cancel(self, executor: str, handles: Sequence[str]) -> Mapping[str, Sighting]:
-        """Have an engine end attempts, and return how they stand after that; nothing where it cannot be asked now."""
-        seen: Mapping[str, Sighting] = {}
-        if not self._unusable(executor, only_silence=True):
+        """Have an engine end attempts, and return how they stand after that; nothing where it cannot be asked now. What
+        was told a moment ago is not told again."""
+        now_s = self.world.now().monotonic_s
+        due = [each for each in handles if now_s - self.told.get(each, float("-inf")) >= TOLD_S]
+        seen = {each: self._heard(executor, each).sighting for each in handles if each not in due}
+        if due and not self._unusable(executor, only_silence=True):
             with self._asking(executor) as engine:
-                engine.cancel(handles)
-                seen = engine.observe(handles)
-                self._note_all(executor, seen)
-        return seen
+                engine.cancel(due)
+                found = engine.observe(due)
+                self._note_all(executor, found)
+                self.told |= dict.fromkeys(due, now_s)
+                seen |= found
+        return {handle: each for handle, each in seen.items() if each is not None}
 
     def _lives(self, executor: str, handle: str, seen: Mapping[str, Sighting], run: Run | None) -> str:
         """Return why an attempt that was to end may live all the same, "" if it is gone for certain."""
@@ -565,6 +574,7 @@ class Afar:
         handles = {_placement(each).handle for each in under_way}
         for handle in [each for each in self.memory.attempts if each not in handles]:
             del self.memory.attempts[handle]
+            self.told.pop(handle, None)
             self.changed = True
 
     def remember(self) -> None:

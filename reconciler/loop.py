@@ -103,7 +103,8 @@ POLL_S = 0.25
 @frozen
 class Pass:
     """What one pass saw, decided and did. `blocked` says why evidence could not be committed, `told` what became of
-    pull requests, `troubles` what subscribers threw and what could not be delivered."""
+    pull requests, `troubles` what subscribers threw and what could not be delivered. Of the runs in `living`, an attempt
+    that is to end may live at its engine: nothing was done with those."""
 
     seen: Observation
     actions: tuple[Action, ...]
@@ -114,6 +115,7 @@ class Pass:
     online: bool = True
     told: tuple[str, ...] = ()
     troubles: tuple[str, ...] = ()
+    living: frozenset[RunId] = frozenset()
 
     @property
     def phases(self) -> dict[RunId, Phase]:
@@ -126,7 +128,8 @@ class Pass:
     @property
     def leads_on(self) -> bool:
         """Return whether the pass changed something itself, so that another one is due at once."""
-        settling = any(isinstance(each, SETTLING) or _is_for_engine(each) for each in self.actions)
+        done = [each for each in self.actions if subject_of(each) not in self.living]
+        settling = any(isinstance(each, SETTLING) or _is_for_engine(each) for each in done)
         return self.publication is not None or self.tip_moved or settling
 
     @property
@@ -333,7 +336,8 @@ class Loop:
             self.custody.meet(self.world.workers.alive(), more=True)
         if granted is not None:
             self._give_back(doable, granted)
-        result = Pass(seen=seen, actions=actions, done=done, online=self.world.remote is None or self.observer.online)
+        online = self.world.remote is None or self.observer.online
+        result = Pass(seen=seen, actions=actions, done=done, online=online, living=frozenset(living))
         if self.world.remote is not None and granted and self.observer.tip.commit != seen.tip:
             return replace(result, tip_moved=True)
         wanted = next((each for each in actions if isinstance(each, Publish)), None)
