@@ -103,8 +103,8 @@ POLL_S = 0.25
 @frozen
 class Pass:
     """What one pass saw, decided and did. `blocked` says why evidence could not be committed, `told` what became of
-    pull requests, `troubles` what subscribers threw and what could not be delivered. Of the runs in `living`, an attempt
-    that is to end may live at its engine: nothing was done with those."""
+    pull requests, `troubles` what subscribers threw and what could not be delivered. Of the runs in `living`, an
+    attempt that is to end may live at its engine: nothing was done with those."""
 
     seen: Observation
     actions: tuple[Action, ...]

@@ -30,10 +30,12 @@ ENDS = {
     "0009-nightly": "absent",
     "0010-green": "succeeded",
     "0031-train": "absent",
+    "0042-train": "starting",
     "team.0007-nightly": "absent",
 }
 """How the requests of the documents end: `absent` is one that is suspended until a day in the future, comes after one
-that is, waits for its time or for a host that offers what it needs, or was cancelled before it began."""
+that is, waits for its time or for a host that offers what it needs, or was cancelled before it began; `starting` one
+that waits for an engine which is not here."""
 
 INSTEAD: dict[str, tuple[str, str]] = {
     "reconciler metrics --ref v1.4 --format json": ("reconciler metrics --ref HEAD --format json", "nothing is tagged"),
