@@ -135,7 +135,9 @@ def asks(document: Path) -> bool:
 @pytest.mark.parametrize("document", [each for each in DOCUMENTS if asks(each)], ids=name_of)
 def test_the_requests_of_a_document_end_as_it_says(scratch: Scratch, path: str, document: Path) -> None:
     furnish(scratch, document)
-    done = scratch.run("reconcile", "--wait", "--timeout", "80s", PATH=path)
+    # What waits for an engine that is not here waits for ever.
+    waits = any(ENDS.get(Path(place).stem) == "starting" for place, *_ in examples(document))
+    done = scratch.run("reconcile", "--wait", "--timeout", "5s" if waits else "80s", PATH=path)
     said = phases(scratch)
     assert said, done.stderr
     assert said == {name: ENDS.get(name, "say in ENDS how it ends") for name in said}, done.stderr
