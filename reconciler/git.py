@@ -311,9 +311,11 @@ class Objects:
         self._directory, self._variables = directory, variables
         self._process: subprocess.Popen[bytes] | None = None
         self._buffer = bytearray()
+        self._packed: object = None
 
     def look_up(self, names: Sequence[str]) -> tuple[str | None, ...]:
         """Return the object id of each name, None where there is nothing."""
+        self._notice_packed_refs()
         found: list[str | None] = []
         for chunk in _chunked(names):
             self._ask("info", chunk)
@@ -334,6 +336,18 @@ class Objects:
             _end(self._process)
             self._process = None
         self._buffer.clear()
+
+    def _notice_packed_refs(self) -> None:
+        """End a git that has read `packed-refs` before they were written anew. It would notice that by itself, but not
+        when it happened twice in a second: it compares seconds, size and inode, and an inode is given out again."""
+        try:
+            found = os.stat(self._directory / "packed-refs")
+            packed: object = (found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
+        except OSError:
+            packed = None
+        if packed != self._packed:
+            self.close()
+        self._packed = packed
 
     def _ask(self, verb: str, names: Sequence[str]) -> None:
         if any("\n" in name for name in names):

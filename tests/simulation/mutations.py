@@ -274,10 +274,10 @@ MUTATIONS = (
     Mutation(
         "nobody waits until an engine has ended what it was told to",
         "afar.py",
-        """        if seen.standing in (Standing.QUEUED, Standing.RUNNING):
+        """        if seen[handle].standing in (Standing.QUEUED, Standing.RUNNING):
             return f"executor '{executor}' was told to end attempt {handle}"
         # Its last word may be on its way; without a run here nobody wants to hear it.
-        waits = known is not None and known.submitted
+        waits = run is not None and run.afar is not None and run.afar.submitted
         return f"attempt {handle} has ended at executor '{executor}'; its last word is looked for" if waits else ""
 """,
         '        return ""\n',

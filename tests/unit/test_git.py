@@ -1005,3 +1005,12 @@ def test_a_change_of_nothing_and_against_nothing(repository: Repository, scratch
 def test_a_change_against_what_is_not_there_fails(repository: Repository, scratch: Scratch) -> None:
     with pytest.raises(GitFailed, match="read-tree"):
         repository.change(scratch.path, "0" * 40, scratch.outside / "index", 1000)
+
+
+def test_refs_that_were_packed_twice_in_a_second_are_read_as_they_are(repository: Repository, scratch: Scratch) -> None:
+    for number in range(10):
+        for again in range(2):
+            scratch.write("count", f"{number} {again}\n")
+            newest = scratch.commit()
+            scratch.git("pack-refs", "--all", "--prune")
+        assert repository.commit_of("main") == newest
