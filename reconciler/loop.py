@@ -331,7 +331,9 @@ class Loop:
         doable = [each for each in actions if subject_of(each) not in living]
         granted = None if self.world.remote is None else self._agree(seen, doable)
         done = (*apply(self.world, doable, granted), *self._hand_over(seen, doable))
-        done += tuple(Done(action=each, sentence=living[subject_of(each)]) for each in actions if each not in doable)
+        done += tuple(
+            Done(action=each, sentence=living[subject_of(each)]) for each in actions if subject_of(each) in living
+        )
         if self.custody is not None:
             self.custody.meet(self.world.workers.alive(), more=True)
         if granted is not None:

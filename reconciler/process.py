@@ -25,7 +25,7 @@ from functools import cache
 from pathlib import Path
 
 from reconciler.errors import LockHeld, SpawnFailed
-from reconciler.model import Instant, Process
+from reconciler.model import Host, Instant, Process
 from reconciler.values import frozen
 
 PROC = Path("/proc")
@@ -85,6 +85,19 @@ def myself() -> Process:
     found = identify(os.getpid())
     assert found is not None
     return found
+
+
+@cache
+def this_machine() -> Host:
+    """Return the facts about this machine that a manifest holds."""
+    system = os.uname()
+    return Host(
+        name=system.nodename,
+        system=f"{system.sysname} {system.release}",
+        machine=system.machine,
+        python=sys.version.split()[0],
+        cpus=os.cpu_count() or 1,
+    )
 
 
 def is_alive(process: Process) -> bool:

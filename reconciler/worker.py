@@ -38,7 +38,6 @@ from reconciler.model import (
     Claim,
     Decision,
     End,
-    Host,
     Instant,
     Judgement,
     Outcome,
@@ -85,7 +84,7 @@ def serve(descriptor: int) -> None:
     # What is made here is made once for all workers: they inherit it.
     codec.prepare(Plan, Claim, Attempt, Instant)
     secrets = secret_values(os.environ)
-    _host()
+    process.this_machine()
     _libc()
     process.boot_id()
     gc.freeze()
@@ -237,19 +236,6 @@ def _left_s(lease: Path | None, began_s: float, grace_s: float) -> float:
 @cache
 def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None)
-
-
-@cache
-def _host() -> Host:
-    """Return the facts about this machine that a manifest holds."""
-    system = os.uname()
-    return Host(
-        name=system.nodename,
-        system=f"{system.sysname} {system.release}",
-        machine=system.machine,
-        python=sys.version.split()[0],
-        cpus=os.cpu_count() or 1,
-    )
 
 
 # ------------------------------------------------------------------------------------------------ the attempt
@@ -662,7 +648,7 @@ class Execution:
         return Attempt(
             number=self.number,
             worker=self.me,
-            host=_host(),
+            host=process.this_machine(),
             started=self.started,
             stages=tuple(self.records.values()),
             elapsed_s=round(self._elapsed_s(), 3),

@@ -7,14 +7,12 @@ answered for, the events, and the logs, which share what remains and are cut in 
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from reconciler import codec, journal, process
 from reconciler.executors.ordering import files_of
-from reconciler.model import Attempt, Host, Outcome, Plan, StageRecord, StageStatus
+from reconciler.model import Attempt, Outcome, Plan, StageRecord, StageStatus
 from reconciler.redact import redact_text
 from reconciler.rundir import RunDirectory
 from reconciler.work import WorkOrder
@@ -121,18 +119,8 @@ def last_words(directory: RunDirectory, secrets: Sequence[bytes]) -> str:
 
 def _unknown(number: int) -> Attempt:
     """Return the record of an attempt that left none."""
-    return Attempt(number=number, worker=process.myself(), host=this_machine(), started=process.instant(), stages=())
-
-
-def this_machine() -> Host:
-    """Return the facts about this machine that a manifest holds."""
-    system = os.uname()
-    return Host(
-        name=system.nodename,
-        system=f"{system.sysname} {system.release}",
-        machine=system.machine,
-        python=sys.version.split()[0],
-        cpus=os.cpu_count() or 1,
+    return Attempt(
+        number=number, worker=process.myself(), host=process.this_machine(), started=process.instant(), stages=()
     )
 
 

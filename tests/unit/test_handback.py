@@ -57,7 +57,7 @@ def record(plan: Plan, directory: RunDirectory, *, outcome: Outcome | None = Out
         for each in plan.stages
     ]  # fmt: skip
     attempt = Attempt(
-        number=1, worker=process.myself(), host=handback.this_machine(), started=process.instant(),
+        number=1, worker=process.myself(), host=process.this_machine(), started=process.instant(),
         stages=tuple(stages), outcome=outcome,
     )  # fmt: skip
     directory.record("attempts", 1).write_bytes(codec.compact(attempt))
