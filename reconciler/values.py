@@ -43,6 +43,7 @@ def _frozen(cls: type[T], kw_only: bool) -> type[T]:
     made.__init__ = _first_init(made)
     made.__eq__, made.__hash__ = _comparison(names)
     made.__setattr__, made.__delattr__ = _refuse_to_set, _refuse_to_delete
+    made.__setstate__ = _set_state
     if made.__repr__ is object.__repr__:
         made.__repr__ = _repr
     return made  # type: ignore[no-any-return]
@@ -73,6 +74,12 @@ def _repr(self: Any) -> str:
 
 def _refuse_to_set(self: object, name: str, value: object) -> None:
     raise FrozenInstanceError(f"cannot assign to field {name!r}")
+
+
+def _set_state(self: object, state: tuple[None, dict[str, Any]]) -> None:
+    """Fill the slots of a value that is copied or comes from another process."""
+    for name, value in state[1].items():
+        object.__setattr__(self, name, value)
 
 
 def _refuse_to_delete(self: object, name: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, dataclass, field, fields, is_dataclass, replace
 from typing import Any
@@ -90,6 +92,11 @@ def test_to_others_it_is_a_dataclass() -> None:
     match Point(x=1):
         case Point(x=found):
             assert found == 1
+
+
+@pytest.mark.parametrize("value", [Deep(x=1, seen=[1]), Pair("a"), Empty()], ids=lambda each: type(each).__name__)
+def test_a_value_is_copied_and_comes_from_another_process(value: Any) -> None:
+    assert pickle.loads(pickle.dumps(value)) == value == copy.deepcopy(value)
 
 
 def test_one_knows_a_value_from_what_can_be_changed() -> None:
