@@ -94,6 +94,10 @@ class Cluster:
     def is_troubled(self) -> bool:
         return self.scheduler.now < self.trouble.until_s
 
+    def _does(self, wrong: str) -> bool:
+        """Return whether something goes wrong here and now, if it comes to it."""
+        return self.is_troubled and wrong in self.trouble.wrongs
+
     # -------------------------------------------------------------------------------------------- what it is given
 
     def take(self, submission: Submission) -> Turned | None:
@@ -102,6 +106,8 @@ class Cluster:
         if known is not None and not self._is_forgotten(known):
             return None
         fate = self._fate(handle)
+        if fate in ("refused", "unseen"):
+            self.history.count(f"attempts {fate} at the engine")
         if fate == "refused":
             return Turned(reason="there is no such partition", settled=True)
         if known is not None:
@@ -110,7 +116,7 @@ class Cluster:
         self.history.count("attempts at the engine")
         if fate == "unseen":
             placed.unseen_until_s = self.scheduler.now + 20 * self._draw("unseen", handle)
-        delays = (0.1, 1.0, 4.0, 15.0, 60.0) if self.is_troubled else (0.1, 0.5, 1.0)
+        delays = (0.1, 1.0, 4.0, 15.0, 60.0) if self._does("queues") else (0.1, 0.5, 1.0)
         self._later(delays[int(self._draw("queue", handle) * len(delays))], lambda: self._begin(placed))
         return None
 
@@ -124,7 +130,7 @@ class Cluster:
         for name, weight in FATES:
             left -= weight
             if left < 0:
-                return name
+                return name if name in self.trouble.wrongs else ""
         return ""
 
     def _later(self, after_s: float, call: Callable[[], None]) -> None:
@@ -263,7 +269,7 @@ class Cluster:
             return
         if placed.living:
             # It is told at once, and does it when it comes to it.
-            delay_s = 6 * self._draw("cancel", handle) if self.is_troubled else 0.1
+            delay_s = 6 * self._draw("cancel", handle) if self._does("ends slowly") else 0.1
             self._later(delay_s, lambda: self._stop(placed, Cause.ENGINE_CANCELLED))
         if placed.ahead:
             placed.over, placed.ahead, placed.ended_s = True, 0, self.scheduler.now
@@ -281,13 +287,13 @@ class Cluster:
     def is_lost(self, what: str) -> bool:
         """Return whether a message is lost on its way."""
         self.calls += 1
-        lost = self.is_troubled and self._draw(what, self.calls) < self.trouble.calls
+        lost = self._does("lost calls") and self._draw(what, self.calls) < self.trouble.calls
         return lost or self.trouble.is_silent(self.scheduler.now)
 
     def comes_late(self, submission: Submission) -> bool:
         """Return whether a submission comes when its sender has given up on it."""
         self.calls += 1
-        if not self.is_troubled or self._draw("late", self.calls) >= self.trouble.calls / 2:
+        if not self._does("late calls") or self._draw("late", self.calls) >= self.trouble.calls / 2:
             return False
         handle = submission.handle
         self.flying[handle] = self.flying.get(handle, 0) + 1
@@ -306,7 +312,7 @@ class Cluster:
 
     def throttles(self) -> bool:
         self.calls += 1
-        return self.is_troubled and self._draw("throttle", self.calls) < self.trouble.calls
+        return self._does("throttles") and self._draw("throttle", self.calls) < self.trouble.calls
 
 
 class SimulatedEngine:
