@@ -143,11 +143,15 @@ class Watch:
         if stage.approval is None or plan.approval_policy == ApprovalPolicy.AUTO:
             return
         about, upto = (plan.run_id, stage.id, plan.digest), self.decided[plan.run_id, number]
-        if not self.decisions.approved(*about, upto):
+
+        def is_early(commit: str) -> bool:
+            return self.store.is_ancestor(commit, plan.commit)
+
+        if not self.decisions.approved(*about, upto, is_early):
             raise Violation(f"stage '{stage.id}' of {plan.run_id} starts in attempt {number} and is not approved")
-        closed = self.decisions.rejections(*about, self.waited.get((plan.run_id, stage.id), 0))
+        closed = self.decisions.rejections(*about, self.waited.get((plan.run_id, stage.id), 0), is_early)
         # Of several machines one may have seen an older tip than was there when another one began to wait.
-        if not self.shared and closed & self.decisions.rejections(*about, upto):
+        if not self.shared and closed & self.decisions.rejections(*about, upto, is_early):
             raise Violation(f"stage '{stage.id}' of {plan.run_id} starts in attempt {number} and was rejected")
 
     def nested(self, run_id: str, stage: PlannedStage, record: StageRecord) -> None:
