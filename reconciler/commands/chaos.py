@@ -59,6 +59,7 @@ HAPPENED = {
     "attempts returns at the engine": "attempts that an engine called over and that went on",
     "couriers that found it begun": "couriers that came second and executed nothing",
     "couriers that were fenced": "couriers whose attempt had been taken from them",
+    "refs of attempts that were forged": "times somebody without a key wrote what attempts and hosts say to each other",
     "commits by people": "commits by people in between",
     "publications": "commits of evidence",
     "passes": "passes",

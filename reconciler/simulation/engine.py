@@ -17,6 +17,7 @@ from reconciler.model import ExecutorSettings
 from reconciler.places import Cause
 from reconciler.simulation.courier import SimulatedCourier
 from reconciler.simulation.engine_story import FATES, Trouble
+from reconciler.simulation.forger import Forger
 from reconciler.simulation.host import Host
 from reconciler.simulation.remote import Server
 from reconciler.simulation.repository import Store
@@ -85,6 +86,11 @@ class Cluster:
         self.said: dict[str, set[Cause | Standing]] = {}
         """What was ever said of a handle."""
         self.calls = 0
+        self.refused: set[str] = set()
+        """The attempts that it will never take, and has said so."""
+        self.forger = Forger(store, server)
+        for at_s in trouble.forgeries if "forges" in trouble.wrongs else ():
+            self.scheduler.call_at(at_s, lambda at_s=at_s: self._forge(at_s))  # type: ignore[misc]
 
     def opener(self, host: Host) -> Callable[[str, ExecutorSettings, Path], SimulatedEngine]:
         """Return what opens the engine on a machine."""
@@ -109,6 +115,7 @@ class Cluster:
         if fate in ("refused", "unseen"):
             self.history.count(f"attempts {fate} at the engine")
         if fate == "refused":
+            self.refused.add(handle)
             return Turned(reason="there is no such partition", settled=True)
         if known is not None:
             self.before.append(known)
@@ -229,6 +236,13 @@ class Cluster:
         failed = Sighting(standing=Standing.ENDED, cause=Cause.NODE_FAILED, detail="the node does not answer")
         placed.lie = failed if draw < 0.6 else Sighting(standing=Standing.ABSENT)
         placed.lie_until_s = self.scheduler.now + 60 * (draw * 7 % 1)
+
+    def _forge(self, at_s: float) -> None:
+        """Let somebody who may write refs say what no attempt and no host has said."""
+        ref = self.forger.forge(self._draw("forge", at_s))
+        if ref:
+            self.scheduler.say("somebody forges", ref)
+            self.history.count("refs of attempts that were forged")
 
     # -------------------------------------------------------------------------------------------- what it says
 
@@ -362,7 +376,8 @@ class SimulatedEngine:
     def _travel(self, what: str, subject: str) -> None:
         """Let a question go to the engine; it may be lost."""
         self.scheduler.move(what, subject)
-        self.scheduler.sleep(0.01 + 0.1 * self.host.latency())
+        longer_s = self.cluster.trouble.slow_s if self.cluster.is_troubled else 0.0
+        self.scheduler.sleep(0.01 + (0.1 + longer_s) * self.host.latency())
         if self.cluster.is_lost(what):
             self._be_silent()
 

@@ -67,7 +67,7 @@ class Shrinker:
             return
         self._thin(trouble.wrongs, lambda story, parts: _changed(story, wrongs=tuple(parts)))
         self._thin(trouble.silences, lambda story, parts: _changed(story, silences=tuple(parts)))
-        for less in ({"calls": 0.0}, {"forgets_s": float("inf")}, {"tells": True}):
+        for less in ({"slow_s": 0.0}, {"calls": 0.0}, {"forgets_s": float("inf")}, {"tells": True}):
             self._try(_changed(self.best.story, **less))
 
     def _thin(self, parts: Sequence[T], make: Callable[[Story, Sequence[T]], Story]) -> None:

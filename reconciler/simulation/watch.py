@@ -128,6 +128,12 @@ class Watch:
         """An attempt is handed to an engine."""
         raise Violation(f"{submission.handle} is handed to an engine that nobody has")
 
+    def says(self, about: tuple[str, int], known: Attempt | None, files: Mapping[str, bytes]) -> None:
+        """A courier is about to say a word."""
+
+    def fenced(self, host: Host, ref: str) -> None:
+        """A courier has heard that its attempt was taken from it."""
+
     def _check_fire(self, plan: Plan) -> None:
         """A fire of one wording of a request is executed by one run."""
         known = self.fires.setdefault((plan.name, plan.fired_at, plan.request.blob), plan.run_id)
