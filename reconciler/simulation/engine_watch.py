@@ -110,7 +110,7 @@ class EngineWatch(Watch):
         if self.first.get((run_id, number)) != host.name:
             raise Violation(f"attempt {number} of {run_id} executes stage '{stage}' and its first word was not heard")
         if not self._is_excused(host):
-            if self._is_followed((run_id, number)) or self._is_recorded(run_id, f"ends/{number}.json"):
+            if self._is_followed((run_id, number)) or self._is_ended(run_id, number):
                 raise Violation(f"attempt {number} of {run_id} goes on at stage '{stage}' after its host has ended it")
             super().progress(host, run_id, number, worker, stage)
             return
@@ -164,9 +164,17 @@ class EngineWatch(Watch):
         """Return whether somebody has recorded a claim of the next attempt."""
         return self._is_recorded(about[0], f"claims/{about[1] + 1}.json")
 
-    def _is_recorded(self, run_id: str, name: str) -> bool:
+    def _is_ended(self, run_id: str, number: int) -> bool:
+        """Return whether the machine that has the run wrote down that an attempt is over. What another one wrote, and
+        could not say before the run was taken from it, counts for nothing."""
+        oid = self.cluster.server.refs.get(claim_ref(RunId(run_id)))
+        claim = self._shared(oid) if oid is not None else None
+        theirs = [each for each in self.hosts if claim is None or claim.host.startswith(f"{each.name}-")]
+        return self._is_recorded(run_id, f"ends/{number}.json", theirs)
+
+    def _is_recorded(self, run_id: str, name: str, hosts: Sequence[Host] = ()) -> bool:
         path = f".runs/{self.task_of[run_id]}/cli/{run_id}/{name}"
-        return any(host.disk.node(f"{host.checkout}/{path}") is not None for host in self.hosts)
+        return any(host.disk.node(f"{host.checkout}/{path}") is not None for host in hosts or self.hosts)
 
     def _work_moved(self, ref: str, old: str | None, new: str | None) -> None:
         about = of_ref(ref)
