@@ -339,7 +339,9 @@ class Afar:
             heard, ref = self._heard_of(run), work_ref(run.run_id, run.number)
             there = self.refs.get(ref)
             if there is not None and (not heard.order or there not in (heard.order, heard.word)):
-                self._keep(_placement(run).handle, replace(heard, submitted=True, sighting=None, alien=True))
+                self._keep(
+                    _placement(run).handle, replace(heard, submitted=True, sighting=None, ended=None, alien=True)
+                )
                 aliens.append(_placement(run).handle)
                 refused[run.run_id] = "its order is none that is known here, so the next attempt gets one of its own"
                 continue
@@ -347,8 +349,10 @@ class Afar:
                 order = self._ordered(executor, run, refused)
                 if not order:
                     continue
-                self._keep(_placement(run).handle, replace(heard, order=order, heard=self.world.now()))
+                heard = replace(heard, order=order, heard=self.world.now())
                 updates.append(RefUpdate(ref=ref, old=None, new=order))
+            # What the engine said before says nothing of what it has from now on, even if it does not answer now.
+            self._keep(_placement(run).handle, replace(heard, sighting=None, ended=None))
             ordered.append(run)
         self.remember()
         if aliens:

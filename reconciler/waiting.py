@@ -65,16 +65,17 @@ def wake(
         idle = phase(run, now) == Phase.WAITING and not run.cancel and not run.corrupt and run.planned
         if run_id in decided or not idle or unwanted(run, wish, desired, Phase.WAITING):
             continue
-        if wish is None:
+        if wish is None and not (run.parent and _ended_children(run, actual)[0]):
             what = f"its parent run {run.parent} asks for it" if run.parent else "its request can be read"
             yield Wait(subject=run_id, reason=f"waits until {what} again", settled=True)
         else:
+            # A nested run whose parent another machine executes by now goes on once its own nested runs have ended.
             yield _about_waiting(run, wish, wanted, desired, actual, now, limits, room)
 
 
 def _about_waiting(
     run: Run,
-    wish: Wish,
+    wish: Wish | None,
     wanted: Mapping[RunId, Wish],
     desired: Desired,
     actual: Actual,
@@ -89,7 +90,7 @@ def _about_waiting(
         reasons = [missing] if missing else []
         reasons += [f"waits for its runs: {', '.join(awaited)}"] if awaited else []
         return Wait(subject=run.run_id, reason="; ".join(reasons), settled=settled)
-    if held := suspended(wish.request.suspend, now):
+    if wish is not None and (held := suspended(wish.request.suspend, now)):
         return Wait(subject=run.run_id, reason=f"decided, and not resumed: {held}", settled=True)
     if not limits.online:
         return Wait(subject=run.run_id, reason="waits for the remote, where it must be claimed")

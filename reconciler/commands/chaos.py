@@ -44,6 +44,22 @@ HAPPENED = {
     "slow answer": "fetches whose answer was old when it arrived",
     "cut off": "times a machine could not reach the remote for a while",
     "away": "times a machine was gone for long, or for good",
+    "attempts at the engine": "attempts that were handed to an engine",
+    "times the engine did not answer": "times an engine did not answer",
+    "attempts refused at the engine": "attempts that an engine refused for good",
+    "attempts unseen at the engine": "attempts that an engine took and did not know of for a while",
+    "attempts preempted at the engine": "attempts that had to make way for others at an engine",
+    "attempts evicted at the engine": "attempts that an engine evicted",
+    "attempts time limit at the engine": "attempts that an engine ended at their time limit",
+    "attempts node fails at the engine": "attempts whose node was lost",
+    "attempts killed at the engine": "attempts whose courier was killed",
+    "attempts requeued at the engine": "attempts whose node was lost and that were started once more",
+    "attempts twice at the engine": "attempts that an engine started twice",
+    "attempts twice late at the engine": "attempts that an engine started once more, much later",
+    "attempts returns at the engine": "attempts that an engine called over and that went on",
+    "couriers that found it begun": "couriers that came second and executed nothing",
+    "couriers that were fenced": "couriers whose attempt had been taken from them",
+    "refs of attempts that were forged": "times somebody without a key wrote what attempts and hosts say to each other",
     "commits by people": "commits by people in between",
     "publications": "commits of evidence",
     "passes": "passes",
@@ -56,27 +72,38 @@ PROMISES = (
     "nothing that people wrote was touched",
     "once nothing went wrong any more, everything came to its end",
 )
+OF_ENGINES = (
+    "no attempt was executed twice at an engine, and of a run's attempts only the newest was heard",
+    "two attempts of a run were there at once only where an engine had said that the first one was over",
+    "what evidence says of a lost attempt is what its engine said, or what was measured",
+)
+"""What is promised where an engine executes runs, in the place of the first promise above."""
 
 
 @click.command(short_help="try this repository's requests on a simulated world in which everything goes wrong")
 @click.option("--seed", default=0, show_default=True, metavar="N", help="The first history to tell; the next follow.")
 @click.option("--minutes", default=0.2, show_default=True, metavar="M", help="How long to go on.")
+@click.option("--engine", is_flag=True, help="Let an engine execute runs, also where the settings name none.")
 @format_option
 @click.pass_obj
-def command(repo: str, seed: int, minutes: float, form: str) -> int:
+def command(repo: str, seed: int, minutes: float, engine: bool, form: str) -> int:
     """Run this repository's own requests and pipelines in a simulated world, with stages replaced by sleeps and exit
     codes, while processes die, machines lose power, clocks jump and the network loses what it likes.
 
     \b
     reconciler chaos
     reconciler chaos --seed 1000 --minutes 5
+    reconciler chaos --engine
+
+    Where the settings have an executor with an engine, a simulated one takes its place: it delays, loses, duplicates
+    and resurrects what it is given. With --engine there is one in any case; one that is added gets three of four runs.
 
     Nothing is executed and nothing is written. The same seed is the same history. Exit code 1 if a promise was broken;
     then the shortest history in which it is broken is printed.
     """
     if minutes <= 0:
         raise UsageError("--minutes is more than 0")
-    stories = _stories(open_repository(Path(repo)), seed)
+    stories = _stories(open_repository(Path(repo)), seed, engine=engine)
     try:
         from reconciler.simulation.tell import report, tell
     except ModuleNotFoundError as error:
@@ -94,17 +121,18 @@ def command(repo: str, seed: int, minutes: float, form: str) -> int:
     return 1 if broken else 0
 
 
-def _stories(repository: Repository, seed: int) -> Iterator[Story]:
+def _stories(repository: Repository, seed: int, *, engine: bool) -> Iterator[Story]:
     """Yield the stories about the tip of a repository, one for each seed."""
     branch, settings, files = _content(repository)
     remote = settings.remote is not None
+    has_engine = engine or any(each.engine for each in settings.executors.values())
 
     def stories() -> Iterator[Story]:
         from reconciler.simulation.own import own_story
 
         number = seed
         while True:
-            yield own_story(files, settings, branch, number, remote=remote)
+            yield own_story(files, settings, branch, number, remote=remote, engine=has_engine)
             number += 1
 
     return stories()
@@ -171,7 +199,8 @@ def _show(tally: Tally, broken: list[Result]) -> None:
             click.echo(f"{count:8d} {words}")
     if not broken:
         click.echo("and in all of them")
-        for promise in PROMISES:
+        has_engine = "attempts at the engine" in tally.counts
+        for promise in (*PROMISES[1:], *OF_ENGINES) if has_engine else PROMISES:
             click.echo(f"         {promise}")
         return
     seeds = ", ".join(str(each.story.seed) for each in broken[:20])

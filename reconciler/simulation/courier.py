@@ -55,8 +55,11 @@ class SimulatedCourier:
 
     def main(self) -> None:
         # A real courier says on standard error what went wrong, and exits.
-        with contextlib.suppress(Fenced, NotOurs, ContentError, TransientError, OSError, codec.CodecError):
-            self._run()
+        with contextlib.suppress(NotOurs, ContentError, TransientError, OSError, codec.CodecError):
+            try:
+                self._run()
+            except Fenced:
+                self.node.history.watch.fenced(self.node, self.ref)
 
     def _run(self) -> None:
         there = self._patiently(self._there)
@@ -130,7 +133,9 @@ class SimulatedCourier:
                 self._sleep(min(due_s - now_s, 0.5 if told_at < float("inf") else SAY_S))
                 continue
             try:
-                voice.say(self._with_card(handback.standing(self.directory, voice.order)))
+                files = handback.standing(self.directory, voice.order)
+                self.node.history.watch.says((voice.order.run_id, voice.order.number), shows, files)
+                voice.say(self._with_card(files))
                 shown, failed = shows, 0
             except (TransientError, OSError):
                 failed += 1

@@ -20,6 +20,8 @@ APPROVERS = {"ann": "Ann <ann@example.invalid>", "bob": "Bob <bob@example.invali
 NOBODY = "nobody-00000000"
 
 Files = Mapping[str, bytes | None]
+Early = Callable[[str], bool]
+"""Whether the commit of a decision is there already in the one that a run works on."""
 
 
 @frozen
@@ -42,33 +44,32 @@ class Decisions:
     commits: list[str] = field(default_factory=list)
     """The commit of each decision."""
 
-    def approved(self, run_id: str, stage: str, plan: str, upto: int) -> bool:
+    def approved(self, run_id: str, stage: str, plan: str, upto: int, is_early: Early) -> bool:
         """Return whether the first `upto` decisions hold enough approvals of a gate, whatever was said later."""
-        people = {each.who for each in self._about(run_id, stage, plan, upto) if each.approves}
+        people = {each.who for each in self._about(run_id, stage, plan, upto, is_early) if each.approves}
         return len(people) >= (2 if self.policy == "two" else 1)
 
-    def rejections(self, run_id: str, stage: str, plan: str, upto: int) -> set[Said]:
+    def rejections(self, run_id: str, stage: str, plan: str, upto: int, is_early: Early) -> set[Said]:
         """Return the rejections among the first `upto` decisions that nobody took back in them."""
-        latest = {each.who: each for each in self._about(run_id, stage, plan, upto)}
+        latest = {each.who: each for each in self._about(run_id, stage, plan, upto, is_early)}
         return {each for each in latest.values() if not each.approves}
 
-    def decides(self, run_id: str, stage: str, plan: str, is_early: Callable[[str], bool]) -> bool:
-        """Return whether a gate must open or close by what was committed so far: what is there already in the commit
-        that the run works on was decided about something else. Where decisions can come too late, only the clock of
-        the machine that asked knows."""
+    def decides(self, run_id: str, stage: str, plan: str, is_early: Early) -> bool:
+        """Return whether a gate must open or close by what was committed so far. Where decisions can come too late,
+        only the clock of the machine that asked knows."""
         if self.policy == "late":
             return False
-        early = {id(each) for each, commit in zip(self.said, self.commits, strict=True) if is_early(commit)}
-        about = self._about(run_id, stage, plan, len(self.said))
-        latest = {each.who: each for each in about if id(each) not in early}
+        latest = {each.who: each for each in self._about(run_id, stage, plan, len(self.said), is_early)}
         if any(not each.approves for each in latest.values()):
             return True
         return len(latest) >= (2 if self.policy == "two" else 1)
 
-    def _about(self, run_id: str, stage: str, plan: str, upto: int) -> Iterator[Said]:
-        for each in self.said[:upto]:
+    def _about(self, run_id: str, stage: str, plan: str, upto: int, is_early: Early) -> Iterator[Said]:
+        """Yield the decisions about a gate that count: what is there already in the commit that the run works on was
+        decided about something else."""
+        for each, commit in zip(self.said[:upto], self.commits, strict=False):
             counts = each.plan in ("", plan) and (self.policy != "bob" or each.who == "bob")
-            if counts and (each.run_id, each.stage) == (run_id, stage):
+            if counts and (each.run_id, each.stage) == (run_id, stage) and not is_early(commit):
                 yield each
 
 

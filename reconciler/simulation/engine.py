@@ -17,6 +17,7 @@ from reconciler.model import ExecutorSettings
 from reconciler.places import Cause
 from reconciler.simulation.courier import SimulatedCourier
 from reconciler.simulation.engine_story import FATES, Trouble
+from reconciler.simulation.forger import Forger
 from reconciler.simulation.host import Host
 from reconciler.simulation.remote import Server
 from reconciler.simulation.repository import Store
@@ -85,6 +86,11 @@ class Cluster:
         self.said: dict[str, set[Cause | Standing]] = {}
         """What was ever said of a handle."""
         self.calls = 0
+        self.refused: set[str] = set()
+        """The attempts that it will never take, and has said so."""
+        self.forger = Forger(store, server)
+        for at_s in trouble.forgeries if "forges" in trouble.wrongs else ():
+            self.scheduler.call_at(at_s, lambda at_s=at_s: self._forge(at_s))  # type: ignore[misc]
 
     def opener(self, host: Host) -> Callable[[str, ExecutorSettings, Path], SimulatedEngine]:
         """Return what opens the engine on a machine."""
@@ -94,6 +100,10 @@ class Cluster:
     def is_troubled(self) -> bool:
         return self.scheduler.now < self.trouble.until_s
 
+    def _does(self, wrong: str) -> bool:
+        """Return whether something goes wrong here and now, if it comes to it."""
+        return self.is_troubled and wrong in self.trouble.wrongs
+
     # -------------------------------------------------------------------------------------------- what it is given
 
     def take(self, submission: Submission) -> Turned | None:
@@ -102,7 +112,10 @@ class Cluster:
         if known is not None and not self._is_forgotten(known):
             return None
         fate = self._fate(handle)
+        if fate in ("refused", "unseen"):
+            self.history.count(f"attempts {fate} at the engine")
         if fate == "refused":
+            self.refused.add(handle)
             return Turned(reason="there is no such partition", settled=True)
         if known is not None:
             self.before.append(known)
@@ -110,7 +123,7 @@ class Cluster:
         self.history.count("attempts at the engine")
         if fate == "unseen":
             placed.unseen_until_s = self.scheduler.now + 20 * self._draw("unseen", handle)
-        delays = (0.1, 1.0, 4.0, 15.0, 60.0) if self.is_troubled else (0.1, 0.5, 1.0)
+        delays = (0.1, 1.0, 4.0, 15.0, 60.0) if self._does("queues") else (0.1, 0.5, 1.0)
         self._later(delays[int(self._draw("queue", handle) * len(delays))], lambda: self._begin(placed))
         return None
 
@@ -124,7 +137,7 @@ class Cluster:
         for name, weight in FATES:
             left -= weight
             if left < 0:
-                return name
+                return name if name in self.trouble.wrongs else ""
         return ""
 
     def _later(self, after_s: float, call: Callable[[], None]) -> None:
@@ -224,6 +237,13 @@ class Cluster:
         placed.lie = failed if draw < 0.6 else Sighting(standing=Standing.ABSENT)
         placed.lie_until_s = self.scheduler.now + 60 * (draw * 7 % 1)
 
+    def _forge(self, at_s: float) -> None:
+        """Let somebody who may write refs say what no attempt and no host has said."""
+        ref = self.forger.forge(self._draw("forge", at_s))
+        if ref:
+            self.scheduler.say("somebody forges", ref)
+            self.history.count("refs of attempts that were forged")
+
     # -------------------------------------------------------------------------------------------- what it says
 
     def _is_forgotten(self, placed: Placed) -> bool:
@@ -263,7 +283,7 @@ class Cluster:
             return
         if placed.living:
             # It is told at once, and does it when it comes to it.
-            delay_s = 6 * self._draw("cancel", handle) if self.is_troubled else 0.1
+            delay_s = 6 * self._draw("cancel", handle) if self._does("ends slowly") else 0.1
             self._later(delay_s, lambda: self._stop(placed, Cause.ENGINE_CANCELLED))
         if placed.ahead:
             placed.over, placed.ahead, placed.ended_s = True, 0, self.scheduler.now
@@ -281,13 +301,13 @@ class Cluster:
     def is_lost(self, what: str) -> bool:
         """Return whether a message is lost on its way."""
         self.calls += 1
-        lost = self.is_troubled and self._draw(what, self.calls) < self.trouble.calls
+        lost = self._does("lost calls") and self._draw(what, self.calls) < self.trouble.calls
         return lost or self.trouble.is_silent(self.scheduler.now)
 
     def comes_late(self, submission: Submission) -> bool:
         """Return whether a submission comes when its sender has given up on it."""
         self.calls += 1
-        if not self.is_troubled or self._draw("late", self.calls) >= self.trouble.calls / 2:
+        if not self._does("late calls") or self._draw("late", self.calls) >= self.trouble.calls / 2:
             return False
         handle = submission.handle
         self.flying[handle] = self.flying.get(handle, 0) + 1
@@ -306,7 +326,7 @@ class Cluster:
 
     def throttles(self) -> bool:
         self.calls += 1
-        return self.is_troubled and self._draw("throttle", self.calls) < self.trouble.calls
+        return self._does("throttles") and self._draw("throttle", self.calls) < self.trouble.calls
 
 
 class SimulatedEngine:
@@ -356,7 +376,8 @@ class SimulatedEngine:
     def _travel(self, what: str, subject: str) -> None:
         """Let a question go to the engine; it may be lost."""
         self.scheduler.move(what, subject)
-        self.scheduler.sleep(0.01 + 0.1 * self.host.latency())
+        longer_s = self.cluster.trouble.slow_s if self.cluster.is_troubled else 0.0
+        self.scheduler.sleep(0.01 + (0.1 + longer_s) * self.host.latency())
         if self.cluster.is_lost(what):
             self._be_silent()
 

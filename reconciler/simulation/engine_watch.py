@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reconciler import codec
@@ -23,6 +23,7 @@ from reconciler.simulation.repository import Store
 from reconciler.simulation.scheduler import NEVER, Actor, Home, Violation
 from reconciler.simulation.story import Story
 from reconciler.simulation.watch import Watch
+from reconciler.simulation.word_watch import WordWatch
 from reconciler.work import WORK, of_ref
 
 OF_ENGINES = {
@@ -55,6 +56,7 @@ class EngineWatch(Watch):
         """When the last word of an attempt was accepted that says how its run ended, and how it did."""
         self.logs: set[tuple[str, str]] = set()
         """The logs that came home, by run and name."""
+        self.words = WordWatch(store)
         self.unended: set[int] = set()
         """The attempts of which the manifest that is looked at has no end."""
 
@@ -75,6 +77,7 @@ class EngineWatch(Watch):
         if not host.disk.is_durable(path / f".work-key-{submission.number}"):
             raise Violation(f"attempt {about[1]} of {about[0]} is handed over before its key is durable")
         said = dict(zip(submission.arguments[::2], submission.arguments[1::2], strict=True))
+        self.words.orders.setdefault(about, said.get("--order", ""))
         if said.get("--order") not in self.store.commits:
             raise Violation(f"attempt {about[1]} of {about[0]} is handed over and not told which order is its own")
         if self.names.setdefault(about, submission.handle) != submission.handle:
@@ -107,7 +110,7 @@ class EngineWatch(Watch):
         if self.first.get((run_id, number)) != host.name:
             raise Violation(f"attempt {number} of {run_id} executes stage '{stage}' and its first word was not heard")
         if not self._is_excused(host):
-            if self._is_followed((run_id, number)) or self._is_recorded(run_id, f"ends/{number}.json"):
+            if self._is_followed((run_id, number)) or self._is_ended(run_id, number):
                 raise Violation(f"attempt {number} of {run_id} goes on at stage '{stage}' after its host has ended it")
             super().progress(host, run_id, number, worker, stage)
             return
@@ -135,10 +138,17 @@ class EngineWatch(Watch):
         """An attempt has ended. Nothing is kept on a node: its end is told by a word, or lost with it."""
         if isinstance(host, Node):
             self._note_waiting(host, run, number)
+            self.words.ended(host, run, number)
         else:
             super().ended(host, run, number)
 
     # -------------------------------------------------------------------------------------------- words
+
+    def says(self, about: Number, known: Attempt | None, files: Mapping[str, bytes]) -> None:
+        self.words.says(about, known, files)
+
+    def fenced(self, host: Host, ref: str) -> None:
+        self.words.fenced(of_ref(ref) or ("", 0), host, self.cluster.server.refs.get(ref))
 
     def branch_moved(self, ref: str, old: str | None, new: str | None) -> None:
         super().branch_moved(ref, old, new)
@@ -154,9 +164,17 @@ class EngineWatch(Watch):
         """Return whether somebody has recorded a claim of the next attempt."""
         return self._is_recorded(about[0], f"claims/{about[1] + 1}.json")
 
-    def _is_recorded(self, run_id: str, name: str) -> bool:
+    def _is_ended(self, run_id: str, number: int) -> bool:
+        """Return whether the machine that has the run wrote down that an attempt is over. What another one wrote, and
+        could not say before the run was taken from it, counts for nothing."""
+        oid = self.cluster.server.refs.get(claim_ref(RunId(run_id)))
+        claim = self._shared(oid) if oid is not None else None
+        theirs = [each for each in self.hosts if claim is None or claim.host.startswith(f"{each.name}-")]
+        return self._is_recorded(run_id, f"ends/{number}.json", theirs)
+
+    def _is_recorded(self, run_id: str, name: str, hosts: Sequence[Host] = ()) -> bool:
         path = f".runs/{self.task_of[run_id]}/cli/{run_id}/{name}"
-        return any(host.disk.node(f"{host.checkout}/{path}") is not None for host in self.hosts)
+        return any(host.disk.node(f"{host.checkout}/{path}") is not None for host in hosts or self.hosts)
 
     def _work_moved(self, ref: str, old: str | None, new: str | None) -> None:
         about = of_ref(ref)
@@ -173,11 +191,16 @@ class EngineWatch(Watch):
         newest = max(each for known, each in there if known == run_id)
         if newest > number:
             raise Violation(f"a word of attempt {number} of {run_id} is accepted and attempt {newest} has its order")
+        if oid in self.cluster.forger.made:
+            self.last.pop(about, None)  # what the attempt had said stands there no more
+            return
         tree = self.store.commits[oid].tree
         card = self.store.at(tree, "run/courier.json")
         if card is not None:
-            said = json.loads(self.store.blobs[card.oid])
-            self.first.setdefault(about, str(said["incarnation"]))
+            name = str(json.loads(self.store.blobs[card.oid])["incarnation"])
+            self.first.setdefault(about, name)
+            node = next(each for each in self.cluster.nodes if each.name == name)
+            self.words.heard(about, oid, node, self.cluster.scheduler.now)
         record = self.store.at(tree, f"run/attempts/{number}.json")
         if record is not None and not self._is_followed(about):
             attempt = codec.parse(Attempt, self.store.blobs[record.oid])
@@ -214,6 +237,12 @@ class EngineWatch(Watch):
 
     def _check_truth(self, document: dict[str, Any]) -> None:
         super()._check_truth(document)
+        newest = (document["run_id"], max(int(each["number"]) for each in document["attempts"]))
+        refused = "its engine refuses" in (document["status_detail"] or "")
+        if refused and self.names.get(newest) not in self.cluster.refused:
+            raise Violation(
+                f"evidence says that an engine refuses attempt {newest[1]} of {newest[0]}: it never said so"
+            )
         for each in document["attempts"]:
             self._check_attempt(document, each)
         for each in document["recoveries"]:
@@ -246,8 +275,11 @@ class EngineWatch(Watch):
         placed = [each["placement"] for each in document["attempts"] if each["number"] == lost and each["placement"]]
         handle = placed[0]["handle"] if placed else None
         said = self.cluster.said.get(handle, set()) if handle is not None else set()
+        spoken = self.words.spoken.get((document["run_id"], lost))
+        most_s = self.cluster.scheduler.now - (spoken.at_s if spoken is not None else 0.0)
         wrong = (
-            (cause in OF_ENGINES and cause not in said)
+            (cause == Cause.SILENT and handle is not None and not 0 <= recovery["silent_s"] <= 1.1 * most_s + 1)
+            or (cause in OF_ENGINES and cause not in said)
             or (cause == Cause.ENGINE_FORGOT and (Standing.ABSENT not in said or handle not in self.handles))
             or (handle is not None and cause == Cause.WORKER_DIED and Standing.ENDED not in said)
         )

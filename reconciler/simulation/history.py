@@ -9,9 +9,10 @@ from functools import partial
 from reconciler.actions import Wait
 from reconciler.errors import ContentError, TransientError
 from reconciler.loop import Loop, Pass
-from reconciler.model import HOSTS, Phase, PlannedStage, Rejection, RunId, claim_ref
+from reconciler.model import HOSTS, Phase, Plan, PlannedStage, Rejection, RunId, claim_ref
 from reconciler.observe import Observer
 from reconciler.phases import ENDED
+from reconciler.places import Where
 from reconciler.remote import HEADS
 from reconciler.simulation.deciding import APPROVERS, decide
 from reconciler.simulation.disk import Folder
@@ -194,6 +195,8 @@ class History:
         # Whoever waits for people on another machine is under way for all others.
         suspended |= {run_id for each in self.present() for run_id in self.rests.get(each.name, ())}
         suspended |= _held_up(result, suspended)
+        if self.story.own:
+            suspended |= _without_place(result)
         if self.deeds_left or result.seen.tip != self.watch.tip or not _is_quiet(result, suspended):
             return
         self.quiet[host.name] = result.seen.tip
@@ -340,6 +343,15 @@ def _held_up(result: Pass, suspended: set[RunId]) -> set[RunId]:
     wishes = result.seen.desired.wishes
     ordered = (each for each in wishes if each.request.after or each.request.concurrency or each.due_at)
     return {each.run_id for each in ordered if each.run_id in settled}
+
+
+def _without_place(result: Pass) -> set[RunId]:
+    """Return the runs for which no executor is configured: they wait until a person does that."""
+    settled = {each.subject for each in result.actions if isinstance(each, Wait) and each.settled}
+    plans = [each.plan for each in result.seen.desired.wishes if isinstance(each.plan, Plan)]
+    return {
+        each.run_id for each in plans if each.run_id in settled and (each.capabilities or each.where != Where.ANYWHERE)
+    }
 
 
 def _waits_for(result: Pass, run_id: RunId) -> tuple[tuple[str, str], list[str], list[RunId]]:

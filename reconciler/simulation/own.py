@@ -6,14 +6,18 @@ from collections.abc import Mapping
 from random import Random
 
 from reconciler.model import Settings
+from reconciler.simulation.own_engine import own_trouble, with_engine
 from reconciler.simulation.story import Deed, Story, happenings_of, hosts_of
 
 REQUESTS_MAX = 6
 """So many requests take part in one history; other seeds have others."""
 
 
-def own_story(files: Mapping[str, bytes], settings: Settings, branch: str, seed: int, *, remote: bool) -> Story:
-    """Return the story of a seed on these files. With `remote`, every other one has machines that share a remote."""
+def own_story(
+    files: Mapping[str, bytes], settings: Settings, branch: str, seed: int, *, remote: bool, engine: bool = False
+) -> Story:
+    """Return the story of a seed on these files. With `remote`, every other one has machines that share a remote; with
+    `engine`, the simulated one takes the place of those that settings name, or is added to them."""
     chance = Random(seed)
     far = remote and chance.random() < 0.5
     asked = [path for path in sorted(files) if path.startswith("runs.d/")]
@@ -22,7 +26,7 @@ def own_story(files: Mapping[str, bytes], settings: Settings, branch: str, seed:
     return Story(
         seed=seed,
         hosts=hosts_of(chance, far),
-        files=kept,
+        files=with_engine(kept) if engine else kept,
         deeds=_deeds(chance, sorted(chosen)),
         happenings=happenings_of(chance, far),
         branch=branch,
@@ -30,6 +34,8 @@ def own_story(files: Mapping[str, bytes], settings: Settings, branch: str, seed:
         pause_s=min(8.0, max(3.0, settings.heartbeat.interval_s)),
         fresh=chance.random() < 0.25,
         fails=chance.choice((0.0, 0.1, 0.4)),
+        own=True,
+        trouble=own_trouble(seed) if engine else None,
     )
 
 

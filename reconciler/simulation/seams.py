@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from reconciler.executors.engine import Submission
-from reconciler.model import Plan, PlannedStage, StageRecord
+from reconciler.model import Attempt, Plan, PlannedStage, StageRecord
 from reconciler.rundir import RunDirectory
 from reconciler.simulation.scheduler import Actor, Scheduler
 from reconciler.simulation.story import Behaviour, Story
@@ -56,6 +57,10 @@ class Watching(Protocol):
     def power_lost(self, host: Any, standing: list[str]) -> None: ...
 
     def submitted(self, host: Any, submission: Submission) -> None: ...
+
+    def says(self, about: tuple[str, int], known: Attempt | None, files: Mapping[str, bytes]) -> None: ...
+
+    def fenced(self, host: Any, ref: str) -> None: ...
 
     def branch_moved(self, ref: str, old: str | None, new: str | None) -> None: ...
 

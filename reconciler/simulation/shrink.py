@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from reconciler.simulation import own_engine
+from reconciler.simulation.engine_story import OWN, Trouble, without_engine
 from reconciler.simulation.history import History, Result
 from reconciler.simulation.story import Story
 
@@ -33,6 +35,7 @@ class Shrinker:
         while before != self.best.story and self.left > 0:
             before = self.best.story
             self._cut_at_end()
+            self._calm_engine()
             self._thin(before.happenings, lambda story, parts: replace(story, happenings=tuple(parts)))
             self._thin(self.best.story.deeds, lambda story, parts: replace(story, deeds=tuple(parts)))
             self._thin(self._asked(), _only_asking)
@@ -61,6 +64,18 @@ class Shrinker:
         story = self.best.story
         self._try(replace(story, happenings=tuple(each for each in story.happenings if each.move <= self.best.moves)))
 
+    def _calm_engine(self) -> None:
+        """Take the engine away, or all that is wrong with it, or what can be of that."""
+        trouble = self.best.story.trouble
+        if trouble is None or self._try(_without_engine(self.best.story)):
+            return
+        if self._try(_with_trouble(self.best.story, Trouble(where=trouble.where))):
+            return
+        self._thin(trouble.wrongs, lambda story, parts: _changed(story, wrongs=tuple(parts)))
+        self._thin(trouble.silences, lambda story, parts: _changed(story, silences=tuple(parts)))
+        for less in ({"slow_s": 0.0}, {"calls": 0.0}, {"forgets_s": float("inf")}, {"tells": True}):
+            self._try(_changed(self.best.story, **less))
+
     def _thin(self, parts: Sequence[T], make: Callable[[Story, Sequence[T]], Story]) -> None:
         """Take parts away, half of them at once, then a quarter, then one by one."""
         size = max(1, len(parts) // 2)
@@ -88,6 +103,27 @@ class Shrinker:
 def _only_asking(story: Story, paths: Sequence[str]) -> Story:
     files = {path: data for path, data in story.files.items() if not path.startswith("runs.d/") or path in paths}
     return replace(story, files=files)
+
+
+def _without_engine(story: Story) -> Story:
+    """Return a story in which every run is executed by the machine that asks for it."""
+    assert story.trouble is not None
+    where = story.trouble.where
+    if where == OWN:
+        return replace(story, trouble=None, files=own_engine.without_engine(story.files))
+    files = {path: without_engine(data.decode(), where).encode() for path, data in story.files.items()}
+    order = {number: without_engine(text, where) for number, text in story.order.items()}
+    return replace(story, trouble=None, files=files, order=order)
+
+
+def _with_trouble(story: Story, trouble: Trouble) -> Story:
+    return replace(story, trouble=trouble)
+
+
+def _changed(story: Story, **less: Any) -> Story:
+    """Return a story in which an engine does less that is wrong."""
+    assert story.trouble is not None
+    return _with_trouble(story, replace(story.trouble, **less))
 
 
 def kind_of(violation: str) -> str:

@@ -124,6 +124,8 @@ class Story:
     """By which of `POLICIES` decisions are judged."""
     quota: int = 0
     """How many runs of a task may be under way at once, 0 for any number; only where nobody falls silent."""
+    own: bool = False
+    """Whether files are somebody's own: then requests may ask for a place that nobody has."""
     trouble: Trouble | None = None
     """How the engine behaves that executes some of the runs, None where there is none."""
 

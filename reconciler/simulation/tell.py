@@ -96,7 +96,7 @@ def report(result: Result, *, shrink: bool = True) -> str:
         f"  people: {', '.join(f'{each.kind} {each.about} at {each.at_s:.1f} s' for each in story.deeds) or 'nothing'}",
         f"  faults: {', '.join(f'{each.kind} at move {each.move}' for each in faults) or 'none'}, "
         f"{len(story.happenings) - len(faults)} changes of who moves",
-        *([f"  the engine: {story.trouble}"] if story.trouble is not None else ()),
+        *([f"  the engine: {story.trouble.words()}"] if story.trouble is not None else ()),
         "  seconds and moves, machine and process, what it does:",
         *(f"  {line}" for line in _bounded(short.trace)),
     ]

@@ -128,6 +128,12 @@ class Watch:
         """An attempt is handed to an engine."""
         raise Violation(f"{submission.handle} is handed to an engine that nobody has")
 
+    def says(self, about: tuple[str, int], known: Attempt | None, files: Mapping[str, bytes]) -> None:
+        """A courier is about to say a word."""
+
+    def fenced(self, host: Host, ref: str) -> None:
+        """A courier has heard that its attempt was taken from it."""
+
     def _check_fire(self, plan: Plan) -> None:
         """A fire of one wording of a request is executed by one run."""
         known = self.fires.setdefault((plan.name, plan.fired_at, plan.request.blob), plan.run_id)
@@ -143,11 +149,15 @@ class Watch:
         if stage.approval is None or plan.approval_policy == ApprovalPolicy.AUTO:
             return
         about, upto = (plan.run_id, stage.id, plan.digest), self.decided[plan.run_id, number]
-        if not self.decisions.approved(*about, upto):
+
+        def is_early(commit: str) -> bool:
+            return self.store.is_ancestor(commit, plan.commit)
+
+        if not self.decisions.approved(*about, upto, is_early):
             raise Violation(f"stage '{stage.id}' of {plan.run_id} starts in attempt {number} and is not approved")
-        closed = self.decisions.rejections(*about, self.waited.get((plan.run_id, stage.id), 0))
+        closed = self.decisions.rejections(*about, self.waited.get((plan.run_id, stage.id), 0), is_early)
         # Of several machines one may have seen an older tip than was there when another one began to wait.
-        if not self.shared and closed & self.decisions.rejections(*about, upto):
+        if not self.shared and closed & self.decisions.rejections(*about, upto, is_early):
             raise Violation(f"stage '{stage.id}' of {plan.run_id} starts in attempt {number} and was rejected")
 
     def nested(self, run_id: str, stage: PlannedStage, record: StageRecord) -> None:

@@ -204,6 +204,7 @@ def run_of(case: dict[str, Any]) -> Run:
         labels=tuple(given.get("labels", ())),
         capabilities=tuple(given.get("capabilities", ())),
         afar=afar_of(given["at"]) if "at" in given else None,
+        parent=RunId(given["parent"]) if "parent" in given else None,
     )
 
 
@@ -446,7 +447,7 @@ def test_a_case_says_nothing_that_is_not_read() -> None:
     known |= {"executors", "offers", "quotas", "served", "refusals", "work"}
     of_run = {"run", "is", "number", "series", "claimed", "claimer", "started", "boot", "attempt", "beat", "lock"}
     of_run |= {"worker", "planned", "cancel", "end", "corrupt", "attempts_max", "group", "waits_for"}
-    of_run |= {"task", "labels", "capabilities", "executor", "at"}
+    of_run |= {"task", "labels", "capabilities", "executor", "at", "parent"}
     for each in cases():
         case = each.values[0]
         assert case.keys() <= known

@@ -53,3 +53,36 @@ def test_stages_are_reused_whatever_happens(scratch: Scratch) -> None:
     document = json.loads(told.stdout)
     assert (document["broken"], told.returncode) == ([], 0), told.stdout
     assert document["happened"].get("stages reused", 0) > 0
+
+
+def test_an_engine_that_settings_name_is_simulated(scratch: Scratch) -> None:
+    """No real one is asked: there is no such program here, and the engine does what no real one would."""
+    scratch.write(
+        "reconciler.yaml", "executors: {hpc: {engine: slurm, capabilities: [gpu], options: {partition: x}}}\n"
+    )
+    scratch.pipeline("p", json.dumps({"stages": [{"id": "s", "command": "make", "capabilities": ["gpu"]}]}))
+    scratch.request("a", "p")
+    scratch.commit()
+    told = scratch.run("chaos", "--minutes", "0.05")
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert "attempts that were handed to an engine" in told.stdout
+    assert "no attempt was executed twice at an engine" in told.stdout
+    assert "no run had two attempts at once" not in told.stdout
+
+
+def test_an_engine_is_added_where_somebody_asks_for_it(scratch: Scratch) -> None:
+    scratch.simple("a", "true")
+    scratch.request("b", "a", execution="{mode: cloud}", capabilities="[tpu]")
+    scratch.commit()
+    told = scratch.run("chaos", "--engine", "--minutes", "0.05", "--format", "json")
+    document = json.loads(told.stdout)
+    assert (document["broken"], told.returncode) == ([], 0), told.stdout
+    assert document["happened"]["attempts at the engine"] > 0
+
+
+def test_what_is_asked_for_and_nobody_has_waits_for_a_person(scratch: Scratch) -> None:
+    scratch.simple("a", "true")
+    scratch.request("b", "a", execution="{mode: cloud}")
+    scratch.commit()
+    told = scratch.run("chaos", "--minutes", "0.01", "--format", "json")
+    assert (json.loads(told.stdout)["broken"], told.returncode) == ([], 0), told.stdout
