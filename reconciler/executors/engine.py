@@ -91,8 +91,9 @@ class Engine(Protocol):
         ...
 
     def adopt(self, repository: str) -> Mapping[str, Mapping[str, str]]:
-        """Return what there is of a repository that has not ended: its secrets by handle, empty where the engine does
-        not tell them."""
+        """Return what there is of a repository: its secrets by handle, empty where the engine does not tell them. What
+        has ended is told of for as long as the engine has it: its last word may lie at its ref, and who comes late needs
+        the key to believe it."""
         ...
 
     def logs(self, handle: str, bytes_max: int) -> bytes:
