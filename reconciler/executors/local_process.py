@@ -54,11 +54,13 @@ ABSENT = Sighting(standing=Standing.ABSENT)
 
 @frozen
 class Options:
-    """What the settings say: the program with its first arguments, where attempts work, how many at once."""
+    """What the settings say: the program with its first arguments, where attempts work, how many at once, and which
+    variables of this process are not for them."""
 
     program: tuple[str, ...] = PROGRAM
     scratch: str = ""
     processes_max: int | None = None
+    withheld: tuple[str, ...] = ()
 
 
 @frozen
@@ -83,6 +85,7 @@ def open_engine(opening: Opening) -> LocalProcess:
         program=tuple(given.get("program", PROGRAM)),
         scratch=given.get("scratch", ""),
         processes_max=given.get("processes_max"),
+        withheld=opening.withheld,
     )
     return LocalProcess(opening.directory, options)
 
@@ -195,7 +198,7 @@ class LocalProcess:
             return subprocess.Popen(
                 (SHELL, "-c", BEGIN, str(self._path(each.handle, "began")), *words, *ours),
                 cwd="/",
-                env={**_environment(), **each.secrets},
+                env={**_environment(self._options.withheld), **each.secrets},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -309,11 +312,11 @@ def _problem_of(submission: Submission) -> str | None:
     return "its arguments or secrets hold a NUL, which no program can be given" if "\0" in "".join(said) else None
 
 
-def _environment() -> dict[str, str]:
-    """Return what a courier inherits: how to reach repositories, and nothing that is the reconciler's own."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("RECONCILER_", "GIT_"))} | {
-        name: value for name, value in os.environ.items() if git.KEPT_VARIABLES.fullmatch(name)
-    }
+def _environment(withheld: Collection[str]) -> dict[str, str]:
+    """Return what a courier inherits: what a worker here does, and how to reach repositories."""
+    reaching = {name: value for name, value in os.environ.items() if git.KEPT_VARIABLES.fullmatch(name)}
+    inherited = {**process.worker_environment(os.environ), **reaching}
+    return {name: value for name, value in inherited.items() if name not in withheld}
 
 
 def _detail(status: int | None) -> str:
