@@ -16,24 +16,39 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
-from reconciler import codec, manifest
+from reconciler import codec, manifest, parted
 from reconciler.actions import Abandon, Action, Cancel, Launch, Resume, Submit, TakeOver
 from reconciler.conditions import set_condition
 from reconciler.errors import ContentError, LockHeld, TransientError
 from reconciler.executors.engine import Engine, EngineSilent, Submission, Turned
 from reconciler.executors.opening import open_engine
-from reconciler.executors.ordering import HAND_BACK_S, bring_home, make_order, read_word
+from reconciler.executors.ordering import HAND_BACK_S, ORDER, bring_home, make_order, read_word
 from reconciler.hearing import Hearing
 from reconciler.model import Afar as Known
 from reconciler.model import ExecutorSettings, Instant, Outcome, Plan, Run, RunId, Settings
+from reconciler.parted import Parted
+from reconciler.phases import is_silent
 from reconciler.places import Placement, Resources, Sighting, Standing
 from reconciler.records import read_records
 from reconciler.remote import RefUpdate, address_of
 from reconciler.rundir import RunDirectory
 from reconciler.values import frozen
-from reconciler.work import KEY_VARIABLE, WORK, handle_of, key_of, of_ref, repository_in, repository_of, work_ref
+from reconciler.work import (
+    KEY_VARIABLE,
+    WORK,
+    handle_of,
+    key_of,
+    number_in,
+    of_ref,
+    repository_in,
+    repository_of,
+    run_digest,
+    run_in,
+    work_ref,
+)
 from reconciler.world import World
 
 MEMORY_BYTES_MAX = 16 * 1024 * 1024
@@ -50,7 +65,9 @@ FENCED = (Cancel, Abandon, Resume, TakeOver)
 class Heard:
     """What is remembered of one attempt at an engine. `order` is the commit it was given; `word` the newest commit of
     its ref that was brought home, and since when nothing newer came; `ended` is when its engine was first seen to have
-    ended it. `alien` says that its ref holds an order of which nobody here knows anything."""
+    ended it. `alien` says that its ref holds an order of which nobody here knows anything, `unread` that it holds a
+    word that nobody here can read, `over` that its last word came home. `given_up_s` is for how many seconds it was
+    silent when it was told to end for that."""
 
     executor: str
     order: str = ""
@@ -61,13 +78,17 @@ class Heard:
     heard: Instant | None = None
     ended: Instant | None = None
     alien: bool = False
+    unread: bool = False
+    over: bool = False
+    given_up_s: float | None = None
 
 
 @dataclass(slots=True, kw_only=True)
 class Memory:
-    """`afar.json`, by handle."""
+    """`afar.json`, by handle: the attempts under way, and those that are over and never said so themselves."""
 
     attempts: dict[str, Heard] = field(default_factory=dict)
+    parted: dict[str, Parted] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -90,10 +111,16 @@ class Afar:
         self.path = world.repository.state / "afar.json"
         self.memory = self._recall()
         self.settings: Mapping[str, ExecutorSettings] = {}
-        self.engines: dict[str, tuple[ExecutorSettings, Engine]] = {}
+        self.withheld: frozenset[str] = frozenset()
+        self.engines: dict[str, tuple[ExecutorSettings, frozenset[str], Engine]] = {}
         self.pauses: dict[str, Pause] = {}
         self.told: dict[str, float] = {}
         """When (monotonic seconds) an engine was told to end an attempt."""
+        self.adopted: dict[tuple[str, str], Mapping[str, Mapping[str, str]]] = {}
+        """What engines said in this look that they have, by executor and repository."""
+        self.unheard: set[str] = set()
+        """The attempts whose word waits until their engine can be asked for its key, by handle."""
+        self.parted_s = float("-inf")
         self.refs: Mapping[str, str] = {}
         self.online = True
         self.changed = False
@@ -104,8 +131,10 @@ class Afar:
         """Bring home what attempts at engines have said, and put into `runs` what is known of them. Those who merely
         look (`acts` is False) ask no engine and bring nothing home."""
         self.settings = {name: each for name, each in settings.executors.items() if each.engine}
+        self.withheld |= frozenset(settings.withheld)
+        self.adopted, self.unheard = {}, set()
         there = {run_id: run for run_id, run in runs.items() if run.is_afar and not run.corrupt}
-        if not (self.settings or there or self.memory.attempts):
+        if not (self.settings or there or self.memory.attempts or self.memory.parted):
             return
         under_way = {run_id: run for run_id, run in there.items() if _is_open(run)}
         if acts:
@@ -115,7 +144,8 @@ class Afar:
             found = self._bring_home(run) if acts else run
             runs[run_id] = replace(found, afar=self._known(found, hearing))
         if acts:
-            self._forget(under_way.values())
+            self._forget(under_way.values(), runs)
+            self._look_for_parted()
             self.remember()
 
     def _observe(self, runs: Iterable[Run]) -> None:
@@ -163,11 +193,13 @@ class Afar:
         return Known(
             sighting=heard.sighting,
             submitted=heard.submitted,
-            is_final=heard.submitted and self._is_final(heard, hearing),
+            is_final=heard.submitted and placed.handle not in self.unheard and self._is_final(heard, hearing),
             silent_s=now.monotonic_s - since.monotonic_s,
             silent_max_s=said.silent_max_s if said is not None else float("inf"),
             turned=heard.turned,
             alien=heard.alien,
+            unread=heard.unread,
+            given_up_s=heard.given_up_s,
         )
 
     def _is_final(self, heard: Heard, hearing: Hearing | None) -> bool:
@@ -218,16 +250,18 @@ class Afar:
             return run
         directory = self.world.runs.directory(run.task_id, run.run_id)
         key = self._key(directory, run.number) or self._recalled_key(directory, run)
-        if not key and self.refusals().get(placed.executor):
-            return run  # its engine is asked for the key again when it answers
+        if key is None:
+            self.unheard.add(placed.handle)  # its engine is asked for the key again when it answers
+            return run
         word, order, plan = read_word(self.world.repository, oid, key), self._parent(oid), self._plan(run)
         ours = word is not None and (word.run_id, word.number) == (run.run_id, run.number)
         if word is not None and ours and plan is not None and heard.order in ("", order):
             with contextlib.suppress(ContentError):  # said by who has the key, and no record: nothing is known by it
                 bytes_max = self._bytes_max(placed.executor)
                 bring_home(self.world.repository, word, directory, plan, bytes_max=bytes_max)
-            heard = replace(heard, order=order, submitted=True)
-        self._keep(placed.handle, replace(heard, word=oid, heard=self.world.now()))
+            heard = replace(heard, order=order, submitted=True, over=word.ended)
+        unread = word is None and not self._is_order(oid)
+        self._keep(placed.handle, replace(heard, word=oid, heard=self.world.now(), unread=unread))
         self._show(run)
         return self.world.runs.observe(run.task_id, run.run_id) or run
 
@@ -247,6 +281,9 @@ class Afar:
         line = next((each for each in (data or b"").splitlines()[:3] if each.startswith(b"parent ")), b"")
         return line.removeprefix(b"parent ").decode("ascii", "replace")
 
+    def _is_order(self, oid: str) -> bool:
+        return self.world.repository.look_up([f"{oid}:{ORDER}"])[0] is not None
+
     def _bytes_max(self, executor: str) -> int:
         return self.settings.get(executor, ExecutorSettings()).bytes_max
 
@@ -257,16 +294,25 @@ class Afar:
             data = self.world.disk.read_bounded(_key_path(directory, number))
         return data.decode("ascii", "replace").strip() if data is not None else ""
 
-    def _recalled_key(self, directory: RunDirectory, run: Run) -> str:
-        """Return the key of an attempt that somebody else handed over: its engine tells it, if it can."""
+    def _recalled_key(self, directory: RunDirectory, run: Run) -> str | None:
+        """Return the key of an attempt that somebody else handed over: its engine tells it, "" if it does not. None
+        where that cannot be asked now."""
         placed = _placement(run)
-        key = ""
-        if placed.executor in self.settings:
-            with self._asking(placed.executor) as engine:
-                key = engine.adopt(repository_in(placed.handle)).get(placed.handle, {}).get(KEY_VARIABLE, "")
+        if placed.executor not in self.settings:
+            return ""
+        told = self._adopted(placed.executor, repository_in(placed.handle))
+        key = told.get(placed.handle, {}).get(KEY_VARIABLE, "") if told is not None else None
         if key:
             self.world.disk.write_atomic(_key_path(directory, run.number), key.encode(), mode=0o600)
         return key
+
+    def _adopted(self, executor: str, repository: str) -> Mapping[str, Mapping[str, str]] | None:
+        """Return what an engine has of a repository, asked once in a look; None where it cannot be asked now."""
+        about = executor, repository
+        if about not in self.adopted and not self._unusable(executor, only_silence=True):
+            with self._asking(executor) as engine:
+                self.adopted[about] = engine.adopt(repository)
+        return self.adopted.get(about)
 
     # -------------------------------------------------------------------------------------------- handing over
 
@@ -481,12 +527,21 @@ class Afar:
         for run_id, run, action in ending:
             for executor, handle in self._handles(action, run) if not _is_gone(run) else ():
                 by_executor.setdefault(executor, []).append((run_id, run, handle))
+                self._note_given_up(executor, handle, run)
+        self.remember()  # why it is told to end, before it is: afterwards only its engine could say
         living: dict[RunId, str] = {}
         for executor, those in by_executor.items():
             seen = self._cancel(executor, [handle for _, _, handle in those])
             found = {run_id: self._lives(executor, handle, seen, run) for run_id, run, handle in those}
             living |= {run_id: why for run_id, why in found.items() if why}
         return living
+
+    def _note_given_up(self, executor: str, handle: str, run: Run | None) -> None:
+        """Note that an attempt is told to end because it is silent, where that is so."""
+        known = run.afar if run is not None else None
+        heard = self._heard(executor, handle)
+        if known is not None and is_silent(known) and heard.given_up_s is None:
+            self._keep(handle, replace(heard, given_up_s=known.silent_s))
 
     def _cancel(self, executor: str, handles: Sequence[str]) -> Mapping[str, Sighting]:
         """Have an engine end attempts, and return how they stand after that; nothing where it cannot be asked now. What
@@ -525,6 +580,24 @@ class Afar:
             for name in self.settings:
                 yield name, handle_of(self._repository(name), run.run_id, run.number)
 
+    def _look_for_parted(self) -> None:
+        """Tell attempts to end once more that are over for us and that their engines show again. Nothing waits for
+        that."""
+        now = self.world.now()
+        if not self.memory.parted or now.monotonic_s - self.parted_s < parted.ASKED_S:
+            return
+        self.parted_s = now.monotonic_s
+        known = parted.kept(self.memory.parted, now)
+        for executor, handles in parted.by_executor(known).items():
+            if not self._unusable(executor, only_silence=True):
+                with self._asking(executor) as engine:
+                    back = parted.came_back(known, engine.observe(handles))
+                    if back:
+                        engine.cancel(back)
+                    known |= {each: parted.told(known[each]) for each in back}
+        if known != self.memory.parted:
+            self.memory.parted, self.changed = known, True
+
     # -------------------------------------------------------------------------------------------- engines
 
     @contextlib.contextmanager
@@ -539,11 +612,12 @@ class Afar:
             self._rest(executor, str(error), pause.failures)
 
     def _engine(self, executor: str) -> Engine:
-        said = self.settings[executor]
-        if executor not in self.engines or self.engines[executor][0] != said:
+        said, withheld = self.settings[executor], self.withheld
+        if executor not in self.engines or self.engines[executor][:2] != (said, withheld):
             directory = self.world.repository.state / "engines" / executor
-            self.engines[executor] = said, (self.world.open_engine or open_engine)(executor, said, directory)
-        return self.engines[executor][1]
+            opener = self.world.open_engine or partial(open_engine, withheld=tuple(sorted(withheld)))
+            self.engines[executor] = said, withheld, opener(executor, said, directory)
+        return self.engines[executor][2]
 
     def _rest(self, executor: str, why: str, times: int) -> None:
         """Hand nothing to an engine for a while, the longer the more often that was said in a row."""
@@ -574,10 +648,16 @@ class Afar:
         if self.memory.attempts.get(handle) != heard:
             self.memory.attempts[handle], self.changed = heard, True
 
-    def _forget(self, under_way: Iterable[Run]) -> None:
+    def _forget(self, under_way: Iterable[Run], runs: Mapping[RunId, Run]) -> None:
+        """Let go of attempts that are not under way here. One that its engine had and that never said its last word may
+        come back; where records here say that it is over, and no other host goes on with it, it is looked for."""
         handles = {_placement(each).handle for each in under_way}
-        for handle in [each for each in self.memory.attempts if each not in handles]:
-            del self.memory.attempts[handle]
+        dropped = [each for each in self.memory.attempts if each not in handles]
+        digests = {run_digest(each): run for each, run in runs.items()} if dropped else {}
+        for handle in dropped:
+            heard, run = self.memory.attempts.pop(handle), digests.get(run_in(handle))
+            if heard.submitted and not heard.over and run is not None and _is_past(run, number_in(handle)):
+                self.memory.parted[handle] = Parted(executor=heard.executor, at=self.world.now())
             self.told.pop(handle, None)
             self.changed = True
 
@@ -604,6 +684,11 @@ def _is_open(run: Run) -> bool:
     ended = run.end is not None and run.end.outcome != Outcome.INTERRUPTED
     outcome = run.attempt.outcome if run.attempt is not None else None
     return not ended and outcome in (None, Outcome.INTERRUPTED)
+
+
+def _is_past(run: Run, number: int) -> bool:
+    """Return whether an attempt of a run is over by what is recorded here, without a word of its own."""
+    return run.number > number or (run.number == number and run.end is not None)
 
 
 def _is_gone(run: Run | None) -> bool:

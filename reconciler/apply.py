@@ -578,11 +578,15 @@ def fence_attempt(world: World, task_id: TaskId, run_id: RunId, number: int) -> 
 
 
 def _target(directory: RunDirectory, number: int) -> Target:
-    """Return what of an attempt may live: its worker, its stages' groups, whoever holds the lock."""
+    """Return what of an attempt may live here: its worker, its stages' groups, whoever holds the lock. What an engine
+    executes is ended by that engine (`afar`), wherever its processes are."""
     attempt = plan = None
     with contextlib.suppress(codec.CodecError):
+        claim = _last_claim(directory)
+        if claim is not None and claim.number == number and _is_afar(claim.placement):
+            return Target(worker=None, leaders=(), lock=directory.lock, grace_s=0.0)
         attempt = directory.read(Attempt, directory.record("attempts", number))
-        plan = directory.plan(_last_claim(directory))
+        plan = directory.plan(claim)
     running = [each for each in attempt.stages if each.status == StageStatus.RUNNING] if attempt else []
     return Target(
         worker=attempt.worker if attempt else None,

@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 
 from reconciler import codec
-from reconciler.errors import InvariantError, PushRefused, PushUnclear
+from reconciler.errors import InvariantError, PushRefused, PushUnclear, TransientError
 from reconciler.launches import groups_taken
 from reconciler.model import Announcement, Claim, HostId, Instant, RunId, SharedClaim, TaskId, claim_ref, host_ref
 from reconciler.observe import Observation, Observer
@@ -35,6 +35,9 @@ from reconciler.world import World
 RENEW_SHARE = 2 / 3
 ANNOUNCEMENTS_A_LEASE = 6
 """How often a host announces itself in a lease: one lost push, or two, cost nothing."""
+HELD_LOOKS, HELD_MAX_S = 3, 10.0
+"""How often a host looks whether others make room for its claim, and how long it waits at most before each look: as
+long as the push and the look took, then twice, then four times."""
 CLAIMS_HELD_MAX = 50
 """A claim at the remote tells of so many attempts; the notes stay small however often a run is resumed."""
 
@@ -98,9 +101,9 @@ class Claims:
         updates += self._announcing(oids[-1] if announce and runs else None) if announce else []
         if not updates:
             return frozenset()
-        began = self.world.now()
+        began, known = self.world.now(), frozenset(self.observer.hearing.refs)
         self._push(updates)
-        granted = self._look_again(wanted, updates) if wanted else frozenset()
+        granted = self._look_again(wanted, updates, known, began) if wanted else frozenset()
         return granted if not announce or self._announce(updates, runs, began) else frozenset()
 
     def _push(self, updates: Sequence[RefUpdate]) -> None:
@@ -131,7 +134,26 @@ class Claims:
             self._renew_lease(began)
         return stands
 
-    def _look_again(self, wanted: Sequence[Wanted], updates: Sequence[RefUpdate]) -> frozenset[RunId]:
+    def _look_again(
+        self, wanted: Sequence[Wanted], updates: Sequence[RefUpdate], known: frozenset[str], began: Instant
+    ) -> frozenset[RunId]:
+        """Return which of our claims are granted. One that is too many only because others were made at the same time
+        (`known` are the refs before) is held on to for a while if it is the first of them: all others are given back
+        at once, so that there is room for it. If everybody gave back, everybody would try again, and again."""
+        stands, seen = self._stand(wanted, updates)
+        pause_s = self.world.now().monotonic_s - began.monotonic_s
+        for _ in range(HELD_LOOKS):
+            if not self._is_first_of_several(stands, seen, known):
+                break
+            self.world.sleep(min(HELD_MAX_S, pause_s))
+            pause_s *= 2
+            try:
+                stands, seen = self._stand(wanted, updates)
+            except TransientError:
+                break
+        return _granted(stands, seen)
+
+    def _stand(self, wanted: Sequence[Wanted], updates: Sequence[RefUpdate]) -> tuple[list[Wanted], Observation]:
         """Ask the remote which of our claims stand, and whether the tip proves their runs after all."""
         assert self.observer.hearing is not None
         ours = {each.ref: each.new for each in updates}
@@ -146,12 +168,24 @@ class Claims:
         stands = [
             each
             for each in wanted
-            if each.run_id in self.made
-            and not seen.actual.proves(each.run_id, each.claim.number)
-            and not (each.begins and _is_crowded(each, seen))
+            if each.run_id in self.made and not seen.actual.proves(each.run_id, each.claim.number)
         ]
-        too_many = _beyond_quotas(stands, seen)
-        return frozenset(each.run_id for each in stands if each.run_id not in too_many)
+        return stands, seen
+
+    def _is_first_of_several(self, stands: Sequence[Wanted], seen: Observation, known: frozenset[str]) -> bool:
+        """Return whether a claim of ours that is too many would not be if of those that were made at the same time only
+        the ones before it counted. Their order is that of their ids, which are chance, and the same for everybody."""
+        granted = _granted(stands, seen)
+        for own in [each for each in stands if each.run_id not in granted]:
+            oid = str(self.made[own.run_id].old)
+            held = {
+                run_id: each
+                for run_id, each in (seen.actual.held or {}).items()
+                if each.ours or claim_ref(run_id) in known or each.oid < oid
+            }
+            if own.run_id in _granted(stands, replace(seen, actual=replace(seen.actual, held=held))):
+                return True
+        return False
 
     def give_back(self, used: Container[RunId]) -> None:
         """Take back the claims that were made last and are not used: nothing was executed by them, and a claim that
@@ -234,6 +268,12 @@ class Claims:
         return me
 
 
+def _granted(stands: Sequence[Wanted], seen: Observation) -> frozenset[RunId]:
+    """Return the runs whose claims stand and that are not too many beside all that is claimed."""
+    left = [each for each in stands if not (each.begins and _is_crowded(each, seen))]
+    return frozenset(each.run_id for each in left) - _beyond_quotas(left, seen)
+
+
 def _beyond_quotas(stands: Sequence[Wanted], seen: Observation) -> frozenset[RunId]:
     """Return the runs that begin and do not fit the quotas after all, because other hosts claimed theirs meanwhile.
     Every claim that was made before ours counts, whether it will be granted or not: so whoever of several hosts looks
@@ -245,7 +285,8 @@ def _beyond_quotas(stands: Sequence[Wanted], seen: Observation) -> frozenset[Run
 
 def _is_crowded(wanted: Wanted, seen: Observation) -> bool:
     """Return whether another run of the group is under way after all. Of two hosts that claim two runs of a group at
-    once, the one that looks later sees both and gives its claim back; if both do, both begin again."""
+    once, the one that looks later sees both and gives its claim back; if both do, the one whose claim is the first of
+    them holds on to it until the other one has."""
     if not wanted.claim.group:
         return False
     taken = groups_taken(seen.desired, seen.actual, seen.now).get(wanted.claim.group, ())

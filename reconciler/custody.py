@@ -47,7 +47,7 @@ class Custody:
             self.said = settings.credentials
             sources = {name: source_of(each) for name, each in outgoing(settings).credentials.items()}
             self.broker = Broker(sources, heard=self.tell)
-            self.world.workers.withhold([str(each["env"]) for each in self.said.values() if "env" in each])
+            self.world.workers.withhold(settings.withheld)
         return self.broker
 
     def meet(self, workers: Iterable[Process], *, more: bool = False) -> None:

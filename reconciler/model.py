@@ -640,6 +640,12 @@ class Settings:
         """Whether anything leaves the repository; as values it is `outlet_settings.outgoing`."""
         return self.cloud_sync is not None or bool(self.notifications)
 
+    @property
+    def withheld(self) -> tuple[str, ...]:
+        """The environment variables that hold credentials of the reconciler's own: nothing that executes runs gets
+        them."""
+        return tuple(sorted(str(each["env"]) for each in self.credentials.values() if "env" in each))
+
     control_plane: ControlSettings = ControlSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     executors: Mapping[str, ExecutorSettings] = field(default_factory=dict)
@@ -1036,7 +1042,8 @@ class Afar:
     could ask it yet; `submitted` is whether it has taken the attempt. `is_final` says that the engine has ended it and
     that no word of it can be on its way any more. `silent_s` is for how long nothing new was heard of it by git, and
     `silent_max_s` from when on that counts; `turned` says why the engine will never take it, "" if it may; `alien` that
-    what is known of it was lost with the host that made its order."""
+    what is known of it was lost with the host that made its order; `unread` that a word of it is there which nobody
+    here can read. `given_up_s` is for how long it was silent when it was told to end for that, None if it never was."""
 
     sighting: Sighting | None = None
     submitted: bool = False
@@ -1045,6 +1052,8 @@ class Afar:
     silent_max_s: float = float("inf")
     turned: str = ""
     alien: bool = False
+    unread: bool = False
+    given_up_s: float | None = None
 
 
 @frozen

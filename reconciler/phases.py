@@ -6,7 +6,7 @@ Only this machine's monotonic clock counts. A lock that is free while the record
 from __future__ import annotations
 
 from reconciler.model import Afar, Instant, Outcome, Phase, Run
-from reconciler.places import Standing
+from reconciler.places import Cause, Standing
 
 START_PATIENCE_S = 30.0
 """A claimed attempt whose worker has not written its first record by then is lost, even if its claimer lives."""
@@ -72,16 +72,33 @@ def _judge_afar(run: Run) -> tuple[Phase, str]:
     makes it stale, so while that cannot be asked nothing happens."""
     afar, number = run.afar or Afar(), run.number
     begun = Phase.STARTING if run.attempt is None else Phase.RUNNING
+    if afar.is_final and is_given_up(afar):
+        return Phase.STALE, f"no word of attempt {number} for {afar.given_up_s:.0f} s, so it was ended at its engine"
     if afar.is_final:
         said = run.attempt.detail if run.attempt is not None and run.attempt.outcome is not None else ""
         detail = afar.sighting.detail if afar.sighting is not None else ""
         left = "no word of it came home" if run.attempt is None else "its last word did not come home"
+        left = "its last word is there, and nobody here can read it" if afar.unread else left
         return Phase.STALE, f"attempt {number} ended at its engine: {detail or said or left}"
     if afar.sighting is None or afar.sighting.standing != Standing.RUNNING:
         return begun, _where_it_stands(run, afar)
-    if afar.silent_s > afar.silent_max_s:
+    if is_silent(afar):
         return Phase.STALE, f"no word of attempt {number} for {afar.silent_s:.0f} s, though its engine executes it"
     return begun, ""
+
+
+def is_silent(afar: Afar) -> bool:
+    """Return whether an attempt says nothing for too long although its engine executes it. While it is queued, has
+    ended or nobody knows where it stands, its silence says nothing."""
+    executed = afar.sighting is not None and afar.sighting.standing == Standing.RUNNING
+    return executed and afar.silent_s > afar.silent_max_s
+
+
+def is_given_up(afar: Afar) -> bool:
+    """Return whether an attempt has ended because it was told to for its silence: engines say of that only that it was
+    cancelled, or nothing. An end of another kind, which an engine tells of, was before that."""
+    cause = afar.sighting.cause if afar.sighting is not None else None
+    return afar.given_up_s is not None and cause in (None, Cause.ENGINE_CANCELLED)
 
 
 def _where_it_stands(run: Run, afar: Afar) -> str:

@@ -6,7 +6,7 @@ Nothing is inferred: a worker that was killed is no missed heartbeat, and a sile
 from __future__ import annotations
 
 from reconciler.model import Afar, Held, Instant, Outcome, Phase, Run
-from reconciler.phases import judge, silence
+from reconciler.phases import is_given_up, judge, silence
 from reconciler.places import Cause, Placement, Recovery, Standing
 
 
@@ -16,8 +16,14 @@ def what_became_of(run: Run, now: Instant) -> Recovery | None:
     if found != Phase.STALE:
         return None
     cause = _cause(run, now)
-    silent_s = round(silence(run, now), 3) if cause == Cause.SILENT else None
+    silent_s = round(_silent_s(run, now), 3) if cause == Cause.SILENT else None
     return _recovery(run.number, cause, silent_s, run.claim.placement if run.claim else None, why)
+
+
+def _silent_s(run: Run, now: Instant) -> float:
+    """Return for how long an attempt was silent when it was given up, in seconds."""
+    given_up_s = run.afar.given_up_s if run.afar is not None else None
+    return silence(run, now) if given_up_s is None else given_up_s
 
 
 def _cause(run: Run, now: Instant) -> Cause:
@@ -35,20 +41,22 @@ def _cause(run: Run, now: Instant) -> Cause:
 
 def _cause_afar(run: Run) -> Cause:
     """Return why an attempt that an engine executed is lost: what the engine says comes before what the attempt says,
-    which knows only that it was told to stop."""
+    which knows only that it was told to stop. What we had it end for is no doing of the engine's."""
     afar = run.afar or Afar()
     seen = afar.sighting
-    if seen is not None and seen.cause is not None:
-        return seen.cause
-    if not afar.is_final:
+    if not afar.is_final or is_given_up(afar):
         return Cause.SILENT
+    if seen is not None and seen.cause is not None and not (afar.alien and seen.cause == Cause.ENGINE_CANCELLED):
+        return seen.cause
     if run.attempt is not None and run.attempt.outcome == Outcome.INTERRUPTED:
         return Cause.INTERRUPTED
-    if afar.alien and run.attempt is None:
+    if afar.alien and run.attempt is None and not afar.unread:
         return Cause.RECORD_LOST
     if seen is not None and seen.standing == Standing.ABSENT:
         return Cause.ENGINE_FORGOT
-    return Cause.NOT_STARTED if run.attempt is None else Cause.WORKER_DIED
+    if run.attempt is not None:
+        return Cause.WORKER_DIED
+    return Cause.RECORD_LOST if afar.unread else Cause.NOT_STARTED
 
 
 def _before_it_began(run: Run, now: Instant) -> Cause:

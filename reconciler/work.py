@@ -86,7 +86,24 @@ def repository_of(address: str) -> str:
 def handle_of(repository: str, run_id: str, number: int) -> str:
     """Return the name of an attempt at an engine; `repository` is its digest."""
     slug = re.sub(r"[^a-z0-9]+", "-", run_id.rpartition("-")[0].lower())[:SLUG_CHARACTERS_MAX].strip("-") or "run"
-    return f"{slug}-{repository}{hashlib.sha256(run_id.encode()).hexdigest()[:8]}-{number}"
+    return f"{slug}-{repository}{run_digest(run_id)}-{number}"
+
+
+def run_digest(run_id: str) -> str:
+    """Return the digest of a run by which its handles name it: 8 hex digits."""
+    return hashlib.sha256(run_id.encode()).hexdigest()[:8]
+
+
+def run_in(handle: str) -> str:
+    """Return the digest of the run that a handle names, "" if it is no handle."""
+    found = HANDLE.fullmatch(handle)
+    return found["run"] if found else ""
+
+
+def number_in(handle: str) -> int:
+    """Return the number of the attempt that a handle names, 0 if it is no handle."""
+    found = HANDLE.fullmatch(handle)
+    return int(found["number"]) if found else 0
 
 
 def repository_in(handle: str) -> str:

@@ -97,6 +97,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "scenarios",
         "ancestor",
         "ancestor_records",
+        "parted",
     ),
     "edges": (
         "disk",

@@ -39,11 +39,13 @@ class EngineSilent(TransientError):
 @frozen
 class Opening:
     """What an engine is made with: the name of its executor, the `options` of that in the settings (checked against
-    the engine's own schema before), and a directory of this host for what it keeps."""
+    the engine's own schema before), and a directory of this host for what it keeps. `withheld` are environment
+    variables that hold credentials of the reconciler's own: nothing that executes attempts inherits them."""
 
     executor: str
     options: Mapping[str, Any]
     directory: Path
+    withheld: tuple[str, ...] = ()
 
 
 @frozen
@@ -91,8 +93,9 @@ class Engine(Protocol):
         ...
 
     def adopt(self, repository: str) -> Mapping[str, Mapping[str, str]]:
-        """Return what there is of a repository that has not ended: its secrets by handle, empty where the engine does
-        not tell them."""
+        """Return what there is of a repository: its secrets by handle, empty where the engine does not tell them. What
+        has ended is told of for as long as the engine has it: its last word may lie at its ref, and who comes late
+        needs the key to believe it."""
         ...
 
     def logs(self, handle: str, bytes_max: int) -> bytes:

@@ -278,7 +278,7 @@ class Kubernetes:
         for name, each in secrets.items():
             if name not in jobs and _is_orphan(each, hidden.now_s if hidden.now_s is not None else time.time()):
                 self._delete(SECRETS, name, "")
-        return {name: secrets_in(secrets.get(name, {})) for name, each in jobs.items() if not has_ended(each)}
+        return {name: secrets_in(secrets.get(name, {})) for name in jobs}
 
     def logs(self, handle: str, bytes_max: int) -> bytes:
         listed = self.api.listed(PODS, f"{MANAGED_BY}={OURS},{HANDLE_LABEL}={handle}")

@@ -19,6 +19,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import field, replace
 from pathlib import Path
@@ -37,6 +38,8 @@ BEGIN = 'echo $$ >"$0" && exec "$@"'
 SCRATCH = "scratch"
 KEPT_MAX = 2000
 """Of so many handles it is known what became of them; those that ended longest ago are forgotten first."""
+SECRETS_S = 7 * 86_400.0
+"""How long the secrets of what has ended are kept: nobody comes later than that to read what it said."""
 FORCE_MARGIN_S = 1.0
 """What a process gets beyond its grace."""
 ALL_MARGIN_S = 10.0
@@ -51,17 +54,20 @@ ABSENT = Sighting(standing=Standing.ABSENT)
 
 @frozen
 class Options:
-    """What the settings say: the program with its first arguments, where attempts work, how many at once."""
+    """What the settings say: the program with its first arguments, where attempts work, how many at once, and which
+    variables of this process are not for them."""
 
     program: tuple[str, ...] = PROGRAM
     scratch: str = ""
     processes_max: int | None = None
+    withheld: tuple[str, ...] = ()
 
 
 @frozen
 class Placed:
     """`<handle>.json`. `process` is who executes it, None until that is known; `told` is when it was told to end,
-    `status` what it exited with, negative for a signal. The secrets are gone once it has ended."""
+    `status` what it exited with, negative for a signal. The secrets are kept for a while when it has ended, for who
+    comes late to read its last word."""
 
     handle: str
     repository: str
@@ -79,6 +85,7 @@ def open_engine(opening: Opening) -> LocalProcess:
         program=tuple(given.get("program", PROGRAM)),
         scratch=given.get("scratch", ""),
         processes_max=given.get("processes_max"),
+        withheld=opening.withheld,
     )
     return LocalProcess(opening.directory, options)
 
@@ -131,10 +138,11 @@ class LocalProcess:
                         process.send(each, signal.SIGTERM, group=process.leads_group(each))
 
     def adopt(self, repository: str) -> Mapping[str, Mapping[str, str]]:
-        """Return what there is of a repository that has not ended, with its secrets."""
+        """Return what there is of a repository, with its secrets."""
         with self._asking():
             found = filter(None, map(self._read, self._handles()))
-            return {each.handle: each.secrets for each in found if each.repository == repository and self._lives(each)}
+            mine = (each for each in found if each.repository == repository)
+            return {each.handle: each.secrets for each in mine if self._lives(each) or self._is_known(each.handle)}
 
     def logs(self, handle: str, bytes_max: int) -> bytes:
         """Return the end of what a process has printed."""
@@ -190,7 +198,7 @@ class LocalProcess:
             return subprocess.Popen(
                 (SHELL, "-c", BEGIN, str(self._path(each.handle, "began")), *words, *ours),
                 cwd="/",
-                env={**_environment(), **each.secrets},
+                env={**_environment(self._options.withheld), **each.secrets},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -211,8 +219,6 @@ class LocalProcess:
             return Sighting(standing=Standing.RUNNING, place=os.uname().nodename)
         if not self._is_known(handle):
             return Sighting(standing=Standing.ABSENT, detail="it was never started")
-        if placed.secrets:
-            self._write(replace(placed, secrets={}))
         return Sighting(standing=Standing.ENDED, detail=_detail(placed.status), place=os.uname().nodename)
 
     def _lives(self, placed: Placed) -> bool:
@@ -252,7 +258,7 @@ class LocalProcess:
                 del _CHILDREN[path]
                 placed = self._read(path.stem)
                 if placed is not None:
-                    self._write(replace(placed, status=status, secrets={}))
+                    self._write(replace(placed, status=status))
 
     # -------------------------------------------------------------------------------------------- files
 
@@ -277,13 +283,15 @@ class LocalProcess:
         DISK.write_atomic(self._path(placed.handle, "json"), codec.compact(placed), mode=0o600)
 
     def _forget(self) -> None:
-        """Forget those that ended longest ago, when there are too many."""
+        """Forget those that ended longest ago, when there are too many, and the secrets of all that ended long ago."""
         handles = self._handles()
-        if len(handles) <= KEPT_MAX:
-            return
         changed = {each: seen.changed_ns for each in handles if (seen := DISK.look(self._path(each, "json")))}
+        for handle in [each for each, at_ns in changed.items() if time.time() - at_ns / 1e9 > SECRETS_S]:
+            placed = self._read(handle)
+            if placed is not None and placed.secrets and not self._lives(placed):
+                self._write(replace(placed, secrets={}))
         ended = [each for each in sorted(changed, key=changed.__getitem__) if not self._is_held(each)]
-        for handle in ended[: len(handles) - KEPT_MAX]:
+        for handle in ended[: max(0, len(handles) - KEPT_MAX)]:
             for suffix in ("log", "began", "json", "lock"):
                 DISK.unlink(self._path(handle, suffix))
 
@@ -304,11 +312,11 @@ def _problem_of(submission: Submission) -> str | None:
     return "its arguments or secrets hold a NUL, which no program can be given" if "\0" in "".join(said) else None
 
 
-def _environment() -> dict[str, str]:
-    """Return what a courier inherits: how to reach repositories, and nothing that is the reconciler's own."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("RECONCILER_", "GIT_"))} | {
-        name: value for name, value in os.environ.items() if git.KEPT_VARIABLES.fullmatch(name)
-    }
+def _environment(withheld: Collection[str]) -> dict[str, str]:
+    """Return what a courier inherits: what a worker here does, and how to reach repositories."""
+    reaching = {name: value for name, value in os.environ.items() if git.KEPT_VARIABLES.fullmatch(name)}
+    inherited = {**process.worker_environment(os.environ), **reaching}
+    return {name: value for name, value in inherited.items() if name not in withheld}
 
 
 def _detail(status: int | None) -> str:

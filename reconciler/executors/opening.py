@@ -18,10 +18,11 @@ Opener = Callable[[Opening], Engine]
 T = TypeVar("T")
 
 
-def open_engine(executor: str, said: ExecutorSettings, directory: Path) -> Engine:
-    """Return the engine of an executor; what it keeps, it keeps in `directory`. Raise TransientError if there is none
-    here, or what it needs is missing: other hosts may have it."""
-    opening = Opening(executor=executor, options=said.options, directory=directory)
+def open_engine(executor: str, said: ExecutorSettings, directory: Path, withheld: tuple[str, ...] = ()) -> Engine:
+    """Return the engine of an executor; what it keeps, it keeps in `directory`, and nothing that it starts inherits the
+    variables that are `withheld`. Raise TransientError if there is none here, or what it needs is missing: other hosts
+    may have it."""
+    opening = Opening(executor=executor, options=said.options, directory=directory, withheld=withheld)
     if said.engine in MODULES:
         opener: Opener = import_module(f"reconciler.executors.{MODULES[said.engine]}").open_engine
         return opener(opening)

@@ -66,12 +66,13 @@ class Slurm:
         self._cancel(commands, [each.id for each in seen if each.handle in wanted and not each.has_ended])
 
     def adopt(self, repository: str) -> Mapping[str, Mapping[str, str]]:
-        """Return what there is of a repository that has not ended, with the secrets that are in its scripts."""
+        """Return what there is of a repository, with the secrets that are in its scripts. Slurm has the script of what
+        ended until it forgets it (`MinJobAge`)."""
         commands = self._commands()
-        live = words.of_repository(self._look(commands), repository)
-        ids = {str(each.order[0]): each.id for each in live.values()}  # one script an array
+        there = words.of_repository(self._look(commands), repository)
+        ids = {str(each.order[0]): each.id for each in there.values()}  # one script an array
         secrets = {handle: found for _, handle, found in self._scripts(commands, tuple(ids.values()))}
-        return {handle: secrets.get(handle, {}) for handle in live}
+        return {handle: secrets.get(handle, {}) for handle in there}
 
     def logs(self, handle: str, bytes_max: int) -> bytes:
         """Return the end of what a submission has printed, where nodes and this host share the directory `output`."""

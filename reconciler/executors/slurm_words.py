@@ -426,9 +426,8 @@ def out_of_memory(found: Sighting, output: bytes) -> Sighting:
 
 
 def of_repository(seen: Iterable[Seen], repository: str) -> dict[str, Seen]:
-    """Return by handle what there is of a repository that has not ended."""
-    first = first_of(seen)
-    return {name: each for name, each in first.items() if repository_in(name) == repository and not each.has_ended}
+    """Return by handle what there is of a repository."""
+    return {name: each for name, each in first_of(seen).items() if repository_in(name) == repository}
 
 
 def _line(text: str) -> str:

@@ -28,7 +28,8 @@ SILENT_S = 5.0
 """How long somebody waits for an answer that does not come."""
 NODES_FROM = 10
 """The index of the first node: its clock is none of those that machines have."""
-GONE = (Standing.ENDED, Standing.ABSENT)
+ABSENT = Standing.ABSENT
+GONE = (Standing.ENDED, ABSENT)
 
 
 class Node(Host):
@@ -290,8 +291,8 @@ class Cluster:
             placed.cause = placed.cause or Cause.ENGINE_CANCELLED
 
     def adopted(self, repository: str) -> dict[str, Mapping[str, str]]:
-        """Return the secrets of what has not ended, as far as the engine tells them."""
-        found = {handle: each for handle, each in self.placed.items() if self._sighting(each).standing not in GONE}
+        """Return the secrets of what is not forgotten, as far as the engine tells them."""
+        found = {handle: each for handle, each in self.placed.items() if self._sighting(each).standing != ABSENT}
         mine = {handle: each for handle, each in found.items() if each.submission.repository == repository}
         tells = self.trouble.tells or not self.is_troubled
         return {handle: dict(each.submission.secrets) if tells else {} for handle, each in mine.items()}

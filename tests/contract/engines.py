@@ -166,13 +166,26 @@ class EngineContract:
         bench.until_over(first, ended.handle)
         engine = bench.open()
         found = engine.adopt(living.repository)
-        assert set(found) == {living.handle}
+        assert living.handle in found and foreign.handle not in found
         assert found[living.handle] in ({}, dict(living.secrets))
-        assert set(engine.adopt(foreign.repository)) == {foreign.handle}
+        assert foreign.handle in engine.adopt(foreign.repository)
         assert engine.adopt(repository_of("nowhere")) == {}
         (bench.shared / "done").touch()
         bench.until_over(engine, living.handle, foreign.handle)
-        assert engine.adopt(living.repository) == {}
+
+    def test_who_comes_late_is_told_the_key_of_what_has_ended_while_the_engine_has_it(self, bench: Bench) -> None:
+        engine = bench.open()
+        well, badly, cancelled = (bench.submission(line) for line in ("true", "exit 3", "sleep 600"))
+        engine.submit([well, badly, cancelled])
+        tells = engine.adopt(well.repository)[well.handle]
+        engine.cancel([cancelled.handle])
+        handles = [each.handle for each in (well, badly, cancelled)]
+        bench.until_over(engine, *handles)
+        late = bench.open()
+        there = {each for each, seen in late.observe(handles).items() if seen.standing == Standing.ENDED}
+        found = late.adopt(well.repository)
+        assert there <= set(found) and all(found[each] == tells for each in there)
+        assert late.adopt(well.repository) == found, "it is told as often as somebody asks"
 
     def test_what_it_prints_is_given_bounded(self, bench: Bench) -> None:
         if not bench.has_logs:

@@ -18,7 +18,7 @@ import pytest
 
 from reconciler import process
 from reconciler.executors.engine import Opening, Standing, Turned
-from reconciler.executors.local_process import LocalProcess, open_engine
+from reconciler.executors.local_process import SECRETS_S, LocalProcess, open_engine
 from reconciler.executors.ordering import bring_home, read_word
 from reconciler.model import Outcome
 from reconciler.work import KEY_VARIABLE, repository_of
@@ -175,6 +175,34 @@ def test_an_order_is_carried_out_and_cancelled_through_the_engine(scratch: Scrat
     assert b"interrupted, handed back" in engine.logs(one.handle, 1000)
     assert os.listdir(tmp_path / "kept" / "scratch") == []
     run.close()
+
+
+def test_what_it_starts_inherits_no_credential_and_what_reaches_repositories(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("FORGE_TOKEN", "RECONCILER_GITHUB_TOKEN", "GIT_DIR", "GIT_SSH_COMMAND", "PLAIN"):
+        monkeypatch.setenv(name, f"is-{name}")
+    opening = Opening(executor="here", options={"program": PROGRAM}, directory=bench.kept[0], withheld=("FORGE_TOKEN",))
+    engine = open_engine(opening)
+    one = bench.submission(f"env > {bench.shared}/env.part; mv {bench.shared}/env.part {bench.shared}/env")
+    engine.submit([one])
+    bench.until_over(engine, one.handle)
+    found = {each.partition("=")[0] for each in bench.lines("env")}
+    assert {"GIT_SSH_COMMAND", "PLAIN", KEY_VARIABLE} <= found
+    assert not found & {"FORGE_TOKEN", "RECONCILER_GITHUB_TOKEN", "GIT_DIR"}
+
+
+def test_the_secrets_of_what_ended_long_ago_are_gone(bench: Bench) -> None:
+    engine = bench.open()
+    one = bench.submission("true")
+    engine.submit([one])
+    bench.until_over(engine, one.handle)
+    assert engine.adopt(one.repository) == {one.handle: {KEY_VARIABLE: SECRET}}
+    path = bench.kept[0] / f"{one.handle}.json"
+    os.utime(path, (time.time() - SECRETS_S - 60,) * 2)
+    engine.submit([])
+    assert engine.adopt(one.repository) == {one.handle: {}} and SECRET not in path.read_text()
+    assert engine.submit([one]) == {}, "it is not started again"
 
 
 def test_its_options_are_described() -> None:

@@ -222,6 +222,21 @@ def test_who_lost_its_ref_ends_and_keeps_nothing(engine: Engine) -> None:
     assert run.at() is None and engine.left() == []
 
 
+def test_who_lost_its_ref_is_told_at_once_and_ended_by_force_after_its_grace(engine: Engine) -> None:
+    told = engine.scratch.outside / "told"
+    deaf = f"trap 'echo term >> {told}' TERM; echo $$ > {told}.pid; while :; do sleep 0.05; done"
+    run = engine.run(f'  - {{id: a, command: "{deaf}"}}\n')
+    run.place()
+    courier = engine.start(run)
+    wait_for(begun(run))
+    wait_for(Path(f"{told}.pid").exists)
+    run.repository.delete_ref(run.ref)
+    assert engine.finish(courier)[0] == FENCED_STATUS
+    pid = int(Path(f"{told}.pid").read_text())
+    wait_for(lambda: process.identify(pid) is None)
+    assert told.read_text().startswith("term\n") and run.at() is None and engine.left() == []
+
+
 def test_nothing_outlives_a_courier_that_is_killed(engine: Engine) -> None:
     run = engine.run(f"  - {{id: a, command: 'echo $$ > {engine.scratch.outside}/pid; exec sleep 60'}}\n")
     run.place()

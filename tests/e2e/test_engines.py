@@ -180,6 +180,15 @@ def test_an_engine_that_takes_nothing_makes_runs_wait_and_says_why(tmp_path: Pat
     assert all((repo.outside / name).read_text().split() == ["1"] for name in ("a", "b", "c"))
 
 
+def test_no_courier_inherits_what_holds_a_credential(tmp_path: Path) -> None:
+    repo = far(tmp_path, "credentials:\n  forge: {env: FORGE_TOKEN}\n")
+    told = repo.outside / "told"
+    repo.simple("x", f"echo ${{FORGE_TOKEN-none}} $PLAIN >> {told}")
+    said = repo.run("reconcile", "--wait", FORGE_TOKEN="a-token-of-a-forge", PLAIN="plain")
+    assert said.returncode == 0, said.stderr
+    assert told.read_text() == "none plain\n"
+
+
 def test_what_an_attempt_has_printed_at_its_engine_is_shown(tmp_path: Path) -> None:
     repo = far(tmp_path)
     counting(repo, "x", f"echo so far so good; echo begun > {repo.outside}/begun; sleep 300")
@@ -220,24 +229,34 @@ def shared(hub: Hub) -> list[Clone]:
     return hub.clones("a", "b", more=FAR)
 
 
-def test_another_host_adopts_the_attempt_of_one_that_is_gone(tmp_path: Path) -> None:
-    hub = Hub(tmp_path)
-    a, b = shared(hub)
-    # The engine is one for both, as a cluster is: its processes are no part of either machine.
-    place = tmp_path / "engine"
-    for each in (a, b):
+def one_engine(hub: Hub, place: Path, *clones: Clone) -> None:
+    """Let the engine be one for all, as a cluster is: its processes are no part of any machine."""
+    place.mkdir()
+    for each in clones:
         (each.path / ".git/reconciler/engines").mkdir(parents=True)
         (each.path / ".git/reconciler/engines/far").symlink_to(place)
-    place.mkdir()
-    url = f"executors:\n  far: {{engine: process, weight: 1, poll: 1s, beat: 1s, url: '{hub.path}'}}\n  local: {{weight: 0}}\n"
-    a.settings(url)
-    told = hub.outside / "x"
-    a.simple("x", f"echo $RECONCILER_ATTEMPT >> {told}; while ! test -e {hub.outside}/go; do sleep 0.05; done")
+    clones[0].settings(
+        f"executors:\n  far: {{engine: process, weight: 1, poll: 1s, beat: 1s, url: '{hub.path}'}}\n  local: {{weight: 0}}\n"
+    )
+
+
+def gone_for_good(a: Clone) -> Path:
+    """Have a host hand an attempt over and die; return the file in which its stage writes a line."""
+    told = a.hub.outside / "x"
+    a.simple("x", f"echo $RECONCILER_ATTEMPT >> {told}; while ! test -e {a.hub.outside}/go; do sleep 0.05; done")
     a.push()
     reconciler = a.start("reconcile", "--wait")
     a.wait_for(told.exists, PATIENCE_S)
     reconciler.kill()
     reconciler.communicate()
+    return told
+
+
+def test_another_host_adopts_the_attempt_of_one_that_is_gone(tmp_path: Path) -> None:
+    hub = Hub(tmp_path)
+    a, b = shared(hub)
+    one_engine(hub, tmp_path / "engine", a, b)
+    told = gone_for_good(a)
     other = b.start("reconcile", "--wait")
     wait_for(lambda: (b.path / ".runs").exists(), PATIENCE_S + 3 * LEASE_S)
     (hub.outside / "go").touch()
@@ -245,6 +264,19 @@ def test_another_host_adopts_the_attempt_of_one_that_is_gone(tmp_path: Path) -> 
     assert other.returncode == 0, (said, errors)
     assert told.read_text().split() == ["1"], "it was executed once"
     assert hub.outcomes("x") == ["succeeded"]
+    assert hub.shared() == []
+
+
+def test_what_ended_while_its_host_was_gone_is_brought_home_by_another_one(tmp_path: Path) -> None:
+    hub = Hub(tmp_path)
+    a, b = shared(hub)
+    one_engine(hub, tmp_path / "engine", a, b)
+    told = gone_for_good(a)
+    (hub.outside / "go").touch()
+    wait_for(lambda: couriers(a, "x") == [], PATIENCE_S)
+    settled(b)
+    assert told.read_text().split() == ["1"], "it was executed once"
+    assert hub.outcomes("x") == ["succeeded"] and hub.manifests()["x"]["recoveries"] == []
     assert hub.shared() == []
 
 

@@ -123,7 +123,7 @@ def test_a_host_that_forgot_everything_finds_what_it_placed(bench: Bench) -> Non
     first.submit(orders)
     bench.ended(first, orders[2].handle)
     found = bench.open().adopt(bench.repository)
-    assert found == {each.handle: dict(each.secrets) for each in orders[:2]}
+    assert found == {each.handle: dict(each.secrets) for each in orders}, "also what has ended, while it is there"
     assert bench.open().adopt("00000000") == {}
 
 
@@ -154,4 +154,4 @@ def test_fifty_at_once_with_a_host_that_restarts_in_between(bench: Bench) -> Non
     assert bench.open().submit(orders) == {}
     engine = bench.open()
     assert {bench.ended(engine, each.handle).detail for each in orders} == {"exit status 0"}
-    assert bench.open().adopt(bench.repository) == {}
+    assert bench.open().adopt(bench.repository).keys() == {each.handle for each in orders}

@@ -220,6 +220,9 @@ def afar_of(said: dict[str, Any]) -> Afar:
         silent_s=said.get("silent", 1.0),
         silent_max_s=3600.0,
         turned=said.get("turned", ""),
+        alien=said.get("alien", False),
+        unread=said.get("unread", False),
+        given_up_s=said.get("given_up"),
     )
 
 
@@ -472,7 +475,9 @@ AT_ENGINE = st.fixed_dictionaries(
     {"silent": st.sampled_from([1.0, 3600.0, 3601.0]), "submitted": st.booleans(), "final": st.booleans()},
     optional={
         "is": st.sampled_from([each.value for each in Standing]),
-        "cause": st.sampled_from(["node_failed", "preempted", "time_limit"]),
+        "cause": st.sampled_from(["node_failed", "preempted", "time_limit", "engine_cancelled"]),
+        "given_up": st.just(3601.0),
+        "unread": st.just(True),
         "turned": st.just("there is no such partition"),
     },
 )
