@@ -20,7 +20,7 @@ from pathlib import Path
 
 from reconciler import codec, manifest
 from reconciler.actions import Abandon, Action, Cancel, Launch, Resume, Submit, TakeOver
-from reconciler.afar_credentials import Lending
+from reconciler.afar_credentials import Lending, address_for
 from reconciler.conditions import set_condition
 from reconciler.errors import ContentError, LockHeld, TransientError
 from reconciler.executors.engine import Engine, EngineSilent, Renewing, Submission, Turned
@@ -31,7 +31,7 @@ from reconciler.model import Afar as Known
 from reconciler.model import ExecutorSettings, Instant, Outcome, Plan, Run, RunId, Settings
 from reconciler.places import Placement, Resources, Sighting, Standing
 from reconciler.records import read_records
-from reconciler.remote import RefUpdate, address_of
+from reconciler.remote import RefUpdate
 from reconciler.rundir import RunDirectory
 from reconciler.values import frozen
 from reconciler.work import KEY_VARIABLE, WORK, handle_of, key_of, of_ref, repository_in, repository_of, work_ref
@@ -297,10 +297,7 @@ class Afar:
 
     def _address(self, executor: str) -> str:
         """Return where attempts clone the repository from."""
-        said = self.settings[executor].url
-        if said or self.world.remote is None:
-            return said or str(self.world.repository.common)
-        return address_of(self.world.repository, self.world.remote.name)
+        return address_for(self.world, self.settings[executor])
 
     def submit(self, actions: Sequence[Action], runs: Mapping[RunId, Run], hearing: Hearing | None) -> dict[RunId, str]:
         """Hand attempts to their engines, each with its order; return by run what is in the way of it."""

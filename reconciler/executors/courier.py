@@ -88,6 +88,8 @@ LEFTOVER_S = 7 * 86_400.0
 LEFTOVERS_MAX = 1000
 LOCK_PATIENCE_S = 2.0
 """How long what a dead courier started may take to be dead as well."""
+TOKEN_LOOK_S = 1.0
+"""How often it is looked whether there is a new token while nothing else is done."""
 KEY = re.compile(r"[A-Za-z0-9_-]{20,200}")
 PATIENCE = re.compile(r"(?P<number>\d{1,9}(\.\d{1,3})?)(?P<unit>s|m|h|d)?")
 UNITS_S = {None: 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -309,6 +311,7 @@ class Courier:
         finally:
             echo.end()
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        self.worker = None  # or every pause from now on would be over at once
         self._end_what_is_left(directory)
         said = handback.last_words(directory, self.secrets)
         detail = f"{NEVER_SAID} (status {status})" + (f": {said}" if said else "")
@@ -527,8 +530,14 @@ class Courier:
             except TransientError:
                 if time.monotonic() >= deadline_s:
                     raise
-            self._sleep(min(_pause_s(failed), max(0.0, deadline_s - time.monotonic())))
+            self._rest(min(_pause_s(failed), max(0.0, deadline_s - time.monotonic())))
         raise AssertionError
+
+    def _rest(self, seconds: float) -> None:
+        """Wait, at most until the courier is told to end or there is a new token."""
+        until_s = time.monotonic() + seconds
+        while (left_s := until_s - time.monotonic()) > 0 and not self.told and not self._has_new_token():
+            self._sleep(min(left_s, TOKEN_LOOK_S) if self.errand.entrusted.path else left_s)
 
 
 # ------------------------------------------------------------------------------------------------ small parts
