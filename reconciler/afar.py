@@ -21,9 +21,10 @@ from pathlib import Path
 
 from reconciler import codec, manifest, parted
 from reconciler.actions import Abandon, Action, Cancel, Launch, Resume, Submit, TakeOver
+from reconciler.afar_credentials import Lending, address_for
 from reconciler.conditions import set_condition
 from reconciler.errors import ContentError, LockHeld, TransientError
-from reconciler.executors.engine import Engine, EngineSilent, Submission, Turned
+from reconciler.executors.engine import Engine, EngineSilent, Renewing, Submission, Turned
 from reconciler.executors.opening import open_engine
 from reconciler.executors.ordering import HAND_BACK_S, ORDER, bring_home, make_order, read_word
 from reconciler.hearing import Hearing
@@ -33,7 +34,7 @@ from reconciler.parted import Parted
 from reconciler.phases import is_silent
 from reconciler.places import Placement, Resources, Sighting, Standing
 from reconciler.records import read_records
-from reconciler.remote import RefUpdate, address_of
+from reconciler.remote import RefUpdate
 from reconciler.rundir import RunDirectory
 from reconciler.values import frozen
 from reconciler.work import (
@@ -124,6 +125,7 @@ class Afar:
         self.refs: Mapping[str, str] = {}
         self.online = True
         self.changed = False
+        self.lending = Lending(world)
 
     # -------------------------------------------------------------------------------------------- looking
 
@@ -222,7 +224,7 @@ class Afar:
         now_s = self.world.now().monotonic_s
         busy = {each.executor for each in self.memory.attempts.values()} & self.settings.keys()
         due = (max(self._pause(each).until_s, self._pause(each).asked_s + self.settings[each].poll_s) for each in busy)
-        return max(0.0, min(due, default=float("inf")) - now_s)
+        return min(self.lending.patience_s(), max(0.0, min(due, default=float("inf")) - now_s))
 
     def refusals(self) -> dict[str, str]:
         """Return by executor why its engine takes nothing now."""
@@ -341,10 +343,7 @@ class Afar:
 
     def _address(self, executor: str) -> str:
         """Return where attempts clone the repository from."""
-        said = self.settings[executor].url
-        if said or self.world.remote is None:
-            return said or str(self.world.repository.common)
-        return address_of(self.world.repository, self.world.remote.name)
+        return address_for(self.world, self.settings[executor])
 
     def submit(self, actions: Sequence[Action], runs: Mapping[RunId, Run], hearing: Hearing | None) -> dict[RunId, str]:
         """Hand attempts to their engines, each with its order; return by run what is in the way of it."""
@@ -357,9 +356,16 @@ class Afar:
             if why := self._unusable(executor):
                 refused |= {run.run_id: why for run in mine}
                 continue
+            try:
+                token = self.lending.token(self.settings[executor], self._address(executor))
+            except TransientError as error:
+                self._keep_waiting(executor, str(error))
+                refused |= {run.run_id: str(error) for run in mine}
+                continue
             ordered = self._order_all(executor, mine, hearing, refused)
             with self._asking(executor) as engine:
-                turned = engine.submit([self._submission(executor, run) for run in ordered])
+                submissions = [self._submission(executor, run) for run in ordered]
+                turned = engine.submit(self.lending.entrusted(engine, submissions, token))
                 self._note_submitted(executor, ordered, turned, refused)
             if why := self.refusals().get(executor, ""):
                 refused |= {run.run_id: why for run in ordered if not self._heard_of(run).submitted}
@@ -505,6 +511,45 @@ class Afar:
         pause.refusals = pause.refusals + 1 if later else 0
         if later:
             self._rest(executor, later[0], pause.refusals)
+
+    def _keep_waiting(self, executor: str, why: str) -> None:
+        """Hand nothing to an engine for a while, which itself may well be asked."""
+        pause = self._pause(executor)
+        pause.refusals += 1
+        self._rest(executor, why, pause.refusals)
+
+    # -------------------------------------------------------------------------------------------- credentials
+
+    def renew(self, runs: Mapping[RunId, Run]) -> None:
+        """Let attempts under way have the credential that counts now, where their engines can renew it."""
+        lent = self._lent(runs.values())
+        self.lending.begin([each for handles in lent.values() for each in handles])
+        for executor, handles in lent.items():
+            try:
+                token, wanting = self.lending.due(executor, self.settings[executor], self._address(executor), handles)
+            except TransientError as error:
+                self._keep_waiting(executor, str(error))
+                continue
+            if wanting and not self._unusable(executor, only_silence=True):
+                with self._asking(executor) as engine:
+                    self.lending.renew(engine, token, wanting)
+        if lent:
+            self.remember()
+
+    def _lent(self, runs: Iterable[Run]) -> dict[str, list[str]]:
+        """Return by executor the attempts under way that were handed over with a credential that can be renewed."""
+        found: dict[str, list[str]] = {}
+        for run in runs:
+            said = self.settings.get(_placement(run).executor) if run.is_afar and _is_open(run) else None
+            if said is None or not said.credential or run.afar is None or not run.afar.submitted or run.afar.is_final:
+                continue
+            found.setdefault(_placement(run).executor, []).append(_placement(run).handle)
+        return {executor: handles for executor, handles in found.items() if self._renews(executor)}
+
+    def _renews(self, executor: str) -> bool:
+        """Return whether the engine of an executor can renew what attempts have; True where it cannot be known yet."""
+        engine = self.engines.get(executor)
+        return engine is None or isinstance(engine[1], Renewing)
 
     # -------------------------------------------------------------------------------------------- ending
 

@@ -471,6 +471,7 @@ class Repository:
         standard_input: bytes = b"",
         timeout_s: float = TIMEOUT_S,
         config: Sequence[str] = (),
+        variables: Mapping[str, str] | None = None,
         git_directory: Path | None = None,
         more_s: Callable[[], float] = lambda: 0.0,
     ) -> str:
@@ -481,6 +482,7 @@ class Repository:
             standard_input=standard_input,
             timeout_s=timeout_s,
             config=config,
+            variables=variables,
             git_directory=git_directory,
             more_s=more_s,
         )

@@ -156,6 +156,32 @@ def engines(said: Mapping[str, str | None]) -> Iterator[Finding]:
             yield fine("engines", f"the engine of executor '{name}' {how}")
 
 
+@frozen
+class Lent:
+    """A credential that an executor lends to its attempts. `fault` says why that is of no use, "" if it is; `renewed`
+    whether its engine can renew it, None where only the engine knows."""
+
+    credential: str
+    engine: str
+    fault: str
+    renewed: bool | None
+
+
+def lent(said: Mapping[str, Lent]) -> Iterator[Finding]:
+    """Yield a finding for each executor that lends a credential to its attempts."""
+    for name, each in said.items():
+        whole = f"executor '{name}' lends credential '{each.credential}'"
+        if each.fault:
+            cure = "name an address that begins with https:// as its 'url', or leave its 'credential' out"
+            yield warning("engines", f"{whole}, and {each.fault}", cure)
+        elif each.renewed is None:
+            yield fine("engines", whole)
+        elif each.renewed:
+            yield fine("engines", f"{whole}, and renews it")
+        else:
+            yield fine("engines", f"{whole}, which '{each.engine}' cannot renew: it has to outlive the attempts")
+
+
 def deliveries(dead: int) -> Iterator[Finding]:
     """Yield a finding if there are dead letters."""
     if dead:

@@ -328,6 +328,7 @@ class Loop:
             self.world.repository.exclude("/.runs/")
         fence(self.world, actions)
         living = self._fence_afar(seen, actions)
+        self._renew_afar(seen)
         doable = [each for each in actions if subject_of(each) not in living]
         granted = None if self.world.remote is None else self._agree(seen, doable)
         done = (*apply(self.world, doable, granted), *self._hand_over(seen, doable))
@@ -353,6 +354,13 @@ class Loop:
         afar = self.observer.afar
         living = afar.fence(actions, seen.actual.runs) if afar is not None else {}
         return {run_id: f"{run_id}: {why}" for run_id, why in living.items()}
+
+    def _renew_afar(self, seen: Observation) -> None:
+        """Let attempts at engines reach the remote for longer, where they do that by a credential of ours."""
+        afar = self.observer.afar
+        if afar is not None and any(each.credential for each in seen.settings.executors.values()):
+            afar.lending.broker = self._broker
+            afar.renew(seen.actual.runs)
 
     def _hand_over(self, seen: Observation, actions: Sequence[Action]) -> tuple[Done, ...]:
         """Hand attempts that are claimed for an engine to it."""

@@ -531,7 +531,8 @@ class ExecutorSettings:
     `options` are for the engine alone. An attempt there clones `url` ("" for the address of the remote, without one
     the repository itself), with `depth` commits of history (0: all), says a word every `beat_s`, is given up when
     none was heard for `silent_max_s`, and hands back `bytes_max` of files at most. The engine is asked every
-    `poll_s`. `resources` are those of requests that ask for none."""
+    `poll_s`. `resources` are those of requests that ask for none. `credential` names the one by which attempts reach
+    `url` ("" for what the node has)."""
 
     runs_max: int | None = None
     capabilities: tuple[str, ...] = ()
@@ -545,6 +546,7 @@ class ExecutorSettings:
     poll_s: float = 10.0
     bytes_max: int = 64 * 1024 * 1024
     resources: Resources = Resources()
+    credential: str = ""
 
 
 BUILT_IN = "built-in"

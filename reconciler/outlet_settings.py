@@ -27,6 +27,7 @@ from reconciler.yaml_events import Document, shown
 NAMED = (
     "control_plane.credential",
     "cloud_sync.credential",
+    "executors.*.credential",
     "notifications.[].to.webhook.url_credential",
     "notifications.[].to.webhook.secret",
     "notifications.[].to.slack.url_credential",

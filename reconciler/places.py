@@ -16,6 +16,8 @@ from reconciler.values import frozen
 LOCAL = "local"
 ENGINES = ("process", "slurm", "kubernetes")
 """The engines that are ours; others come as entry points."""
+RENEWING = ("process", "kubernetes")
+"""Those of them that can change a secret of an attempt which is there."""
 
 
 class Cause(StrEnum):

@@ -31,6 +31,7 @@ from reconciler.errors import (
 )
 from reconciler.git import Repository
 from reconciler.lent import guard, has_passed, without_refs
+from reconciler.login import Login
 from reconciler.values import frozen
 
 NETWORK_TIMEOUT_S = 60.0
@@ -107,11 +108,13 @@ class RefUpdate:
 
 @frozen(kw_only=False)
 class Remote:
-    """A configured remote of a repository. Every method but `known` raises TransientError if it cannot be asked."""
+    """A configured remote of a repository, asked as whom git finds here, or as `login` says. Every method but `known`
+    raises TransientError if it cannot be asked."""
 
     repository: Repository
     name: str
     timeout_s: float = NETWORK_TIMEOUT_S
+    login: Login | None = None
 
     def fetch(self, branches: Sequence[str]) -> Mapping[str, str]:
         """Bring the branches there are, all claims, hosts and attempts at engines; return ref at the remote -> object
@@ -285,6 +288,7 @@ class Remote:
         """Run git against the remote, as if nothing but its address were configured for it."""
         config = (
             *settings,
+            *(self.login.settings if self.login is not None else ()),
             f"remote.{self.name}.mirror=false",  # or no ref can be named in a push
             f"remote.{self.name}.followRemoteHEAD=never",
             KEPT_UNSYNCED,
@@ -292,7 +296,12 @@ class Remote:
             "advice.fetchShowForcedUpdates=false",
         )
         return self.repository.git(
-            *arguments, timeout_s=self.timeout_s, config=config, git_directory=git_directory, more_s=more_s
+            *arguments,
+            timeout_s=self.timeout_s,
+            config=config,
+            variables=self.login.variables() if self.login is not None else None,
+            git_directory=git_directory,
+            more_s=more_s,
         )
 
     def _bring(self, branches: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from reconciler.agent import BUILT_IN as AGENTS
+from reconciler.login import login_fault
 from reconciler.model import (
     AgentSettings,
     ApprovalPolicy,
@@ -66,7 +67,7 @@ def parse_settings(data: bytes | None, source: Source, contract: Contract) -> Se
         return Settings()
     checks = (
         *(_intervals, _silence, _lease, _ageing, _patterns, _rules, _sending, _commands, _reviewer),
-        *(_outgoing, _control, lambda document: _engines(document, contract)),
+        *(_outgoing, _control, _lent, lambda document: _engines(document, contract)),
     )
     document = examine("settings", data, source, contract, *checks)
     if isinstance(document, Rejection):
@@ -176,7 +177,8 @@ def _reviewer(document: Document) -> Iterator[Violation]:
 
 def _outgoing(document: Document) -> Iterator[Violation]:
     """Yield what is wrong with what leaves the repository; what knows of that is loaded where something does."""
-    if isinstance(document.value, dict) and {"cloud_sync", "notifications"} & document.value.keys():
+    lent = any(True for _ in at(document.value, "executors.*.credential"))
+    if isinstance(document.value, dict) and (lent or {"cloud_sync", "notifications"} & document.value.keys()):
         from reconciler.outlet_settings import violations
 
         yield from violations(document)
@@ -209,6 +211,15 @@ def _engines(document: Document, contract: Contract) -> Iterator[Violation]:
             yield Violation(
                 path=(*pointer, key), reason=f"'{key}' says nothing without 'engine'", cure=cure, rule="engine"
             )
+
+
+def _lent(document: Document) -> Iterator[Violation]:
+    """Return a violation where an executor's credential could not reach the address that it says."""
+    for pointer, said in at(document.value, "executors.*"):
+        url = said.get("url") if isinstance(said, dict) and "credential" in said else None
+        if isinstance(url, str) and (fault := login_fault(url)):
+            cure = "say an address that begins with https://, or leave 'credential' out"
+            yield Violation(path=(*pointer, "url"), reason=f"{shown(url)}: {fault}", cure=cure, rule="no-tls")
 
 
 def _is_loopback(url: str) -> bool:
@@ -302,7 +313,7 @@ def _executors(value: Mapping[str, Mapping[str, Any]]) -> dict[str, ExecutorSett
     return {name: ExecutorSettings(**fields_of(each, known)) for name, each in value.items()}
 
 
-_OF_ENGINES = {"options", "url", "depth", "beat", "silent_max", "poll", "bytes_max", "resources"}
+_OF_ENGINES = {"options", "url", "depth", "beat", "silent_max", "poll", "bytes_max", "resources", "credential"}
 
 _SETTINGS: Conversions = {
     "poll_interval": ("poll_interval_s", parse_duration),

@@ -29,6 +29,8 @@ from reconciler.values import frozen
 WORK = "refs/reconciler/work/"
 KEY_VARIABLE = "RECONCILER_WORK_KEY"
 """The environment variable by which an attempt gets its key."""
+CREDENTIAL_VARIABLE = "RECONCILER_GIT_CREDENTIAL"
+"""The one by which it gets a token for the remote, where it is given one."""
 HANDLE = re.compile(
     r"(?P<slug>[a-z0-9-]{1,30})-(?P<repository>[0-9a-f]{8})(?P<run>[0-9a-f]{8})-(?P<number>[1-9][0-9]{0,5})"
 )

@@ -161,7 +161,10 @@ class Cluster:
             before = self.objects[kind, name]
             if kind == "jobs" and whole["spec"]["template"] != before["spec"]["template"]:
                 raise Refused(422, "Invalid", "spec.template: field is immutable")
-            return self.put(kind, whole, "MODIFIED")
+            found = self.put(kind, whole, "MODIFIED")
+            if kind == "secrets" and name in self.processes:
+                self._project(name)
+            return found
 
     def one(self, kind: str, name: str) -> Document:
         with self.changed:
@@ -321,6 +324,10 @@ class Cluster:
                 Path(mount["mountPath"]).mkdir(parents=True, exist_ok=True)
         log = (self.directory / f"{job}.log").open("wb")
         environment = {"PATH": os.environ["PATH"], **{each["name"]: self._value(each) for each in container["env"]}}
+        with self.changed:
+            self._project(job)
+        for mount in self._mounted(spec):
+            environment = {name: self._at_root(job, mount, value) for name, value in environment.items()}
         command = [expanded(each, environment) for each in container["command"]]
         with log:
             process = subprocess.Popen(
@@ -328,6 +335,35 @@ class Cluster:
             )
         self.processes[job] = process
         return process
+
+    @staticmethod
+    def _mounted(spec: Document) -> dict[str, Document]:
+        """Return where parts of Secrets are mounted, with what says which."""
+        kept = {each["name"]: each["secret"] for each in spec["volumes"] if "items" in each.get("secret", {})}
+        mounts = spec["containers"][0]["volumeMounts"]
+        return {each["mountPath"]: kept[each["name"]] for each in mounts if each["name"] in kept}
+
+    def _root(self, job: str, path: str) -> Path:
+        """Return where a directory of a container is: its processes are those of this machine and see all of it."""
+        return self.directory / "roots" / job / path.lstrip("/")
+
+    def _at_root(self, job: str, mount: str, value: str) -> str:
+        return str(self._root(job, value)) if value.startswith(f"{mount}/") else value
+
+    def _project(self, secret: str) -> None:
+        """Show in its pod what a Secret says now, as a kubelet does: by links, which all change at once."""
+        pod = self.pod_of(secret)
+        for path, said in self._mounted(pod["spec"]).items() if pod is not None else ():
+            place, data = self._root(secret, path), self.one("secrets", said["secretName"])["data"]
+            new = place / f"..{self.version}"
+            new.mkdir(parents=True, exist_ok=True)
+            for item in said["items"]:
+                (new / item["path"]).write_bytes(base64.b64decode(data[item["key"]]))
+                (new / item["path"]).chmod(said["defaultMode"] & 0o600)
+                if not (place / item["path"]).is_symlink():
+                    (place / item["path"]).symlink_to(f"..data/{item['path']}")
+            (place / "..new").symlink_to(new.name)
+            (place / "..new").replace(place / "..data")
 
     def _value(self, variable: Document) -> str:
         if "value" in variable:

@@ -20,11 +20,13 @@ class SmartServer:
     """Serves one bare repository.
 
     `before` and `after` are called with `<method> <path in the repository>` around each answer; `after` is called
-    before the first byte of it is sent. With `secret` nobody is heard who does not say it.
+    before the first byte of it is sent. With `secret` nobody is heard who does not say it: who says another
+    one is answered `refusal`.
     """
 
     def __init__(self, bare: Path, secret: str = "") -> None:
         self.bare, self.secret = bare, secret
+        self.refusal, self.refused = (401, ""), 0
         self.asked: list[str] = []
         self.before: Callable[[str], object] = lambda request: None
         self.after: Callable[[str], object] = lambda request: None
@@ -62,7 +64,10 @@ def _handler(server: SmartServer) -> type[BaseHTTPRequestHandler]:
             request = f"{self.command} {self.path.removeprefix('/bare.git')}"
             server.asked.append(request)
             if server.secret and self.headers.get("Authorization") != server.secret:
-                self._say(401, [("WWW-Authenticate", 'Basic realm="git"')], b"")
+                status, words = server.refusal if self.headers.get("Authorization") else (401, "")
+                server.refused += bool(self.headers.get("Authorization"))
+                headers = [("WWW-Authenticate", 'Basic realm="git"'), ("Content-Type", "text/plain")]
+                self._say(status, headers, words.encode())
                 return
             server.before(request)
             status, headers, content = _backend(server.bare, self, body)

@@ -31,6 +31,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "events",
         "outgoing",
         "work",
+        "login",
     ),
     "pure": (
         "parse",
@@ -142,6 +143,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "adopted",
         "records",
         "afar",
+        "afar_credentials",
         "proposal",
         "proposal_sides",
         "proposal_powers",

@@ -22,7 +22,7 @@ from reconciler.health import Finding, Level
 from reconciler.installed import ROLES, SUBSCRIBERS, cure, entry_points, has_extra, missing_roles
 from reconciler.locks import old_locks
 from reconciler.model import BUILT_IN, ExecutorSettings, Rejection, Settings, Severity
-from reconciler.places import ENGINES
+from reconciler.places import ENGINES, RENEWING
 from reconciler.process import worker_environment
 from reconciler.remote import Remote
 from reconciler.terminal import format_option, print_json, single_line, use_colour
@@ -319,7 +319,16 @@ class Place:
         """Yield whether the engines answer that executors of the settings have. What settings of a branch that nobody
         has merged name is not executed for that."""
         said = {name: each for name, each in self.settings.executors.items() if each.engine}
-        return health.engines({name: _engine_problem(name, each) for name, each in said.items()})
+        yield from health.engines({name: _engine_problem(name, each) for name, each in said.items()})
+        yield from health.lent({name: self._lent(each) for name, each in said.items() if each.credential})
+
+    def _lent(self, said: ExecutorSettings) -> health.Lent:
+        from reconciler.afar_credentials import address_for
+        from reconciler.login import login_fault
+
+        renewed = said.engine in RENEWING if said.engine in ENGINES else None
+        fault = login_fault(address_for(self.world, said))
+        return health.Lent(credential=said.credential, engine=said.engine, fault=fault, renewed=renewed)
 
     def deliveries(self) -> Iterator[Finding]:
         """Yield whether something was given up to deliver."""

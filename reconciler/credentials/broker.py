@@ -16,7 +16,7 @@ from reconciler.credentials.secret import NoCredential, Secret, Source
 from reconciler.outgoing import Credential
 
 REFRESH_S = 60.0
-"""A secret is asked for anew so long before it expires, or at half of its life if that is short."""
+"""A secret is asked for anew so long before it expires, where who asks does not need it for longer."""
 KEPT_S = 300.0
 """One that does not say when it expires is kept so long: whoever replaces it need not restart anything."""
 
@@ -31,11 +31,14 @@ def _nobody() -> None:
 
 @dataclass(slots=True)
 class Kept:
-    """A secret, when to ask for it anew, and when it does not count any more."""
+    """A secret, when it was asked for, and when it does not count any more."""
 
     secret: Secret
-    fresh_until: datetime
+    asked: datetime
     until: datetime | None
+
+    def is_fresh(self, now: datetime, left_s: float) -> bool:
+        return now < _fresh_until(self.asked, self.until, left_s)
 
 
 @dataclass(slots=True)
@@ -49,11 +52,12 @@ class Broker:
     _kept: dict[str, Kept] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def get(self, name: str) -> Secret:
-        """Return the secret of a name; from then on it is hidden in what this process says. Raise NoCredential."""
+    def get(self, name: str, left_s: float = REFRESH_S) -> Secret:
+        """Return the secret of a name; from then on it is hidden in what this process says. It is asked for anew
+        `left_s` before it expires, or at half of its life if that is short. Raise NoCredential."""
         with self._lock:
             kept, now = self._kept.get(name), self.now()
-            if kept is not None and now < kept.fresh_until:
+            if kept is not None and kept.is_fresh(now, left_s):
                 return kept.secret
             try:
                 return self._asked(name, now)
@@ -77,14 +81,14 @@ class Broker:
         until = datetime.fromisoformat(secret.expires_at) if secret.expires_at else None
         if until is not None and until <= now:
             raise NoCredential(f"credential '{name}': it has expired at {secret.expires_at}")
-        self._kept[name] = Kept(secret, _fresh_until(now, until), until)
+        self._kept[name] = Kept(secret, now, until)
         return secret
 
 
-def _fresh_until(now: datetime, until: datetime | None) -> datetime:
+def _fresh_until(asked: datetime, until: datetime | None, left_s: float) -> datetime:
     if until is None:
-        return now + timedelta(seconds=KEPT_S)
-    return until - min(timedelta(seconds=REFRESH_S), (until - now) / 2)
+        return asked + timedelta(seconds=KEPT_S)
+    return until - min(timedelta(seconds=left_s), (until - asked) / 2)
 
 
 def broker_of(said: Mapping[str, Credential]) -> Broker:

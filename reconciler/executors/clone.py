@@ -8,6 +8,7 @@ from reconciler import git
 from reconciler.disk import DISK
 from reconciler.errors import GitFailed, UsageError
 from reconciler.git import Repository, open_repository
+from reconciler.login import Login
 from reconciler.remote import NETWORK_TIMEOUT_S, OID, Remote, is_url
 
 ORIGIN = "origin"
@@ -17,14 +18,18 @@ class NoRef(Exception):
     """The ref of an attempt is not there: the host is done with it, or wants it to end."""
 
 
-def open_clone(url: str, ref: str, place: Path) -> Remote:
-    """Make an empty clone of a repository in the directory `place`, with the length of object ids that it has.
+def open_clone(url: str, ref: str, place: Path, login: Login | None = None) -> Remote:
+    """Make an empty clone of a repository in the directory `place`, with the length of object ids that it has. It is
+    asked as whom git finds here, or as `login` says.
 
     Raise NoRef if it has no such ref, UsageError for what is no address, TransientError if it does not answer.
     """
     _refuse_what_is_no_address(url)
     asked = ("ls-remote", "--refs", "--quiet", "--end-of-options", url, ref)
-    answer = git.run(asked, directory=place.parent, timeout_s=NETWORK_TIMEOUT_S).decode(errors="surrogateescape")
+    settings, variables = (login.settings, login.variables()) if login is not None else ((), None)
+    answer = git.run(
+        asked, directory=place.parent, timeout_s=NETWORK_TIMEOUT_S, config=settings, variables=variables
+    ).decode(errors="surrogateescape")
     there = {name: oid for oid, _, name in (line.partition("\t") for line in answer.splitlines())}
     oid = there.get(ref, "")
     if not OID.fullmatch(oid):
@@ -34,7 +39,7 @@ def open_clone(url: str, ref: str, place: Path) -> Remote:
     kind = "sha256" if len(oid) == 64 else "sha1"
     git.run(("init", "--quiet", "--bare", "--template=", f"--object-format={kind}"), directory=place)
     git.run(("remote", "add", "--", ORIGIN, url), directory=place)
-    return Remote(open_repository(place), ORIGIN)
+    return Remote(open_repository(place), ORIGIN, login=login)
 
 
 def _refuse_what_is_no_address(url: str) -> None:

@@ -11,7 +11,8 @@ lives and hands back what became of it, all by moving one ref. It needs the repo
 - The worker dies with its courier (Linux), so that nothing goes on that nobody could hear or fence.
 
 The key by which words are believed comes in the environment and is taken out of it, and out of what the kernel shows of
-it, before anything else happens.
+it, before anything else happens. So does a token for the remote, where the host gives one; one that is renewed is read
+from a file for every call of git, and whoever could say it is told first not to.
 """
 
 from __future__ import annotations
@@ -36,19 +37,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from reconciler import codec, process, worker
+from reconciler import codec, ear, process, worker
+from reconciler.confided import confide, confided
 from reconciler.disk import DISK
 from reconciler.errors import REFUSALS, ContentError, GitFailed, ReconcilerError, TransientError, UsageError
 from reconciler.executors import clone, handback, ordering
 from reconciler.executors.clone import NoRef
 from reconciler.executors.echo import Echo
+from reconciler.executors.entrusted import FILE_VARIABLE, Entrusted
 from reconciler.executors.voice import Fenced, Voice
 from reconciler.model import Attempt, Claim, Outcome, Plan, Process, Workspace
 from reconciler.redact import secret_values
 from reconciler.remote import OID, Remote
 from reconciler.rundir import RunDirectory
+from reconciler.scrub import scrubbed_text
 from reconciler.values import frozen
-from reconciler.work import HANDLE, KEY_VARIABLE, RUN, WorkOrder, handle_of, of_ref, repository_of
+from reconciler.work import (
+    CREDENTIAL_VARIABLE,
+    HANDLE,
+    KEY_VARIABLE,
+    RUN,
+    WorkOrder,
+    handle_of,
+    of_ref,
+    repository_of,
+)
 
 T = TypeVar("T")
 Hidden = Sequence[bytes]
@@ -75,6 +88,8 @@ LEFTOVER_S = 7 * 86_400.0
 LEFTOVERS_MAX = 1000
 LOCK_PATIENCE_S = 2.0
 """How long what a dead courier started may take to be dead as well."""
+TOKEN_LOOK_S = 1.0
+"""How often it is looked whether there is a new token while nothing else is done."""
 KEY = re.compile(r"[A-Za-z0-9_-]{20,200}")
 PATIENCE = re.compile(r"(?P<number>\d{1,9}(\.\d{1,3})?)(?P<unit>s|m|h|d)?")
 UNITS_S = {None: 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -90,7 +105,8 @@ class ToldToStop(Exception):
 @frozen
 class Errand:
     """What a courier is told: where the repository is, the ref of the attempt and the order that it shall be at (""
-    for any), the directory that it may use, and for how long it tries to hand back."""
+    for any), the directory that it may use, for how long it tries to hand back, and what it reaches the repository
+    with."""
 
     url: str
     ref: str
@@ -98,6 +114,7 @@ class Errand:
     scratch: Path
     patience_s: float
     key: str
+    entrusted: Entrusted = Entrusted()
 
     @property
     def handle(self) -> str:
@@ -113,9 +130,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     75 the remote cannot be reached, 77 the attempt belongs to somebody else by now."""
     try:
         key = take_secret(KEY_VARIABLE)
+        entrusted = Entrusted(value=take_secret(CREDENTIAL_VARIABLE), path=take_secret(FILE_VARIABLE))
         for name in [each for each in os.environ if each.startswith("GIT_")]:
             os.environ[name] = take_secret(name)
-        with Courier(errand(sys.argv[1:] if arguments is None else arguments, key)) as courier:
+        said = errand(sys.argv[1:] if arguments is None else arguments, key)
+        with Courier(replace(said, entrusted=entrusted)) as courier:
             return courier.run()
     except (Fenced, NoRef):
         return say(FENCED_STATUS, "this attempt is not ours: its ref was moved by somebody else, or is gone")
@@ -130,8 +149,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def say(status: int, sentence: str) -> int:
-    """Tell in one line what happened."""
-    print(f"reconciler courier: {' '.join(sentence.split())}", file=sys.stderr)
+    """Tell in one line what happened; a server may have answered with the token that it was told."""
+    print(f"reconciler courier: {scrubbed_text(' '.join(sentence.split()), confided())}", file=sys.stderr)
     return status
 
 
@@ -170,7 +189,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m reconciler.executors.courier",
         description="Execute one attempt that a host has placed at an engine, and hand back what became of it.",
-        epilog=f"The key of the attempt is expected in {KEY_VARIABLE}. Example: "
+        epilog=f"The key of the attempt is expected in {KEY_VARIABLE}, and a token for the repository may be in "
+        f"{CREDENTIAL_VARIABLE}, or in the file that {FILE_VARIABLE} names. Example: "
         "--url https://git.example.com/a/b.git --ref refs/reconciler/work/nightly-1a2b3c4d/1 --scratch /scratch",
         allow_abbrev=False,
     )
@@ -202,6 +222,10 @@ class Courier:
         self.held: int | None = None
         self.objects: Callable[[], None] = lambda: None
         self.secrets = secret_values({**os.environ, "KEY_SECRET": errand.key, "URL": errand.url})
+        self.login = errand.entrusted.login(errand.url, self._hide)
+        self.echo: Echo | None = None
+        self.tokens: dict[str, bool] = {}
+        """What the repository was reached with so far, and whether the worker knows that it must not say it."""
 
     def __enter__(self) -> Courier:
         self._listen()
@@ -216,13 +240,16 @@ class Courier:
         """Leave nothing behind, unless there is something that could not be handed back."""
         self.objects()
         if not self.keeps:
+            self.errand.entrusted.let_go()
             DISK.remove_tree(self.place)
         if self.held is not None:
             DISK.let_go(self.held)
 
     def run(self) -> int:
         """Execute the attempt, or hand back what became of it, and return the exit status."""
-        remote = self._patiently(lambda: clone.open_clone(self.errand.url, self.errand.ref, self.place / "git"))
+        remote = self._patiently(
+            lambda: clone.open_clone(self.errand.url, self.errand.ref, self.place / "git", self.login)
+        )
         self.objects = remote.repository.objects.close
         oid = self._patiently(lambda: clone.bring(remote, self.errand.ref, 1))
         if remote.repository.look_up([f"{oid}:{ordering.ORDER}"])[0] is None:
@@ -274,7 +301,7 @@ class Courier:
         """Run the worker and say what becomes of it; return the exit status."""
         voice.remote.repository.objects.close()
         pid = self._fork(directory, voice.order)
-        echo = Echo(directory, plan, voice.order.number, self.secrets)
+        self.echo = echo = Echo(directory, plan, voice.order.number, self.secrets)
         echo.start()
         try:
             self._accompany(voice, directory, plan)
@@ -284,6 +311,7 @@ class Courier:
         finally:
             echo.end()
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        self.worker = None  # or every pause from now on would be over at once
         self._end_what_is_left(directory)
         said = handback.last_words(directory, self.secrets)
         detail = f"{NEVER_SAID} (status {status})" + (f": {said}" if said else "")
@@ -313,6 +341,7 @@ class Courier:
         shown: object = None
         said_s, failed, deadline_s = time.monotonic(), 0, float("inf")
         while self.worker is not None and process.is_alive(self.worker):
+            failed = 0 if self._has_new_token() else failed
             now_s = time.monotonic()
             deadline_s = min(deadline_s, now_s + plan.grace_s + MARGIN_S) if self.told else deadline_s
             if now_s >= deadline_s:
@@ -367,6 +396,27 @@ class Courier:
         """Return the files of a word, with who says it: no two couriers say the same."""
         card = {"incarnation": self.incarnation, "host": os.uname().nodename, "pid": os.getpid()}
         return {**files, CARD: codec.render(card)}
+
+    # -------------------------------------------------------------------------------------------- the token
+
+    def _has_new_token(self) -> bool:
+        """Return whether there is a token that was not there before; a stage that finds it cannot say it then."""
+        known = len(self.tokens)
+        if self.errand.entrusted.is_there:
+            with contextlib.suppress(TransientError):
+                self._hide(self.errand.entrusted.token())
+        return len(self.tokens) > known
+
+    def _hide(self, token: str) -> None:
+        """Let nobody here say a token: this process, what it tells of logs, its worker."""
+        if token not in self.tokens:
+            confide(token)
+            self.tokens[token] = False
+            self.secrets = tuple(dict.fromkeys((*self.secrets, *confided())))
+            if self.echo is not None:
+                self.echo.learn(confided())
+        if self.worker is not None and not all(self.tokens.values()):
+            self.tokens = {each: told or ear.tell(self.worker, each) for each, told in self.tokens.items()}
 
     # -------------------------------------------------------------------------------------------- begun before
 
@@ -480,8 +530,14 @@ class Courier:
             except TransientError:
                 if time.monotonic() >= deadline_s:
                     raise
-            self._sleep(min(_pause_s(failed), max(0.0, deadline_s - time.monotonic())))
+            self._rest(min(_pause_s(failed), max(0.0, deadline_s - time.monotonic())))
         raise AssertionError
+
+    def _rest(self, seconds: float) -> None:
+        """Wait, at most until the courier is told to end or there is a new token."""
+        until_s = time.monotonic() + seconds
+        while (left_s := until_s - time.monotonic()) > 0 and not self.told and not self._has_new_token():
+            self._sleep(min(left_s, TOKEN_LOOK_S) if self.errand.entrusted.path else left_s)
 
 
 # ------------------------------------------------------------------------------------------------ small parts

@@ -72,6 +72,11 @@ class Echo:
     def start(self) -> None:
         self._thread.start()
 
+    def learn(self, secrets: Sequence[bytes]) -> None:
+        """Hide these as well, in what is told from now on."""
+        for each in self._tails:
+            each.redactor.learn(secrets)
+
     def end(self) -> None:
         """Tell the rest, as far as somebody reads it."""
         self._over.set()

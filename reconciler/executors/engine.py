@@ -17,18 +17,32 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from reconciler.errors import TransientError
 from reconciler.places import Resources, Sighting, Standing
 from reconciler.values import frozen
 
-__all__ = ["CALL_S", "GROUP", "Engine", "EngineSilent", "Opening", "Sighting", "Standing", "Submission", "Turned"]
+__all__ = [
+    "CALL_S",
+    "FILE_SUFFIX",
+    "GROUP",
+    "Engine",
+    "EngineSilent",
+    "Opening",
+    "Renewing",
+    "Sighting",
+    "Standing",
+    "Submission",
+    "Turned",
+]
 
 GROUP = "reconciler.executors"
 """The group of entry points that engines are looked for in."""
 CALL_S = 20.0
 """How long one call of an engine may take in all, if it does not say otherwise."""
+FILE_SUFFIX = "_FILE"
+"""A secret NAME that may change is in a file, and the environment variable NAME_FILE says in which."""
 
 
 class EngineSilent(TransientError):
@@ -52,7 +66,9 @@ class Opening:
 class Submission:
     """One attempt to be placed. `arguments` follow the program that the engine knows (`-m reconciler.executors.courier`
     by default). `secrets` are environment variables that nobody but the attempt may see: they never stand in what an
-    engine shows to others, in a log, or in a manifest. `repository` is the digest by which `adopt` finds it again.
+    engine shows to others, in a log, or in a manifest. `renewed` are secrets that may change while the attempt is
+    there: only an engine that is `Renewing` is given any, and the attempt finds each in a file that nobody else may
+    read, whose path is in the environment (`FILE_SUFFIX`). `repository` is the digest by which `adopt` finds it again.
     `grace_s` is how long it may take to end after TERM."""
 
     handle: str
@@ -62,6 +78,7 @@ class Submission:
     number: int
     arguments: tuple[str, ...]
     secrets: Mapping[str, str] = field(default_factory=dict)
+    renewed: Mapping[str, str] = field(default_factory=dict)
     resources: Resources = field(default_factory=Resources)
     grace_s: float = 10.0
 
@@ -100,4 +117,15 @@ class Engine(Protocol):
 
     def logs(self, handle: str, bytes_max: int) -> bytes:
         """Return the end of what a submission has printed, at most so much; empty where there is nothing."""
+        ...
+
+
+@runtime_checkable
+class Renewing(Protocol):
+    """What an engine does beside that can change a secret of an attempt which is there already."""
+
+    def renew(self, secrets: Mapping[str, Mapping[str, str]]) -> Collection[str]:
+        """Let attempts find these secrets from now on, by handle and name; return the handles for which that is done,
+        or of no use any more because the attempt has ended or is absent. The others are told later. Done twice, it is
+        done once. Raise EngineSilent as the other methods do; then some may have been done."""
         ...

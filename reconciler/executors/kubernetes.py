@@ -33,6 +33,7 @@ from reconciler.executors.kubernetes_job import (
     MANAGED_BY,
     OURS,
     Options,
+    encoded,
     ended_by_us,
     is_of,
     job_of,
@@ -136,7 +137,7 @@ class Kubernetes:
         """Have the Secret go when the Job goes, and know the Job from now on."""
         self.jobs.keep(dict(job))
         seen = job_seen(job)
-        if submission.secrets and seen is not None and seen.uid:
+        if _has_secrets(submission) and seen is not None and seen.uid:
             path = self.api.path(SECRETS, submission.handle)
             answer = self.api.order("PATCH", path, owned(seen.uid, submission.handle))
             if answer.status == 404 and not has_ended(seen):
@@ -148,7 +149,7 @@ class Kubernetes:
 
     def _hide(self, submission: Submission) -> Turned | None:
         """Make the Secret of an attempt, or take the one that an earlier submission made."""
-        if not submission.secrets:
+        if not _has_secrets(submission):
             return None
         wanted = secret_of(submission)
         answer = self.api.order("POST", self.api.path(SECRETS), wanted)
@@ -163,9 +164,9 @@ class Kubernetes:
             return Turned(
                 reason=f"there is a Secret '{submission.handle}' that is none of ours; remove it", settled=True
             )
-        return self._renew(submission, mapping(there.get("data")), wanted["data"])
+        return self._correct(submission, mapping(there.get("data")), wanted["data"])
 
-    def _renew(self, submission: Submission, old: Mapping[str, Any], new: Mapping[str, Any]) -> Turned | None:
+    def _correct(self, submission: Submission, old: Mapping[str, Any], new: Mapping[str, Any]) -> Turned | None:
         """Have a Secret say what it must now, unless its Job is there already and goes by what it said."""
         if dict(old) == dict(new) or self.api.get(self.api.path(JOBS, submission.handle)) is not None:
             return None
@@ -175,8 +176,25 @@ class Kubernetes:
 
     def _reveal_nothing(self, submission: Submission) -> None:
         """Remove the Secret of an attempt that was not taken."""
-        if submission.secrets:
+        if _has_secrets(submission):
             self._delete(SECRETS, submission.handle, "")
+
+    # -------------------------------------------------------------------------------------------- renew
+
+    def renew(self, secrets: Mapping[str, Mapping[str, str]]) -> Collection[str]:
+        """Change the Secrets of attempts, as far as time allows; those that are gone need none."""
+        deadline_s = self.api.monotonic() + SUBMIT_S
+        done = []
+        for handle, wanted in secrets.items():
+            if self.api.monotonic() > deadline_s:
+                break
+            answer = self.api.order("PATCH", self.api.path(SECRETS, handle), {"data": encoded(wanted)})
+            if answer.status == 429:
+                break
+            if not answer.ok and answer.status != 404:
+                raise EngineSilent(f"kubernetes: {answer.call}: answered {answer.status}: {said(answer)[1]}")
+            done.append(handle)
+        return done
 
     # -------------------------------------------------------------------------------------------- observe
 
@@ -313,6 +331,10 @@ def _turned(answer: Answer) -> Turned:
     after = answer.headers.get("retry-after", "")
     asks = f"; it asks to come again in {after} s" if after.isascii() and after.isdigit() and len(after) < 6 else ""
     return replace(found, reason=f"{found.reason}{asks}")
+
+
+def _has_secrets(submission: Submission) -> bool:
+    return bool(submission.secrets or submission.renewed)
 
 
 def _halted(waiting: Sequence[Turned]) -> Turned | None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
 
-from reconciler.executors.engine import Submission
+from reconciler.executors.engine import FILE_SUFFIX, Submission
 from reconciler.parse import parse_duration, parse_size
 from reconciler.places import Resources
 from reconciler.values import frozen
@@ -30,6 +30,10 @@ PROGRAM = ("python3", "-m", "reconciler.executors.courier")
 SCRATCH = "/scratch"
 GIT_DIRECTORY = "/etc/reconciler/git"
 """Where `git_secret` is mounted: with XDG_CONFIG_HOME one level up, git finds `config` and `credentials` in it."""
+
+RENEWED_DIRECTORY = "/etc/reconciler/renewed"
+"""Where those secrets of an attempt are mounted that may change. The kubelet writes them anew a while after its Secret
+was, as a whole."""
 
 Document = dict[str, Any]
 
@@ -157,8 +161,13 @@ def secret_of(submission: Submission) -> Document:
         "kind": "Secret",
         "metadata": {"name": submission.handle, "labels": labels_of(submission)},
         "type": "Opaque",
-        "data": {name: _encoded(value) for name, value in sorted(submission.secrets.items())},
+        "data": encoded({**submission.secrets, **submission.renewed}),
     }
+
+
+def encoded(secrets: Mapping[str, str]) -> dict[str, str]:
+    """Return what a Secret holds."""
+    return {name: _encoded(value) for name, value in sorted(secrets.items())}
 
 
 def secrets_in(document: Mapping[str, Any]) -> dict[str, str]:
@@ -231,7 +240,7 @@ def _pod(submission: Submission, options: Options) -> Document:
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [_container(submission, options)],
-        "volumes": _volumes(options),
+        "volumes": _volumes(submission, options),
         **_where(options),
     }
 
@@ -266,7 +275,7 @@ def _container(submission: Submission, options: Options) -> Document:
             "runAsNonRoot": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        "volumeMounts": _mounts(options),
+        "volumeMounts": _mounts(submission, options),
         "terminationMessagePolicy": "File",
     }
 
@@ -279,7 +288,8 @@ def _literal(text: str) -> str:
 def _environment(submission: Submission, options: Options) -> list[Document]:
     git = {"XDG_CONFIG_HOME": GIT_DIRECTORY.rpartition("/")[0]} if options.git_secret else {}
     scratch = _scratch(options)
-    plain = {"HOME": scratch, "TMPDIR": scratch, **git, **options.environment}
+    files = {f"{name}{FILE_SUFFIX}": f"{RENEWED_DIRECTORY}/{name}" for name in submission.renewed}
+    plain = {"HOME": scratch, "TMPDIR": scratch, **git, **options.environment, **files}
     secret = [
         {"name": name, "valueFrom": {"secretKeyRef": {"name": submission.handle, "key": name}}}
         for name in sorted(submission.secrets)
@@ -299,22 +309,31 @@ def _resources(asked: Resources, gpu_resource: str) -> Document:
     return {"requests": bounds, "limits": dict(bounds)} if bounds else {}
 
 
-def _volumes(options: Options) -> list[Document]:
+def _volumes(submission: Submission, options: Options) -> list[Document]:
     bound = {"sizeLimit": str(options.scratch_bytes_max)} if options.scratch_bytes_max is not None else {}
     git = {"secretName": options.git_secret, "defaultMode": 0o440}
     return [
         {"name": "scratch", "emptyDir": dict(bound)},
         {"name": "tmp", "emptyDir": dict(bound)},
         *([{"name": "git", "secret": git}] if options.git_secret else []),
+        *([{"name": "renewed", "secret": _renewed(submission)}] if submission.renewed else []),
         *(volume for volume, _ in options.volumes),
     ]
 
 
-def _mounts(options: Options) -> list[Document]:
+def _renewed(submission: Submission) -> Document:
+    """Return what of the Secret of an attempt is in files: the rest is in its environment."""
+    items = [{"key": name, "path": name} for name in sorted(submission.renewed)]
+    return {"secretName": submission.handle, "items": items, "defaultMode": 0o440}
+
+
+def _mounts(submission: Submission, options: Options) -> list[Document]:
     return [
         {"name": "scratch", "mountPath": _scratch(options)},
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  inside of the container
         *([{"name": "git", "mountPath": GIT_DIRECTORY, "readOnly": True}] if options.git_secret else []),
+        # No part of it: what is mounted by `subPath` is never written anew.
+        *([{"name": "renewed", "mountPath": RENEWED_DIRECTORY, "readOnly": True}] if submission.renewed else []),
         *(mount for _, mount in options.volumes),
     ]
 

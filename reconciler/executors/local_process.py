@@ -1,6 +1,6 @@
 """The engine `process`: attempts as processes of this machine, which outlive the reconciler that started them.
 
-Four files a handle, in a directory of the host's own that nobody else may read:
+Files of a handle, in a directory of the host's own that nobody else may read:
 
     <handle>.json    what was placed, written before anything is started, and again when it is known who executes it
     <handle>.lock    held by the process from the instant it is forked, and by what it forks: so the kernel says whether
@@ -8,6 +8,8 @@ Four files a handle, in a directory of the host's own that nobody else may read:
     <handle>.began   written by the process itself before it becomes the program: without it, and with the lock free,
                      nothing was ever executed, and it may be started (again)
     <handle>.log     what it prints
+    <handle>.<NAME>  a secret that may change, as it is now; the attempt removes it when it needs it no more, and the
+                     next look if it did not live to do that
 
 Whoever was told to end and does not is ended by force by the next look (`observe`) after its grace.
 """
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,8 +28,9 @@ from dataclasses import field, replace
 from pathlib import Path
 
 from reconciler import codec, git, process
+from reconciler.confided import secrets
 from reconciler.disk import DISK
-from reconciler.executors.engine import EngineSilent, Opening, Sighting, Standing, Submission, Turned
+from reconciler.executors.engine import FILE_SUFFIX, EngineSilent, Opening, Sighting, Standing, Submission, Turned
 from reconciler.model import Instant, Process
 from reconciler.values import frozen
 from reconciler.work import HANDLE
@@ -36,6 +40,8 @@ SHELL = "/bin/sh"
 BEGIN = 'echo $$ >"$0" && exec "$@"'
 """Executed by the process: it says that it begins, and becomes the program. All that others wrote are arguments."""
 SCRATCH = "scratch"
+NAME = re.compile(r"[A-Z][A-Z0-9_]{0,99}")
+"""The name of a secret that may change: an end of a file's name, and no other one of ours."""
 KEPT_MAX = 2000
 """Of so many handles it is known what became of them; those that ended longest ago are forgotten first."""
 SECRETS_S = 7 * 86_400.0
@@ -105,6 +111,7 @@ class LocalProcess:
             DISK.make_directory(self._directory)
             self._directory.chmod(0o700)
             self._forget()
+            self._sweep()
             free = self._free()
             for each in submissions:
                 if (problem := _problem_of(each)) is not None:
@@ -122,6 +129,7 @@ class LocalProcess:
         """Return what is known of these handles; end by force what was told to end and is over its grace."""
         with self._asking():
             self._reap()
+            self._sweep()
             there = frozenset(self._handles())
             return {each: self._sighting(each) if each in there else ABSENT for each in handles}
 
@@ -140,6 +148,7 @@ class LocalProcess:
     def adopt(self, repository: str) -> Mapping[str, Mapping[str, str]]:
         """Return what there is of a repository, with its secrets."""
         with self._asking():
+            self._sweep()
             found = filter(None, map(self._read, self._handles()))
             mine = (each for each in found if each.repository == repository)
             return {each.handle: each.secrets for each in mine if self._lives(each) or self._is_known(each.handle)}
@@ -152,6 +161,15 @@ class LocalProcess:
             if found is None or found.is_directory or bytes_max <= 0:
                 return b""
             return DISK.read(self._path(handle, "log"), bytes_max, max(0, found.bytes - bytes_max))
+
+    def renew(self, secrets: Mapping[str, Mapping[str, str]]) -> Collection[str]:
+        """Write anew the secrets of attempts that live, as far as they have them."""
+        with self._asking():
+            self._sweep()
+            there = frozenset(self._files())
+            for handle, wanted in secrets.items():
+                self._write_secrets(handle, {name: each for name, each in wanted.items() if (handle, name) in there})
+            return secrets.keys()
 
     # -------------------------------------------------------------------------------------------- starting
 
@@ -176,12 +194,18 @@ class LocalProcess:
             most = self._options.processes_max
             return Turned(reason=f"{most} of {most} processes are running; one of them has to end first")
         placed = Placed(
-            handle=each.handle, repository=each.repository, grace_s=each.grace_s, secrets=dict(each.secrets)
+            handle=each.handle,
+            repository=each.repository,
+            grace_s=each.grace_s,
+            secrets=dict(each.secrets),
         )
         self._write(placed)
+        self._write_secrets(each.handle, each.renewed)
         try:
             started = self._spawn(each, lock)
         except OSError as error:
+            for name in each.renewed:
+                DISK.unlink(self._path(each.handle, name))
             DISK.unlink(self._path(each.handle, "json"))
             return Turned(reason=f"{SHELL}: cannot be started: {error.strerror}")
         _CHILDREN[self._path(each.handle, "json")] = started
@@ -198,7 +222,7 @@ class LocalProcess:
             return subprocess.Popen(
                 (SHELL, "-c", BEGIN, str(self._path(each.handle, "began")), *words, *ours),
                 cwd="/",
-                env={**_environment(self._options.withheld), **each.secrets},
+                env={**_environment(self._options.withheld), **each.secrets, **self._places(each)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -282,6 +306,27 @@ class LocalProcess:
     def _write(self, placed: Placed) -> None:
         DISK.write_atomic(self._path(placed.handle, "json"), codec.compact(placed), mode=0o600)
 
+    def _write_secrets(self, handle: str, secrets: Mapping[str, str]) -> None:
+        for name, value in secrets.items():
+            DISK.write_atomic(self._path(handle, name), value.encode(), mode=0o600)
+
+    def _files(self) -> list[tuple[str, str]]:
+        """Return handle and name of the secrets that are in files."""
+        names = os.listdir(self._directory) if DISK.exists(self._directory) else []
+        found = (each.partition(".")[::2] for each in names)
+        return [(handle, name) for handle, name in found if HANDLE.fullmatch(handle) and NAME.fullmatch(name)]
+
+    def _sweep(self) -> None:
+        """Remove the secrets of attempts that do not live."""
+        for handle, name in self._files():
+            placed = self._read(handle)
+            if not self._is_held(handle) and (placed is None or not self._lives(placed)):
+                DISK.unlink(self._path(handle, name))
+
+    def _places(self, submission: Submission) -> dict[str, str]:
+        """Return the variables that say where secrets are that may change."""
+        return {f"{name}{FILE_SUFFIX}": str(self._path(submission.handle, name)) for name in submission.renewed}
+
     def _forget(self) -> None:
         """Forget those that ended longest ago, when there are too many, and the secrets of all that ended long ago."""
         handles = self._handles()
@@ -308,15 +353,21 @@ def _problem_of(submission: Submission) -> str | None:
     """Return why a submission can never be started."""
     if not HANDLE.fullmatch(submission.handle):
         return f"'{submission.handle}' is no handle"
+    if not all(map(NAME.fullmatch, submission.renewed)):
+        return "a secret of it has a name that no environment variable has"
     said = (*submission.arguments, *submission.secrets, *submission.secrets.values())
     return "its arguments or secrets hold a NUL, which no program can be given" if "\0" in "".join(said) else None
 
 
 def _environment(withheld: Collection[str]) -> dict[str, str]:
-    """Return what a courier inherits: what a worker here does, and how to reach repositories."""
+    """Return what a courier inherits: what a worker here does and how to reach repositories, without what the broker
+    reads or has handed out."""
+    told = frozenset(secrets())
     reaching = {name: value for name, value in os.environ.items() if git.KEPT_VARIABLES.fullmatch(name)}
     inherited = {**process.worker_environment(os.environ), **reaching}
-    return {name: value for name, value in inherited.items() if name not in withheld}
+    return {
+        name: value for name, value in inherited.items() if name not in withheld and value.strip("\r\n") not in told
+    }
 
 
 def _detail(status: int | None) -> str:

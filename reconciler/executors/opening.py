@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import TypeVar
 
 from reconciler.errors import TransientError
-from reconciler.executors.engine import GROUP, Engine, EngineSilent, Opening, Sighting, Submission, Turned
+from reconciler.executors.engine import (
+    GROUP,
+    Engine,
+    EngineSilent,
+    Opening,
+    Renewing,
+    Sighting,
+    Submission,
+    Turned,
+)
 from reconciler.installed import cure, entry_points
 from reconciler.model import ExecutorSettings
 
@@ -31,9 +40,14 @@ def open_engine(executor: str, said: ExecutorSettings, directory: Path, withheld
         raise TransientError(f"executor '{executor}' has no engine '{said.engine}'; {cure(said.engine, GROUP)}")
     try:
         opener = found[0].load()
-        return Guarded(opener(opening), said.engine)
+        return guarded(opener(opening), said.engine)
     except Exception as error:  # whatever a package of somebody else does must not end the pass
         raise TransientError(f"executor '{executor}': engine '{said.engine}' cannot be used: {error}") from error
+
+
+def guarded(engine: Engine, name: str) -> Guarded:
+    """Return an engine of somebody else's so that it can throw nothing but what an engine may."""
+    return GuardedRenewing(engine, name) if isinstance(engine, Renewing) else Guarded(engine, name)
 
 
 class Guarded:
@@ -64,3 +78,12 @@ class Guarded:
             raise
         except Exception as error:
             raise EngineSilent(f"engine '{self._name}' failed: {type(error).__name__}: {error}") from error
+
+
+class GuardedRenewing(Guarded):
+    """One that can change a secret of an attempt that is there."""
+
+    def renew(self, secrets: Mapping[str, Mapping[str, str]]) -> Collection[str]:
+        engine = self._engine
+        assert isinstance(engine, Renewing)
+        return self._ask(lambda: engine.renew(secrets))

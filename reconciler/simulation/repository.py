@@ -372,6 +372,7 @@ class SimulatedRepository(Repository):
         standard_input: bytes = b"",
         timeout_s: float = 0.0,
         config: Sequence[str] = (),
+        variables: Mapping[str, str] | None = None,
         git_directory: Path | None = None,
         more_s: Callable[[], float] = lambda: 0.0,
     ) -> str:

@@ -20,11 +20,12 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.executors.engine import Engine, EngineSilent, Sighting, Standing, Submission
+from reconciler.executors.engine import FILE_SUFFIX, Engine, EngineSilent, Renewing, Sighting, Standing, Submission
 from reconciler.work import handle_of, repository_of
 
 PROGRAM = ["/bin/sh"]
 SECRET = "5ecre7-0f-an-attempt"
+LENT, NEWER = "1en7-a7-f1r57", "1en7-1a7er"
 OVER = (Standing.ENDED, Standing.ABSENT)
 
 
@@ -48,7 +49,9 @@ class Bench:
     look_s: float = 0.02
     names: list[str] = field(default_factory=list)
 
-    def submission(self, line: str, *, number: int = 1, address: str = "here", grace_s: float = 0.5) -> Submission:
+    def submission(
+        self, line: str, *, number: int = 1, address: str = "here", grace_s: float = 0.5, lent: str = ""
+    ) -> Submission:
         """Return a submission whose program is a line of shell, with a name that nobody had before."""
         name = f"trial{len(self.names)}-0000000{len(self.names) % 10}"
         self.names.append(name)
@@ -61,6 +64,7 @@ class Bench:
             number=number,
             arguments=("-c", line),
             secrets={"RECONCILER_WORK_KEY": SECRET},
+            renewed={"LENT": lent} if lent else {},
             grace_s=grace_s,
         )
 
@@ -217,6 +221,43 @@ class EngineContract:
             assert [path for path in place.rglob("*") if others_may_read(path, place) and holds(path, SECRET)] == []
         bench.until_over(engine, one.handle)
 
+    def test_a_secret_that_is_renewed_is_seen_by_what_runs_and_by_nobody_else(self, bench: Bench) -> None:
+        engine = bench.open()
+        if not isinstance(engine, Renewing):
+            pytest.skip("this engine cannot change a secret of what is there")
+        line = (
+            f'until grep -q {LENT[:5]}"{LENT[5:]}" "$LENT{FILE_SUFFIX}"; do sleep 0.05; done; touch {bench.shared}/old; '
+            f'until grep -q {NEWER[:5]}"{NEWER[5:]}" "$LENT{FILE_SUFFIX}"; do sleep 0.05; done; env > {bench.shared}/env; '
+            f"touch {bench.shared}/new; until test -e {bench.shared}/go; do sleep 0.05; done"
+        )
+        one, ended, never = (bench.submission(each, lent=LENT) for each in (line, "true", "true"))
+        assert engine.submit([one, ended]) == {}
+        bench.until_there(bench.shared / "old")
+        bench.until_over(engine, ended.handle)
+        newer = {"LENT": NEWER}
+        told = bench.open()
+        assert isinstance(told, Renewing)
+        for _ in range(2):
+            assert set(told.renew({each.handle: newer for each in (one, ended, never)})) == {
+                one.handle,
+                ended.handle,
+                never.handle,
+            }
+        bench.until_there(bench.shared / "new")
+        seen = [*command_lines().values(), (bench.shared / "env").read_text(), str(engine.observe([one.handle]))]
+        assert [each for each in seen if LENT in each or NEWER in each] == []
+        for place in bench.kept:
+            for text in (LENT, NEWER):
+                assert [path for path in place.rglob("*") if others_may_read(path, place) and holds(path, text)] == []
+        assert engine.observe([never.handle])[never.handle].standing == Standing.ABSENT, "nothing came into being"
+        (bench.shared / "go").touch()
+        bench.until_over(engine, one.handle)
+        engine.observe([one.handle])
+        for place in bench.kept:
+            assert [
+                path for path in place.rglob("*") if path.is_file() and (holds(path, LENT) or holds(path, NEWER))
+            ] == []
+
     def test_an_engine_that_is_away_says_so(self, bench: Bench) -> None:
         if bench.away is None:
             pytest.skip("nothing makes this engine unreachable")
@@ -229,6 +270,9 @@ class EngineContract:
                 "cancel": lambda: engine.cancel([one.handle]),
                 "adopt": lambda: engine.adopt(one.repository),
             }
+            if isinstance(engine, Renewing):
+                renewing = engine
+                asked = {**asked, "renew": lambda: renewing.renew({one.handle: {"LENT": NEWER}})}
             for name, ask in asked.items():
                 with pytest.raises(EngineSilent):
                     print(name, ask())

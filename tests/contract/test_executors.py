@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import jsonschema
 import pytest
 
 from reconciler import process
+from reconciler.confided import confide
 from reconciler.executors.engine import Opening, Standing, Turned
 from reconciler.executors.local_process import SECRETS_S, LocalProcess, open_engine
 from reconciler.executors.ordering import bring_home, read_word
@@ -104,6 +106,36 @@ bench = Bench(open=None, shared=shared)
 engine = Killed(Path(sys.argv[1]), local_process.Options(program=("/bin/sh",)))
 engine.submit([bench.submission(f"echo x >> {shared}/ran; until test -e {shared}/go; do sleep 0.05; done")])
 """
+
+
+def test_what_the_host_asked_a_variable_for_is_not_inherited(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORGE_PASS", "0f-7he-h0s7-a10ne")
+    confide("0f-7he-h0s7-a10ne")
+    engine, one = (
+        bench.open(),
+        bench.submission(f"env > {bench.shared}/env.part; mv {bench.shared}/env.part {bench.shared}/env"),
+    )
+    engine.submit([one])
+    bench.until_there(bench.shared / "env")
+    said = (bench.shared / "env").read_text()
+    assert "PATH=" in said and "FORGE_PASS" not in said and "a10ne" not in said
+    bench.until_over(engine, one.handle)
+
+
+def test_a_secret_of_what_was_killed_is_gone_with_the_next_look_at_anything(bench: Bench) -> None:
+    engine, one = bench.open(), bench.submission("sleep 600", lent="1en7-70-7h3-d34d")
+    engine.submit([one])
+    [held] = bench.kept[0].glob("*.LENT")
+    assert held.stat().st_mode & 0o777 == 0o600
+    for holder in process.holders(bench.kept[0] / f"{one.handle}.lock"):
+        process.send(holder, signal.SIGKILL)
+    wait_for(lambda: bench.open().observe([]) == {} and not held.exists())
+    assert engine.renew({one.handle: {"LENT": "1en7-1a7er"}}) and not held.exists()
+
+
+def test_a_secret_whose_name_is_none_is_refused(bench: Bench) -> None:
+    one = replace(bench.submission("true"), renewed={"../x": "a-secret"})
+    assert bench.open().submit([one])[one.handle].settled
 
 
 @pytest.mark.parametrize("when", ["before", "after", "never"])

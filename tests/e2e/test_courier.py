@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from reconciler import codec, journal, process
 from reconciler.executors import ordering
-from reconciler.executors.courier import FENCED_STATUS
+from reconciler.executors.courier import AWAY_STATUS, FENCED_STATUS
 from reconciler.git import open_repository
 from reconciler.model import Attempt, Outcome, StageStatus
 from reconciler.rundir import RunDirectory
@@ -157,6 +158,57 @@ def test_an_attempt_is_executed_and_handed_back(engine: Engine, server: SmartSer
     said = word(run)
     assert said is not None and said.ended and said.beat >= 2
     assert engine.left() == []
+
+
+def basic(token: str) -> str:
+    return f"Basic {b64encode(f'x-access-token:{token}'.encode()).decode()}"
+
+
+def test_a_token_reaches_git_and_nobody_else(engine: Engine, server: SmartServer) -> None:
+    token = "1en7-f0r-7h15-a110ne"
+    server.secret = basic(token)
+    run = engine.run("  - {id: a, command: 'cat README.md && env'}\n", workspace="worktree")
+    run.place()
+    url = server.url.replace("ann:hunter2@", "")
+    status, out, errors = engine.finish(engine.start(run, url=url, RECONCILER_GIT_CREDENTIAL=token))
+    assert status == 0, errors
+    assert home(run).outcome == Outcome.SUCCEEDED
+    log = (run.directory.path / "commands/01-a.log").read_text()
+    assert log.startswith("hello\n")
+    for text in (log, out, errors):
+        assert token not in text and "RECONCILER_GIT" not in text and "ASKPASS" not in text
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_token_that_is_refused_loses_nothing(engine: Engine, server: SmartServer, status: int) -> None:
+    """As long as patience lasts it is tried again; then the record is kept, for whoever is started with a better one."""
+    token, better = "1en7-70-5h0r71y", "1en7-0nce-m0re"
+    server.secret, server.refusal = basic(token), (status, f"the token {token} has expired")
+    run = engine.run("  - {id: a, command: 'echo x >> $PLACE/up; until test -e $PLACE/go; do sleep 0.05; done'}\n")
+    run.place()
+    url, place = server.url.replace("ann:hunter2@", ""), str(engine.scratch.outside)
+    lent = {"RECONCILER_GIT_CREDENTIAL": token, "PLACE": place}
+    started = engine.start(run, "--patience", "3s", url=url, **lent)
+    wait_for((engine.scratch.outside / "up").exists)
+    server.secret = basic(better)
+    (engine.scratch.outside / "go").touch()
+    ended, out, errors = engine.finish(started)
+    assert ended == AWAY_STATUS and "could not be handed back; it is kept in" in errors, errors
+    assert token not in out + errors
+    assert 0 < server.refused < 10, "there is a pause between any two tries, longer each time"
+    lent["RECONCILER_GIT_CREDENTIAL"] = better
+    ended, _, errors = engine.finish(engine.start(run, url=url, **lent))
+    assert ended == 0, errors
+    assert home(run).outcome == Outcome.SUCCEEDED
+    assert (engine.scratch.outside / "up").read_text() == "x\n", "it was executed once"
+
+
+def test_a_token_for_what_takes_none_is_a_mistake(engine: Engine) -> None:
+    run = engine.run("  - {id: a, command: 'true'}\n")
+    run.place()
+    ended, _, errors = engine.finish(engine.start(run, RECONCILER_GIT_CREDENTIAL="1en7-f0r-n07h1ng"))
+    assert ended == 2 and "a token reaches a repository by https alone" in errors
+    assert "1en7" not in errors
 
 
 def test_a_resumed_attempt_sees_what_succeeded_before(engine: Engine) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import threading
 import time
 from pathlib import Path
@@ -192,6 +194,32 @@ def test_a_secret_goes_with_its_job(away: Bench) -> None:
     secret, job = cluster_of(away).one("secrets", handle), cluster_of(away).one("jobs", handle)
     owner = {"apiVersion": "batch/v1", "kind": "Job", "name": handle, "uid": job["metadata"]["uid"]}
     assert secret["metadata"]["ownerReferences"] == [owner]
+
+
+def test_a_secret_is_renewed_by_one_patch_that_leaves_the_rest(away: Bench) -> None:
+    cluster_of(away).unschedulable = True
+    engine, order = away.open(), away.submission(RUN, "", renewed={"LENT": "the first"})
+    gone = away.submission("0001-demo-00000001", "")
+    engine.submit([order])
+    before, asked = cluster_of(away).one("secrets", order.handle), len(cluster_of(away).bodies)
+    wanted = {each.handle: {"LENT": "the second"} for each in (order, gone)}
+    assert sorted(away.open().renew(wanted)) == sorted(wanted)
+    assert cluster_of(away).bodies[asked:] == [{"data": {"LENT": base64.b64encode(b"the second").decode()}}] * 2
+    after = cluster_of(away).one("secrets", order.handle)
+    assert breaks({key: after[key] for key in ("apiVersion", "kind", "metadata", "type", "data")}) == []
+    assert after["metadata"]["ownerReferences"] == before["metadata"]["ownerReferences"]
+    assert after["data"].keys() == {"LENT", "RECONCILER_WORK_KEY"}
+
+
+@pytest.mark.parametrize(("status", "silent"), [(429, False), (500, True), (403, True)])
+def test_a_secret_that_cannot_be_renewed_now_is_renewed_later(away: Bench, status: int, silent: bool) -> None:
+    cluster_of(away).unschedulable = True
+    engine, order = away.open(), away.submission(RUN, "", renewed={"LENT": "the first"})
+    engine.submit([order])
+    refuse(away, "patch", "secrets", status)
+    with pytest.raises(EngineSilent) if silent else contextlib.nullcontext():
+        assert list(engine.renew({order.handle: {"LENT": "the second"}})) == []
+    assert list(engine.renew({order.handle: {"LENT": "the second"}})) == [order.handle]
 
 
 def test_a_submission_that_was_cut_off_is_completed(away: Bench) -> None:
@@ -385,6 +413,7 @@ def test_the_role_lists_exactly_what_the_engine_asks_for(away: Bench) -> None:
     again = away.submission(RUN, WAITS)
     away.open().submit([again])
     engine.adopt(away.repository)
+    engine.renew({handle: {"LENT": "a newer one"}})
     engine.logs(handle, 100)
     engine.cancel([handle])
     away.ended(engine, handle)

@@ -69,6 +69,27 @@ def test_a_short_life_is_used_by_half_and_one_without_end_is_asked_for_now_and_t
         assert found.get("a").value == "secret-2"
 
 
+def test_who_needs_it_for_longer_is_given_a_newer_one() -> None:
+    source = Counting(life_s=3600)
+    found, passes = broker(source)
+    first = found.get("a", 300)
+    passes(3600 - 310)
+    assert found.get("a", 300) == first
+    passes(20)
+    assert found.get("a") == first, "who needs it for a minute is content"
+    second = found.get("a", 300)
+    assert second != first and found.get("a") == second
+    short = Counting(life_s=100)
+    found, passes = broker(short)
+    found.get("a", 300)
+    passes(49)
+    found.get("a", 300)
+    assert short.asked == 1
+    passes(2)
+    found.get("a", 300)
+    assert short.asked == 2
+
+
 def test_one_that_counts_still_is_used_while_a_new_one_cannot_be_had() -> None:
     source = Counting(life_s=600)
     found, passes = broker(source)

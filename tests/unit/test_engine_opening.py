@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.errors import TransientError
-from reconciler.executors.engine import EngineSilent
+from reconciler.executors.engine import EngineSilent, Renewing
 from reconciler.executors.local_process import LocalProcess
 from reconciler.executors.opening import open_engine
 from reconciler.model import ExecutorSettings
@@ -60,6 +60,18 @@ def test_whatever_it_throws_is_no_answer(nomad: Path, tmp_path: Path) -> None:
     found = open_engine("far", ExecutorSettings(engine="nomad"), tmp_path)
     with pytest.raises(EngineSilent, match="engine 'nomad' failed: KeyError: 'a-handle'"):
         found.observe(["a-handle"])
+
+
+def test_one_that_can_renew_can_still_do_it(nomad: Path, tmp_path: Path) -> None:
+    assert not isinstance(open_engine("far", ExecutorSettings(engine="nomad"), tmp_path), Renewing)
+    (nomad / "our_nomad.py").write_text(
+        PACKAGE + "\nNomad.renew = lambda self, secrets: [each for each in secrets if 1 / len(each)]\n"
+    )
+    sys.modules.pop("our_nomad", None)
+    found = open_engine("far", ExecutorSettings(engine="nomad"), tmp_path)
+    assert isinstance(found, Renewing) and list(found.renew({"a": {}})) == ["a"]
+    with pytest.raises(EngineSilent, match="engine 'nomad' failed: ZeroDivisionError"):
+        found.renew({"": {}})
 
 
 def test_one_that_is_not_installed_is_named_with_its_cure(tmp_path: Path) -> None:

@@ -302,6 +302,22 @@ def test_an_engine_answers_or_does_not_or_is_not_asked() -> None:
     assert found[1].text.endswith("answers") and "was not asked" in found[2].text
 
 
+def test_a_credential_that_an_executor_lends() -> None:
+    def lent(engine: str, renewed: bool | None, fault: str = "") -> health.Lent:
+        return health.Lent(credential="git", engine=engine, fault=fault, renewed=renewed)
+
+    bad = lent("slurm", False, "a token reaches a repository by https alone")
+    said = {"a": bad, "b": lent("slurm", False), "c": lent("kubernetes", True), "d": lent("nomad", None)}
+    found = list(health.lent(said))
+    assert levels(found) == [WARNING, OK, OK, OK] and "https://" in found[0].cure
+    assert [each.text.partition("'git'")[2] for each in found] == [
+        ", and a token reaches a repository by https alone",
+        ", which 'slurm' cannot renew: it has to outlive the attempts",
+        ", and renews it",
+        "",
+    ]
+
+
 def test_an_extra_is_looked_for_by_its_modules_or_its_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert has_extra("otel") and has_extra("patterns")
     monkeypatch.setitem(installed.EXTRAS, "otel", ("reconciler", "nobody_has_this.at_all"))

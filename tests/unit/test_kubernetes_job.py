@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from reconciler.executors.engine import Submission
 from reconciler.executors.kubernetes_job import (
     Options,
+    encoded,
     is_of,
     job_of,
     options_of,
@@ -173,6 +175,29 @@ def test_secrets_come_by_name_and_win() -> None:
     env = {each["name"]: each for each in container(made(options))["env"]}
     wanted = {"secretKeyRef": {"name": HANDLE, "key": "RECONCILER_WORK_KEY"}}
     assert env["RECONCILER_WORK_KEY"] == {"name": "RECONCILER_WORK_KEY", "valueFrom": wanted}
+
+
+def test_what_may_change_is_in_files_and_never_in_the_environment() -> None:
+    lent = replace(submission(), renewed={"RECONCILER_GIT_CREDENTIAL": "lent-for-an-hour"})
+    job = job_of(lent, options_of(WHOLE))
+    assert breaks(job, VERSIONS) == [] and "lent-for-an-hour" not in json.dumps(job)
+    env = {each["name"]: each for each in container(job)["env"]}
+    path = "/etc/reconciler/renewed/RECONCILER_GIT_CREDENTIAL"
+    assert env["RECONCILER_GIT_CREDENTIAL_FILE"]["value"] == path and "RECONCILER_GIT_CREDENTIAL" not in env
+    mount = next(each for each in container(job)["volumeMounts"] if each["name"] == "renewed")
+    assert mount == {"name": "renewed", "mountPath": path.rpartition("/")[0], "readOnly": True}
+    [volume] = [each for each in job["spec"]["template"]["spec"]["volumes"] if each["name"] == "renewed"]
+    item = {"key": "RECONCILER_GIT_CREDENTIAL", "path": "RECONCILER_GIT_CREDENTIAL"}
+    assert volume["secret"] == {"secretName": HANDLE, "items": [item], "defaultMode": 0o440}
+    secret = secret_of(lent)
+    assert breaks(secret, VERSIONS) == []
+    assert secrets_in(secret) == {**submission().secrets, "RECONCILER_GIT_CREDENTIAL": "lent-for-an-hour"}
+    assert not any(each["name"] == "renewed" for each in made(options_of(WHOLE))["spec"]["template"]["spec"]["volumes"])
+
+
+def test_a_secret_that_is_renewed_keeps_the_description() -> None:
+    newer = {**secret_of(submission())["data"], **encoded({"RECONCILER_GIT_CREDENTIAL": "a newer one"})}
+    assert breaks({**secret_of(submission()), "data": newer}, VERSIONS) == []
 
 
 def test_git_finds_its_credentials_where_the_secret_is_mounted() -> None:
