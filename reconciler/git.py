@@ -805,7 +805,7 @@ class Repository:
 
     def woven(self, base: str, files: Mapping[str, Entry | None]) -> str:
         """Return the id of the tree that `base` becomes with these files put in, or (None) taken out. It is made by an
-        index, which has no place for a path that must not be checked out: then GitFailed is raised."""
+        index, which has no place for a path that must not be checked out: such a file is left out."""
         nothing = "0" * len(base)
         gone = b"".join(b"0 %s\t%s\0" % (nothing.encode(), os.fsencode(path)) for path in _gone(files))
         new = ((os.fsencode(path), each) for path, each in files.items() if each is not None)
@@ -822,7 +822,7 @@ class Repository:
         where = (f"--git-dir={self.common}", f"--work-tree={workspace}")
         with packs.incoming(self) as place:
             variables = {"GIT_INDEX_FILE": str(place / "index")}
-            for words in (("--end-of-options", base), ("-m", "-u", "--end-of-options", base, tree)):
+            for words in (("--end-of-options", base), ("--reset", "-u", "--end-of-options", base, tree)):
                 run((*where, "read-tree", *words), directory=workspace, variables=variables, timeout_s=600.0)
 
     def change(self, workspace: Path, base: str | None, index: Path, bytes_max: int) -> Change:

@@ -29,9 +29,8 @@ from reconciler.work import Change, change_ref
 IDENTITY = "Reconciler <reconciler@localhost>"
 CHANGE_BYTES_MAX = 8 * 1024
 WHY_CHARACTERS_MAX = 500
-PATHS_MAX = 20_000
-"""So many paths may differ, directories included."""
-DEPTH_MAX = 64
+PATHS_MAX, FOLDERS_MAX, DEPTH_MAX = 20_000, 4_000, 64
+"""So many paths may differ, in so many directories, so deep: a small tree may look endless to whoever walks it."""
 MODES = (*REGULAR_MODES, "120000")
 OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 RUNS = ".runs/"
@@ -68,11 +67,13 @@ def is_wanted(plan: Plan, outcome: Outcome | None) -> bool:
 def differing(repository: Repository, base: str, tree: str, bytes_max: float = float("inf")) -> Files:
     """Return what differs between two trees, of which somebody else made the second one. Raise ContentError if that is
     more than may travel, or nothing that a workspace gives."""
-    seen = itertools.count(1)
+    seen, folders = itertools.count(1), set[str]()
 
     def within(path: str) -> bool:
-        if next(seen) > PATHS_MAX or path.count("/") >= DEPTH_MAX:
-            raise ContentError(f"more than {PATHS_MAX} paths or {DEPTH_MAX} levels were changed")
+        folders.add(path.rpartition("/")[0])
+        if next(seen) > PATHS_MAX or len(folders) > FOLDERS_MAX or path.count("/") >= DEPTH_MAX:
+            bounds = f"{PATHS_MAX} paths, {FOLDERS_MAX} directories or {DEPTH_MAX} levels"
+            raise ContentError(f"it has more than {bounds}")
         return True
 
     try:
