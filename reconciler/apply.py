@@ -395,7 +395,7 @@ def resume(world: World, action: Resume, shared: SharedClaim | None = None) -> s
         plan = _frozen(world, action.task_id, action.run_id, claim)
         _record_claim(world, directory, claim)
     _spawn(world, directory, plan, number)
-    return f"{action.run_id}: resumed as attempt {number} ({action.reason})"
+    return f"{action.run_id}: resumed as attempt {number} ({claim.reason})"
 
 
 def take_over(world: World, action: TakeOver | Adopt, shared: SharedClaim | None) -> str:
