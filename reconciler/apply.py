@@ -48,6 +48,7 @@ from reconciler.places import Placement
 from reconciler.process import Target
 from reconciler.rundir import RunDirectory
 from reconciler.values import frozen
+from reconciler.work import change_ref
 from reconciler.world import World
 
 ACTOR = "reconciler"
@@ -238,10 +239,12 @@ def resuming_claim(world: World, action: Resume) -> Claim:
     plan = _frozen(world, action.task_id, action.run_id, last)
     series, file, keeps = (last.series, last.plan, last.keeps_from) if last else (1, "plan.json", 1)
     number = action.after + 1
-    keeps = number if _is_afar(action.placement) or (last and _is_afar(last.placement)) else keeps
+    anew = _begins_anew(world, directory, action, last)
+    keeps = number if anew is not None else keeps
+    reason = f"{action.reason}; it begins anew: {anew}" if anew else action.reason
     # What it waited for has come: what the run used up until then does not count against it.
     series = number if action.decisions or action.children else series
-    claim = make_claim(world, plan, number, series, file, reason=action.reason, actor=ACTOR, keeps_from=keeps)
+    claim = make_claim(world, plan, number, series, file, reason=reason, actor=ACTOR, keeps_from=keeps)
     claim = replace(_placed(claim, action), children=action.children)
     if last is None or not _is_about(claim, last):
         return claim
@@ -249,9 +252,27 @@ def resuming_claim(world: World, action: Resume) -> Claim:
 
 
 def _is_afar(placement: Placement | None) -> bool:
-    """Return whether an engine executes an attempt. It begins with an empty workspace, so nothing that was done in
-    another one counts for it, nor what it did for the next."""
+    """Return whether an engine executes an attempt."""
     return placement is not None and bool(placement.handle)
+
+
+def _begins_anew(world: World, directory: RunDirectory, action: Resume, last: Claim | None) -> str | None:
+    """Return why an attempt begins with an empty workspace ("" where that goes without saying), so that nothing that
+    was done in another one counts; None if it goes on in that of the attempt before.
+
+    Workspaces stay where they are, but for that of an attempt that waits at an engine, and goes on at one.
+    """
+    there, here = _is_afar(action.placement), last is None or not _is_afar(last.placement)
+    if here:
+        return "" if there else None
+    if not (action.decisions or action.children):
+        return ""
+    if not there:
+        return "its workspace is at an engine"
+    from reconciler.executors.changes import goes_on  # where engines are used alone
+
+    assert last is not None
+    return goes_on(world.repository, directory, last) or None
 
 
 def _is_about(claim: Claim, earlier: Claim) -> bool:
@@ -374,7 +395,7 @@ def resume(world: World, action: Resume, shared: SharedClaim | None = None) -> s
         plan = _frozen(world, action.task_id, action.run_id, claim)
         _record_claim(world, directory, claim)
     _spawn(world, directory, plan, number)
-    return f"{action.run_id}: resumed as attempt {number} ({action.reason})"
+    return f"{action.run_id}: resumed as attempt {number} ({claim.reason})"
 
 
 def take_over(world: World, action: TakeOver | Adopt, shared: SharedClaim | None) -> str:
@@ -529,6 +550,8 @@ def retire(world: World, action: Retire) -> str:
             world.disk.remove_tree(directory.workspace)
         if world.disk.exists(directory.home):
             world.disk.remove_tree(directory.home)
+    for number in directory.numbers("changes"):
+        world.repository.delete_ref(change_ref(action.run_id, number))
     world.runs.unmark(action.run_id)
     return f"{action.run_id}: {action.reason or 'its evidence is committed'}"
 

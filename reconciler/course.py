@@ -56,7 +56,8 @@ def first_records(records: manifest.Records, number: int) -> dict[StageId, Stage
 def _over(records: manifest.Records, number: int) -> dict[StageId, StageRecord]:
     """Return what is over in the attempt that waited and that this one goes on with, nothing if it begins anew."""
     plans = {each: claim.plan for each, claim in records.claims.items()}
-    for earlier in range(number - 1, 0, -1):
+    first = records.claims[number].keeps_from if number in records.claims else 1
+    for earlier in range(number - 1, first - 1, -1):
         if plans.get(earlier, "") != plans.get(number):
             break
         found = records.attempts.get(earlier)

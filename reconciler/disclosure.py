@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from reconciler.confided import confided
-from reconciler.git import Repository
+from reconciler.git import Entry, Repository
 from reconciler.model import Plan, Redact
 from reconciler.patience import Patience
 from reconciler.redact import Redactor, secret_values
@@ -31,10 +31,32 @@ def revealed(repository: Repository, workspace: Path, plan: Plan) -> str:
     with tempfile.TemporaryDirectory() as place:
         change = repository.change(workspace, plan.commit, Path(place) / "index", PATCH_BYTES_MAX)
     paths = [path for path, _, _ in change.stats]
-    values = (*confided(), *secret_values(os.environ))
+    return _first(repository, plan, paths, lambda path: _content(workspace / path), ())
+
+
+def revealed_by(
+    repository: Repository, plan: Plan, files: Mapping[str, Entry | None], hidden: Sequence[bytes] = ()
+) -> str:
+    """Return which secrets files of a tree would reveal, "" if none or if nobody is to look; None for a file is one
+    that goes. `hidden` are further secrets."""
+    if plan.redact.mode != "enforce":
+        return ""
+    there = {path: entry.oid for path, entry in files.items() if entry is not None}
+    return _first(repository, plan, sorted(files), lambda path: _blob(repository, there.get(path)), hidden)
+
+
+def _first(
+    repository: Repository,
+    plan: Plan,
+    paths: Sequence[str],
+    content: Callable[[str], Iterable[bytes]],
+    hidden: Sequence[bytes],
+) -> str:
+    """Return what the first path would reveal that holds a secret which it did not hold at the commit of the run."""
+    values = (*hidden, *confided(), *secret_values(os.environ))
     before = _before(repository, plan, paths, values)
     for path in paths:
-        new = _found(plan.redact, values, (os.fsencode(path), b"\n", *_content(workspace / path)))
+        new = _found(plan.redact, values, (os.fsencode(path), b"\n", *content(path)))
         if more := sorted(kind for kind, count in new.items() if count > before.get(path, {}).get(kind, 0)):
             shown = Redactor.of(plan.redact, values, Patience())
             name = (shown.feed(os.fsencode(path)) + shown.flush()).decode(errors="replace")
@@ -59,6 +81,13 @@ def _found(redact: Redact, values: Sequence[bytes], data: Iterable[bytes]) -> di
         redactor.feed(chunk)
     redactor.flush()
     return {kind: count for kind, count in redactor.counts.items() if kind not in GUESSED}
+
+
+def _blob(repository: Repository, oid: str | None) -> Iterator[bytes]:
+    """Yield what is in a blob; of none nothing."""
+    for _, data in repository.blobs([oid] if oid is not None else []):
+        large = data is None and oid is not None
+        yield repository.blob(oid) if large and oid is not None else data or b""
 
 
 def _content(path: Path) -> Iterator[bytes]:

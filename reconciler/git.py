@@ -322,6 +322,15 @@ class Objects:
             found += [None if header is None else header[0] for header in (self._header() for _ in chunk)]
         return tuple(found)
 
+    def sizes(self, oids: Sequence[str]) -> tuple[int | None, ...]:
+        """Return how many bytes each blob has, None where there is none."""
+        found: list[int | None] = []
+        for chunk in _chunked(oids):
+            self._ask("info", chunk)
+            headers = [self._header() for _ in chunk]
+            found += [None if each is None or each[2] != "blob" else each[1] for each in headers]
+        return tuple(found)
+
     def contents(self, oids: Sequence[str], kind: str = "") -> Iterator[tuple[str, bytes | None]]:
         """Return (object id, bytes) in order; bytes is None for an object that is missing or too large, and empty for
         one that is of another kind than asked for."""
@@ -513,6 +522,10 @@ class Repository:
     def blobs(self, oids: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
         """Return (object id, bytes) of each blob in order; bytes is None for one that is missing or too large."""
         return self.objects.contents(tuple(oids))
+
+    def blob(self, oid: str) -> bytes:
+        """Return the bytes of a blob however large it is; the caller knows how large that may be."""
+        return run(("cat-file", "blob", oid), directory=self.directory)
 
     def tree(self, oid: str | None) -> dict[str, Entry]:
         """Return the entries of one tree by name, subtrees included; none where there is nothing, or a file."""
@@ -756,32 +769,63 @@ class Repository:
                 "git does not know who you are; run: git config user.name NAME && git config user.email EMAIL"
             ) from None
 
-    def snapshot(self, workspace: Path, base: str, *, message: str, identity: str, epoch_s: int) -> str | None:
+    def snapshot(
+        self, workspace: Path, base: str, *, message: str, identity: str, epoch_s: int, start: str = ""
+    ) -> str | None:
         """Return a commit on top of `base` of the files of a workspace as they are, None if they are those of `base`.
 
         New files count unless they are ignored; repositories within do not. The index is one of our own, as is the
-        repository, whatever `.git` in the workspace says by now. The same files give the same commit.
+        repository, whatever `.git` in the workspace says by now. The same files give the same commit. `start` is the
+        tree that the workspace was made from where all of it is wanted, ignored files too.
         """
         where = (f"--git-dir={self.common}", f"--work-tree={workspace}", "--literal-pathspecs")
-        name, _, address = identity.rpartition(" <")
-        who = {"NAME": name, "EMAIL": address.rstrip(">"), "DATE": f"@{epoch_s} +0000"}
-        roles = {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in who.items()}
         with packs.incoming(self) as place:
-            variables = {"GIT_INDEX_FILE": str(place / "index"), **self._beside(place), **roles}
+            variables = {"GIT_INDEX_FILE": str(place / "index"), **self._beside(place), **_roles(identity, epoch_s)}
 
             def ask(*words: str, feed: bytes = b"") -> bytes:
                 return run((*where, *words), directory=workspace, standard_input=feed, variables=variables)
 
-            ask("read-tree", "--end-of-options", base)
+            ask("read-tree", "--end-of-options", start or base)
             ask("add", "--update")
-            new = ask("ls-files", "--others", "--exclude-standard", "-z").split(b"\0")
+            new = ask("ls-files", "--others", *(() if start else ("--exclude-standard",)), "-z").split(b"\0")
             if files := [each for each in new if each and not each.endswith(b"/")]:
-                ask("add", "--pathspec-from-file=-", "--pathspec-file-nul", feed=b"\0".join(files))
+                named = ("--pathspec-from-file=-", "--pathspec-file-nul")
+                ask("add", *(("--force",) if start else ()), *named, feed=b"\0".join(files))
             tree = ask("write-tree").decode().strip()
             if tree == self._tree_of(base):
                 return None
             made = ask("commit-tree", "-p", base, "-F", "-", tree, feed=message.encode())
             return self._take_in(made.decode().strip(), (base,), place)
+
+    def committed(self, tree: str, base: str, *, message: str, identity: str, epoch_s: int) -> str:
+        """Return a commit on top of `base` of a tree that is here: the one that `snapshot` makes of the same files."""
+        with packs.incoming(self) as place:
+            variables = {**self._beside(place), **_roles(identity, epoch_s)}
+            asked = ("commit-tree", "-p", base, "-F", "-", tree)
+            made = run(asked, directory=self.directory, standard_input=message.encode(), variables=variables)
+            return self._take_in(made.decode().strip(), (base,), place)
+
+    def woven(self, base: str, files: Mapping[str, Entry | None]) -> str:
+        """Return the id of the tree that `base` becomes with these files put in, or (None) taken out. It is made by an
+        index, which has no place for a path that must not be checked out: such a file is left out."""
+        nothing = "0" * len(base)
+        gone = b"".join(b"0 %s\t%s\0" % (nothing.encode(), os.fsencode(path)) for path in _gone(files))
+        new = ((os.fsencode(path), each) for path, each in files.items() if each is not None)
+        feed = b"".join(b"%s %s\t%s\0" % (each.mode.encode(), each.oid.encode(), path) for path, each in new)
+        with packs.incoming(self) as place:
+            variables = {"GIT_INDEX_FILE": str(place / "index"), **self._beside(place)}
+            run(("read-tree", "--end-of-options", base), directory=self.common, variables=variables)
+            asked = ("update-index", "-z", "--index-info")
+            run(asked, directory=self.common, standard_input=gone + feed, variables=variables)
+            return run(("write-tree",), directory=self.common, variables=variables).decode().strip()
+
+    def lay_over(self, workspace: Path, base: str, tree: str) -> None:
+        """Make the files of a workspace that are those of `base` those of a tree; its own index stays as it is."""
+        where = (f"--git-dir={self.common}", f"--work-tree={workspace}")
+        with packs.incoming(self) as place:
+            variables = {"GIT_INDEX_FILE": str(place / "index")}
+            for words in (("--end-of-options", base), ("--reset", "-u", "--end-of-options", base, tree)):
+                run((*where, "read-tree", *words), directory=workspace, variables=variables, timeout_s=600.0)
 
     def change(self, workspace: Path, base: str | None, index: Path, bytes_max: int) -> Change:
         """Return how the files of `workspace` differ from a commit (None: from nothing), new ones included.
@@ -1108,6 +1152,17 @@ def _tree_entries(data: bytes, oid_bytes: int) -> dict[str, Entry]:
         at = end + 1 + oid_bytes
         found[name] = Entry(mode, data[end + 1 : at].hex(), name)
     return found
+
+
+def _gone(files: Mapping[str, Entry | None]) -> list[str]:
+    return [path for path, each in files.items() if each is None]
+
+
+def _roles(identity: str, epoch_s: int) -> dict[str, str]:
+    """Return the variables that say who makes a commit and when."""
+    name, _, address = identity.rpartition(" <")
+    who = {"NAME": name, "EMAIL": address.rstrip(">"), "DATE": f"@{epoch_s} +0000"}
+    return {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in who.items()}
 
 
 def _stat(line: bytes) -> tuple[str, int | None, int | None]:

@@ -6,9 +6,12 @@ of the run and whose tree is
     order.json     how the attempt is to be executed (`WorkOrder`)
     run/           what of the run directory is there before the attempt: plan, claims, earlier attempts
 
+and, where the attempt goes on in what an earlier one made of its workspace, a further parent that has that as its tree.
+
 The attempt moves it, by compare-and-swap and always to a child of the order: a commit whose message is a `Word` and
 whose tree is the run directory as it stands (`run/attempts/<n>.json`, `run/events.jsonl`, and at the end everything
-that may become evidence). Heartbeats are words too. The host deletes it when it is done with the attempt or wants to
+that may become evidence). The last word has a further parent where the attempt hands over what it changed (`Change`).
+Heartbeats are words too. The host deletes it when it is done with the attempt or wants to
 be: from then on nothing the attempt pushes is accepted, and so it is fenced.
 
 Whoever may write refs could say what he likes here, so a word counts only with a code that its key makes
@@ -27,6 +30,7 @@ from reconciler import codec
 from reconciler.values import frozen
 
 WORK = "refs/reconciler/work/"
+CHANGES = "refs/reconciler/changes/"
 KEY_VARIABLE = "RECONCILER_WORK_KEY"
 """The environment variable by which an attempt gets its key."""
 CREDENTIAL_VARIABLE = "RECONCILER_GIT_CREDENTIAL"
@@ -66,6 +70,22 @@ class Word:
     ended: bool
     tree: str
     mac: str = ""
+
+
+@frozen
+class Change:
+    """`changes/<n>.json`: what attempt `number` made of its workspace. `tree` is the id of that as a tree, "" where it
+    stayed there, and `why`."""
+
+    number: int
+    tree: str = ""
+    why: str = ""
+
+
+def change_ref(run_id: str, number: int) -> str:
+    """Return the ref by which a host keeps what an attempt has changed, until the run is retired. It is never
+    pushed."""
+    return f"{CHANGES}{run_id}/{number}"
 
 
 def work_ref(run_id: str, number: int) -> str:

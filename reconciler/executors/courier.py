@@ -41,7 +41,7 @@ from reconciler import codec, ear, process, worker
 from reconciler.confided import confide, confided
 from reconciler.disk import DISK
 from reconciler.errors import REFUSALS, ContentError, GitFailed, ReconcilerError, TransientError, UsageError
-from reconciler.executors import clone, handback, ordering
+from reconciler.executors import changes, clone, handback, ordering
 from reconciler.executors.clone import NoRef
 from reconciler.executors.echo import Echo
 from reconciler.executors.entrusted import FILE_VARIABLE, Entrusted
@@ -291,6 +291,9 @@ class Courier:
                 DISK.write_atomic(directory.path / "workspace.json", codec.render({"commit": order.commit}))
             else:
                 DISK.make_directory(directory.workspace, sync=False)
+            claim = directory.read(Claim, directory.record("claims", order.number))
+            if (change := changes.carried(directory, claim) if claim is not None else None) is not None:
+                changes.lay_over(remote.repository, directory, plan, change)
         except (GitFailed, OSError) as error:
             return Outcome.INTERRUPTED, f"attempt {order.number} could not be started: {error}"
         return None
@@ -379,11 +382,12 @@ class Courier:
         return say(0, f"{name}, handed back")
 
     def _say_last(self, voice: Voice, directory: RunDirectory, plan: Plan) -> None:
-        files = self._with_card(handback.everything(directory, voice.order, plan))
+        change, beside = self._change(voice, directory, plan)
+        files = self._with_card({**handback.everything(directory, voice.order, plan), **change})
         first = self.told  # who was told to stop before has one try, and who is told meanwhile another one
 
         def speak() -> None:
-            voice.say(files, ended=True)
+            voice.say(files, ended=True, beside=beside)
 
         if first:
             return speak()
@@ -391,6 +395,17 @@ class Courier:
             self._patiently(speak, self.errand.patience_s)
         except ToldToStop:
             speak()
+
+    def _change(self, voice: Voice, directory: RunDirectory, plan: Plan) -> tuple[changes.Told, tuple[str, ...]]:
+        """Return what is told of what the attempt made of its workspace, and the commit that carries it."""
+        order, attempt = voice.order, handback.record_of(directory, voice.order.number)
+        if attempt is None or not changes.is_wanted(plan, attempt.outcome):
+            return {}, ()
+        repository = voice.remote.repository
+        if repository.look_up([f"{order.commit}^{{tree}}"])[0] is None:  # begun by another courier
+            with contextlib.suppress(ToldToStop, TransientError):
+                self._patiently(lambda: clone.bring(voice.remote, self.errand.ref, 0), self.errand.patience_s)
+        return changes.pack(repository, directory, plan, attempt, bytes_max=order.bytes_max, hidden=self.secrets)
 
     def _with_card(self, files: Mapping[str, bytes]) -> dict[str, bytes]:
         """Return the files of a word, with who says it: no two couriers say the same."""

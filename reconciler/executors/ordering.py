@@ -17,6 +17,7 @@ from pathlib import Path
 from reconciler import codec, events, journal, manifest
 from reconciler.disk import RECORD_BYTES_MAX
 from reconciler.errors import ContentError
+from reconciler.executors import changes
 from reconciler.git import Draft, Entry, Repository
 from reconciler.model import Attempt, Claim, Plan, PlannedStage, StageRecord
 from reconciler.order import ARTIFACT_BYTES_MAX, ARTIFACTS, ARTIFACTS_MAX, Answer
@@ -39,7 +40,7 @@ LISTED_MAX = 20_000
 """A directory of a tree with more names than this is not one that we made."""
 PATH_PARTS_MAX = 8
 
-EARLIER = ("claims", "attempts", "ends")
+EARLIER = ("claims", "attempts", "ends", "changes")
 NUMBERED = re.compile(r"(?P<number>[1-9][0-9]{0,8})\.json")
 PLAN_FILE = re.compile(r"plan\.json|plans/[1-9][0-9]{0,8}\.json")
 STAGE_NAME = re.compile(r"[0-9]{2,5}-[a-z0-9][a-z0-9._-]{0,200}")
@@ -80,14 +81,39 @@ def make_order(
     records = _records(directory, claim, plan_sha256)
     files = {ORDER: codec.render(order), **{f"{RUN}{name}": data for name, data in records.items()}}
     message = f"order: attempt {claim.number} of {plan.run_id}\n"
-    return repository.make_commit(_draft(repository, plan.commit, files, message, epoch_s))
+    beside = _carried(repository, directory, claim)
+    return repository.make_commit(_draft(repository, plan.commit, files, message, epoch_s, beside))
 
 
-def _draft(repository: Repository, parent: str, files: Mapping[str, bytes], message: str, epoch_s: int) -> Draft:
-    """Return a commit of these files alone."""
+def _carried(repository: Repository, directory: RunDirectory, claim: Claim) -> tuple[str, ...]:
+    """Return the commit of the workspace in which an attempt goes on. Raise ContentError if that is gone."""
+    change = changes.carried(directory, claim)
+    if change is None:
+        return ()
+    commit = changes.kept_commit(repository, directory.path.name, change.number)
+    if commit is None:
+        raise ContentError(f"{directory.path}: the workspace in which attempt {claim.number} goes on is gone")
+    return (commit,)
+
+
+def _draft(
+    repository: Repository,
+    parent: str,
+    files: Mapping[str, bytes],
+    message: str,
+    epoch_s: int,
+    beside: tuple[str, ...] = (),
+) -> Draft:
+    """Return a commit of these files alone; `beside` are further parents."""
     nothing = repository.empty_tree()
     return Draft(
-        parent=parent, base_tree=nothing, files=files, message=message, identity=IDENTITY, epoch_s=max(0, epoch_s)
+        parent=parent,
+        base_tree=nothing,
+        files=files,
+        message=message,
+        identity=IDENTITY,
+        epoch_s=max(0, epoch_s),
+        merges=beside,
     )
 
 
@@ -203,15 +229,21 @@ def _content(repository: Repository, blob: str | None) -> bytes | None:
 
 
 def make_word(
-    repository: Repository, order: str, word: Word, files: Mapping[str, bytes], key: str, epoch_s: int
+    repository: Repository,
+    order: str,
+    word: Word,
+    files: Mapping[str, bytes],
+    key: str,
+    epoch_s: int,
+    beside: tuple[str, ...] = (),
 ) -> tuple[str, Word]:
     """Write a word as a commit on top of its order, with files of the run directory; return its id and the word as it
-    was said, with tree and code. No ref leads to it."""
+    was said, with tree and code. No ref leads to it. `beside` are commits that come with it."""
     told = {f"{RUN}{name}": data for name, data in files.items()}
     bare = repository.make_commit(_draft(repository, order, told, "word\n", epoch_s))
     [tree] = repository.look_up([f"{bare}^{{tree}}"])
     said = signed(replace(word, tree=tree or ""), key)
-    draft = replace(_draft(repository, order, {}, codec.compact(said).decode(), epoch_s), base_tree=tree)
+    draft = replace(_draft(repository, order, {}, codec.compact(said).decode(), epoch_s, beside), base_tree=tree)
     return repository.make_commit(draft), said
 
 
@@ -283,7 +315,12 @@ def bring_home(repository: Repository, word: Word, directory: RunDirectory, plan
     attempt = _attempt(data, word, plan)
     if _has_ended(directory, name):
         return Brought(attempt=attempt)
+    if attempt.outcome is not None and not word.ended:
+        return Brought(attempt=None)  # all that belongs to its end comes with the last word
     written = _bring_files(luggage, attempt, directory, plan) if word.ended else 0
+    if word.ended:
+        data = luggage.take(changes.record_name(word.number), changes.CHANGE_BYTES_MAX)
+        changes.receive(repository, data, directory, plan, attempt, bytes_max=bytes_max)
     _bring_events(luggage, word, directory, plan)
     directory.disk.make_directory(directory.path / "attempts")
     directory.disk.write_atomic(directory.path / name, codec.compact(attempt))

@@ -46,9 +46,9 @@ class Voice:
         self.beat = 0
         self._said: dict[str, None] = {}
 
-    def say(self, files: Mapping[str, bytes], *, ended: bool = False) -> None:
-        """Say a word with files of the run directory. Raise Fenced if the ref is not this attempt's any more,
-        TransientError if it cannot be said now; then it may have been heard all the same."""
+    def say(self, files: Mapping[str, bytes], *, ended: bool = False, beside: tuple[str, ...] = ()) -> None:
+        """Say a word with files of the run directory, and commits that come with it. Raise Fenced if the ref is not
+        this attempt's any more, TransientError if it cannot be said now; then it may have been heard all the same."""
         self.beat += 1
         at = self._now().at
         word = Word(
@@ -60,7 +60,7 @@ class Voice:
             tree="",
         )
         epoch_s = int(datetime.fromisoformat(at).timestamp())
-        oid, _ = make_word(self.remote.repository, self.oid, word, files, self._key, epoch_s)
+        oid, _ = make_word(self.remote.repository, self.oid, word, files, self._key, epoch_s, beside)
         self._said[oid] = None
         if len(self._said) > SAID_MAX:
             del self._said[next(iter(self._said))]
