@@ -26,7 +26,8 @@ from reconciler.conditions import set_condition
 from reconciler.errors import ContentError, LockHeld, TransientError
 from reconciler.executors.engine import Engine, EngineSilent, Renewing, Submission, Turned
 from reconciler.executors.opening import open_engine
-from reconciler.executors.ordering import HAND_BACK_S, ORDER, bring_home, make_order, read_word
+from reconciler.executors.ordering import HAND_BACK_S, ORDER, ORDER_BYTES_MAX, bring_home, draft_order, read_word
+from reconciler.git import Draft
 from reconciler.hearing import Hearing
 from reconciler.model import Afar as Known
 from reconciler.model import ExecutorSettings, Instant, Outcome, Plan, Run, RunId, Settings
@@ -385,7 +386,7 @@ class Afar:
     ) -> list[Run]:
         """Make the refs by which attempts get their orders; return those that have one. An alien order is no order: its
         attempt is ended, and the next one gets a ref of its own."""
-        updates, ordered, aliens = [], [], list[str]()
+        ordered, aliens, drafts, left = [], list[str](), dict[RunId, Draft](), ORDER_BYTES_MAX
         for run in runs:
             self._make_durable(run)
             heard, ref = self._heard_of(run), work_ref(run.run_id, run.number)
@@ -398,14 +399,22 @@ class Afar:
                 refused[run.run_id] = "its order is none that is known here, so the next attempt gets one of its own"
                 continue
             if there is None:
-                order = self._ordered(executor, run, refused)
-                if not order:
+                draft = self._draft(executor, run, refused) if left > 0 else None
+                if draft is None:
+                    refused.setdefault(run.run_id, "the orders of others are large and go first")
                     continue
-                heard = replace(heard, order=order, heard=self.world.now())
-                updates.append(RefUpdate(ref=ref, old=None, new=order))
+                drafts[run.run_id], left = draft, left - sum(map(len, draft.files.values()))
+            ordered.append(run)
+        made = self._make_orders(drafts, refused)
+        ordered = [each for each in ordered if each.run_id not in refused]
+        updates = []
+        for run in ordered:
+            heard = self._heard_of(run)
+            if run.run_id in made:
+                heard = replace(heard, order=made[run.run_id], heard=self.world.now())
+                updates.append(RefUpdate(ref=work_ref(run.run_id, run.number), old=None, new=heard.order))
             # What the engine said before says nothing of what it has from now on, even if it does not answer now.
             self._keep(_placement(run).handle, replace(heard, sighting=None, ended=None))
-            ordered.append(run)
         self.remember()
         if aliens:
             with self._asking(executor) as engine:
@@ -416,16 +425,31 @@ class Afar:
             ordered.remove(run)
         return ordered
 
-    def _ordered(self, executor: str, run: Run, refused: dict[RunId, str]) -> str:
-        """Return the order of an attempt, "" if there can be none: what is too large to travel will be for ever."""
+    def _draft(self, executor: str, run: Run, refused: dict[RunId, str]) -> Draft | None:
+        """Return the order of an attempt, None if there can be none: what is too large to travel will be for ever."""
         try:
-            return self._make_order(executor, run)
+            return self._draft_order(executor, run)
         except ContentError as error:
             refused[run.run_id] = str(error)
             self._keep(_placement(run).handle, replace(self._heard_of(run), turned=str(error)))
         except (TransientError, OSError) as error:
             refused[run.run_id] = str(error)
-        return ""
+        return None
+
+    def _make_orders(self, drafts: Mapping[RunId, Draft], refused: dict[RunId, str]) -> dict[RunId, str]:
+        """Write orders and return the commit of each. All are written at once, since git takes as long for one as for a
+        hundred; each by itself where that cannot be, so that one does not keep the others."""
+        try:
+            return dict(zip(drafts, self.world.repository.make_commits(tuple(drafts.values())), strict=True))
+        except (TransientError, OSError):
+            return {run_id: made for run_id, each in drafts.items() if (made := self._made(run_id, each, refused))}
+
+    def _made(self, run_id: RunId, draft: Draft, refused: dict[RunId, str]) -> str:
+        try:
+            return self.world.repository.make_commit(draft)
+        except (TransientError, OSError) as error:
+            refused[run_id] = str(error)
+            return ""
 
     def _make_durable(self, run: Run) -> None:
         """Sync the names of a claim and of a key: who wrote them may not have lived to do that."""
@@ -449,13 +473,13 @@ class Afar:
         hearing.note([each for each in updates if each.ref not in failed])
         return failed
 
-    def _make_order(self, executor: str, run: Run) -> str:
+    def _draft_order(self, executor: str, run: Run) -> Draft:
         """Return the commit by which an attempt is told what to execute. Raise TransientError if its plan is lost."""
         said, directory = self.settings[executor], self.world.runs.directory(run.task_id, run.run_id)
         plan = self._plan(run)
         if plan is None or run.claim is None:
             raise TransientError(f"{run.run_id}: its frozen plan is gone")
-        return make_order(
+        return draft_order(
             self.world.repository,
             directory,
             plan,

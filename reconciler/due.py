@@ -54,6 +54,12 @@ def _of_run(run: Run, now: Instant) -> Iterator[Due]:
     """Yield when a run that is under way counts as stale unless something is heard of it."""
     if phase(run, now) in ENDED or run.end is not None or run.corrupt:
         return
+    if run.is_afar:
+        # When its engine is to be asked, `afar` says; of itself time brings nothing but too long a silence.
+        if run.afar is not None and run.afar.silent_s <= run.afar.silent_max_s < float("inf"):
+            left_s = run.afar.silent_max_s - run.afar.silent_s + MARGIN_S
+            yield Due(in_s=left_s, what="no word has come for too long", subject=run.run_id)
+        return
     if run.attempt is not None and run.attempt.outcome is None and run.lock_held and run.worker_alive:
         left_s = run.heartbeat.stale_after_s - silence(run, now) + MARGIN_S
         yield Due(in_s=left_s, what="a heartbeat is missed", subject=run.run_id)

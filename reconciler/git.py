@@ -473,6 +473,8 @@ class Repository:
     common: Path
     bare: bool
     objects: Objects
+    known: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """What git says of every repository of this kind, so that it is asked once."""
 
     def git(
         self,
@@ -705,7 +707,9 @@ class Repository:
 
     def empty_tree(self) -> str:
         """Return the object id of a tree without files; every repository knows it."""
-        return self.git("hash-object", "-t", "tree", "--stdin")
+        if "empty tree" not in self.known:
+            self.known["empty tree"] = self.git("hash-object", "-t", "tree", "--stdin")
+        return self.known["empty tree"]
 
     def parting(self, one: str, other: str) -> str | None:
         """Return the newest commit that two commits have in common, None where there is none, or none is here."""
@@ -896,16 +900,23 @@ class Repository:
         All that its parents have not is in one pack that no garbage collection takes, also what git found in another
         pack and would have made no copy of: that one may go. If it has gone between the two, the next try misses it.
         """
-        if draft.base_tree is not None:
-            draft = replace(draft, base_tree=self._tree_of(draft.base_tree))
-        stream, known = _stream(draft), (draft.parent, *draft.merges)
+        return self.make_commits([draft])[0]
+
+    def make_commits(self, drafts: Sequence[Draft]) -> tuple[str, ...]:
+        """Write commits that do not stand on each other, all by one import and into one pack, and return their ids in
+        order."""
+        if not drafts:
+            return ()
+        trees = {each: self._tree_of(each) for each in {each.base_tree for each in drafts} if each is not None}
+        stream = _stream([replace(each, base_tree=trees.get(each.base_tree or "")) for each in drafts])
+        known = {parent: None for each in drafts for parent in (each.parent, *each.merges)}
         for _ in range(COMMIT_TRIES - 1):
             with packs.incoming(self) as place:
-                commit = self._import(stream, place, "core.fsync=none")
+                commits = self._import(stream, place, "core.fsync=none").splitlines()
                 with contextlib.suppress(GitFailed):
-                    return self._take_in(commit, known, place)
+                    return self._take_in_all(commits, known, place)
         with packs.incoming(self) as place:
-            return self._take_in(self._import(stream, place, "core.fsync=none"), known, place)
+            return self._take_in_all(self._import(stream, place, "core.fsync=none").splitlines(), known, place)
 
     def import_objects(self, stream: bytes) -> str:
         """Give git a stream to import that moves no ref and return what it answers. What is imported is in a pack that
@@ -922,13 +933,16 @@ class Repository:
     def _take_in(self, commit: str, known: Iterable[str], place: Path) -> str:
         """Take a commit that was made in the object directory `place` in, whole but for what the commits `known` have,
         and return it. Raise GitFailed if something of it is missing."""
+        return self._take_in_all([commit], known, place)[0]
+
+    def _take_in_all(self, commits: Sequence[str], known: Iterable[str], place: Path) -> tuple[str, ...]:
         whole = place / "whole"
         whole.mkdir()
-        feed = "\n".join([commit, *(f"^{each}" for each in known), ""]).encode()
+        feed = "\n".join([*commits, *(f"^{each}" for each in known), ""]).encode()
         words = ("pack-objects", "--quiet", "--revs", "--sparse", "--delta-base-offset", str(whole / "pack"))
         self._aside(place, *words, feed=feed, config=("pack.packSizeLimit=0",))
         packs.take_in(self, whole)
-        return commit
+        return tuple(commits)
 
     def _aside(self, place: Path, *words: str, feed: bytes, config: Sequence[str], timeout_s: float = TIMEOUT_S) -> str:
         """Return what git prints that writes objects into the directory `place` and reads them together with ours."""
@@ -1171,12 +1185,17 @@ def _stat(line: bytes) -> tuple[str, int | None, int | None]:
     return os.fsdecode(path), *(int(each) if each.isdigit() else None for each in (added, removed))  # type: ignore[return-value]
 
 
-def _stream(draft: Draft) -> bytes:
-    """Return the fast-import stream of one commit; `get-mark` makes it answer with the commit's id."""
+def _stream(drafts: Sequence[Draft]) -> bytes:
+    """Return the fast-import stream of commits; `get-mark` makes it answer with their ids, one a line."""
+    told = [part for number, each in enumerate(drafts, start=1) for part in _told(each, number)]
+    return b"".join((b"feature done\n", *told, b"done\n"))
+
+
+def _told(draft: Draft, number: int) -> list[bytes]:
+    """Return what fast-import is told of one commit, which leaves no ref behind."""
     message = draft.message.encode()
     parts = [
-        b"feature done\n",
-        f"commit {PUBLISH_REF}\nmark :1\ncommitter {draft.identity} {draft.epoch_s} +0000\n".encode(),
+        f"commit {PUBLISH_REF}\nmark :{number}\ncommitter {draft.identity} {draft.epoch_s} +0000\n".encode(),
         b"data %d\n%s\nfrom %s\n" % (len(message), message, draft.parent.encode()),
         *(f"merge {each}\n".encode() for each in draft.merges),
     ]
@@ -1188,8 +1207,7 @@ def _stream(draft: Draft) -> bytes:
     for path in sorted(draft.files):
         data, mode = draft.files[path], draft.modes.get(path, "100644")
         parts.append(b"M %s inline %s\ndata %d\n%s\n" % (mode.encode(), _quoted(path), len(data), data))
-    parts.append(b"get-mark :1\nreset %s\ndone\n" % PUBLISH_REF.encode())
-    return b"".join(parts)
+    return [*parts, b"get-mark :%d\nreset %s\n" % (number, PUBLISH_REF.encode())]
 
 
 def _text(said: str) -> str:

@@ -127,6 +127,7 @@ class Observer:
         self.requests.parsed = {path: each for path, each in self.requests.parsed.items() if path in kept}
         self.wishes.known = {path: each for path, each in self.wishes.known.items() if path in kept}
         self.here.ended = {run_id: each for run_id, each in self.here.ended.items() if run_id in seen.actual.runs}
+        self.here.quiet = {run_id: each for run_id, each in self.here.quiet.items() if run_id in seen.actual.runs}
         self.nested.known = {run_id: each for run_id, each in self.nested.known.items() if self.proofs.is_open(run_id)}
         self.approvals.forget()
         self.adopted.forget()

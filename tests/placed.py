@@ -68,11 +68,12 @@ class Placed:
         """Make the order and its ref, and return the order."""
         claim = claim or self.claim(self.number)
         known = {"beat_s": BEAT_S, "bytes_max": 4 * 1024 * 1024, "depth": 0, **more}
-        self.order = ordering.make_order(
+        draft = ordering.draft_order(
             self.repository, self.directory, self.plan, claim,
             plan_sha256=self.sha256, epoch_s=int(time.time()), beat_s=known["beat_s"],
             bytes_max=int(known["bytes_max"]), depth=int(known["depth"]),
         )  # fmt: skip
+        self.order = self.repository.make_commit(draft)
         self.repository.update_ref(self.ref, self.order)
         return self.order
 

@@ -50,7 +50,7 @@ PART = re.compile(r"[^\x00-\x1f\x7f/\\]{1,255}")
 # ------------------------------------------------------------------------------------------------ the order
 
 
-def make_order(
+def draft_order(
     repository: Repository,
     directory: RunDirectory,
     plan: Plan,
@@ -61,9 +61,8 @@ def make_order(
     bytes_max: int,
     epoch_s: int,
     depth: int = 0,
-) -> str:
-    """Write the order of a claimed attempt as a commit on top of that of its run, and return its id; no ref leads to
-    it.
+) -> Draft:
+    """Return the order of a claimed attempt as a commit on top of that of its run, to be made.
 
     `plan_sha256` is the digest of the plan as it was frozen, `epoch_s` the time of the commit in seconds since 1970.
     The same order of the same second is the same commit. Raise ContentError if the records cannot be sent.
@@ -82,7 +81,7 @@ def make_order(
     files = {ORDER: codec.render(order), **{f"{RUN}{name}": data for name, data in records.items()}}
     message = f"order: attempt {claim.number} of {plan.run_id}\n"
     beside = _carried(repository, directory, claim)
-    return repository.make_commit(_draft(repository, plan.commit, files, message, epoch_s, beside))
+    return _draft(repository, plan.commit, files, message, epoch_s, beside)
 
 
 def _carried(repository: Repository, directory: RunDirectory, claim: Claim) -> tuple[str, ...]:

@@ -351,6 +351,9 @@ class SimulatedRepository(Repository):
         self.move("")
         return commit
 
+    def make_commits(self, drafts: Sequence[Draft]) -> tuple[str, ...]:
+        return tuple(self.make_commit(each) for each in drafts)
+
     def _commit_of(self, draft: Draft) -> Commit:
         base = draft.base_tree or draft.parent
         tree: str | None = self.store.commits[base].tree if base in self.store.commits else base
