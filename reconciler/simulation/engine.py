@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reconciler.executors.engine import EngineSilent, Sighting, Standing, Submission, Turned
-from reconciler.model import ExecutorSettings
+from reconciler.model import ExecutorSettings, Process
 from reconciler.places import Cause
 from reconciler.simulation.courier import SimulatedCourier
 from reconciler.simulation.engine_story import FATES, Trouble
@@ -87,6 +87,8 @@ class Cluster:
         self.said: dict[str, set[Cause | Standing]] = {}
         """What was ever said of a handle."""
         self.calls = 0
+        self.told: dict[tuple[Process, str], Standing] = {}
+        """What a process was told last of a handle."""
         self.refused: set[str] = set()
         """The attempts that it will never take, and has said so."""
         self.forger = Forger(store, server)
@@ -357,6 +359,8 @@ class SimulatedEngine:
         self._travel("ask the engine about", ", ".join(handles))
         found = {each: self.cluster.sighting(each) for each in handles}
         self._answer("the engine says", ", ".join(f"{each} {found[each].standing.value}" for each in handles))
+        assert self.scheduler.current is not None
+        self.cluster.told |= {(self.scheduler.current.me, each): seen.standing for each, seen in found.items()}
         return found
 
     def cancel(self, handles: Collection[str]) -> None:

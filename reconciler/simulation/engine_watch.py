@@ -14,10 +14,10 @@ from typing import Any
 
 from reconciler import codec
 from reconciler.executors.engine import Standing, Submission
-from reconciler.model import Attempt, Claim, Outcome, Plan, RunId, SharedClaim, claim_ref
+from reconciler.model import Attempt, Claim, Outcome, Plan, Process, RunId, SharedClaim, claim_ref
 from reconciler.places import Cause
 from reconciler.rundir import RunDirectory
-from reconciler.simulation.engine import Cluster, Node
+from reconciler.simulation.engine import GONE, Cluster, Node
 from reconciler.simulation.host import Host
 from reconciler.simulation.repository import Store
 from reconciler.simulation.scheduler import NEVER, Actor, Home, Violation
@@ -72,6 +72,7 @@ class EngineWatch(Watch):
             self.spawned(host, path, submission.number)
             self._check_lost(host, submission)
         claim = codec.parse(Claim, host.disk.file(str(run.record("claims", submission.number))).data)
+        self._check_followed(about, claim.claimer)
         if claim.placement is None or claim.placement.handle != submission.handle:
             raise Violation(f"attempt {about[1]} of {about[0]} is handed over by a name that its claim does not say")
         if not host.disk.is_durable(path / f".work-key-{submission.number}"):
@@ -91,6 +92,16 @@ class EngineWatch(Watch):
         before = (submission.run_id, submission.number - 1)
         if self._is_heard(before, host):
             raise Violation(f"attempt {before[1]} of {before[0]} said in time how it ended, and is followed by another")
+
+    def _check_followed(self, about: Number, claimer: Process) -> None:
+        """Who claimed an attempt was not told last that the one before is queued or executed, unless that had said its
+        last word."""
+        before = (about[0], about[1] - 1)
+        told = self.cluster.told.get((claimer, self.names.get(before, "")))
+        if told is not None and told not in GONE and before not in self.words.over:
+            raise Violation(
+                f"attempt {before[1]} of {before[0]} is followed, and its engine said last that it is {told}"
+            )
 
     def _is_heard(self, about: Number, host: Home) -> bool:
         """Return whether a machine must know how an attempt ended."""

@@ -37,6 +37,8 @@ class WordWatch:
     orders: dict[Number, str] = field(default_factory=dict)
     """The order that an attempt was submitted with."""
     spoken: dict[Number, Spoken] = field(default_factory=dict)
+    over: set[Number] = field(default_factory=set)
+    """The attempts of which a last word was accepted."""
     ends: dict[tuple[Number, str], Attempt] = field(default_factory=dict)
     """How a worker said that it ended, by attempt and node."""
 
@@ -55,6 +57,7 @@ class WordWatch:
         self._check_patience(about, order, node, now_s)
         self.spoken[about] = Spoken(node=node.name, at_s=now_s)
         if codec.parse(Word, self.store.commits[oid].message.encode()).ended:
+            self.over.add(about)
             self._check_last(about, oid, node)
 
     def _check_patience(self, about: Number, order: str, node: Host, now_s: float) -> None:

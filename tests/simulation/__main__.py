@@ -12,15 +12,15 @@ from concurrent.futures import ProcessPoolExecutor
 from reconciler.simulation.history import Result
 from reconciler.simulation.tell import Tally, report, tell_seeds
 
-CHUNK = 50
+CHUNK, BRIEF_CHUNK = 50, 5
 
 
 def _told(asked: tuple[range, bool, bool]) -> tuple[Tally, list[Result]]:
     return tell_seeds(asked[0], waits=asked[1], engine=asked[2])
 
 
-def _chunks(first: int, last: int) -> Iterable[range]:
-    return (range(at, min(at + CHUNK, last)) for at in range(first, last, CHUNK))
+def _chunks(first: int, last: int, size: int) -> Iterable[range]:
+    return (range(at, min(at + size, last)) for at in range(first, last, size))
 
 
 def main() -> int:
@@ -29,13 +29,14 @@ def main() -> int:
     parser.add_argument("-j", "--processes", type=int, default=2)
     parser.add_argument("--waits", action="store_true", help="let all stories have gates and nested pipelines")
     parser.add_argument("--engine", action="store_true", help="let an engine execute runs of all stories")
-    parser.add_argument("--no-shrink", action="store_true", help="tell broken seeds as they are, not the shortest ones")
     parser.add_argument("--keep-going", action="store_true", help="tell every broken seed, not the first ones only")
+    parser.add_argument("--brief", action="store_true", help="say which seed is broken and how, without its trace")
     given = parser.parse_args()
     first, _, last = given.seeds.partition(":")
     start, end = int(first), int(last) if last else int(first) + 1
+    chunks = _chunks(start, end, BRIEF_CHUNK if given.brief else CHUNK)
     began, whole, broken = time.monotonic(), Tally(), []
-    asked = [(each, given.waits, given.engine) for each in _chunks(start, end)]
+    asked = [(each, given.waits, given.engine) for each in chunks]
     with ProcessPoolExecutor(given.processes, multiprocessing.get_context("fork")) as pool:
         for tally, found in pool.map(_told, asked):
             whole.histories += tally.histories
@@ -49,7 +50,7 @@ def main() -> int:
                 break
     took_s = time.monotonic() - began
     for result in broken[:3]:
-        print(report(result, shrink=not given.no_shrink), "\n")
+        print(f"seed {result.story.seed}: {result.violation}" if given.brief else report(result), "\n")
     if len(broken) > 3:
         print("also broken:", ", ".join(str(each.story.seed) for each in broken[3:]), "\n")
     print(

@@ -12,6 +12,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from reconciler import claims, codec, resolve
+from reconciler.executors import ordering
 from reconciler.model import Announcement, Attempt, Claim, Instant, Plan, SharedClaim
 from reconciler.simulation import memory
 from reconciler.simulation.history import History
@@ -53,6 +54,15 @@ def test_an_engine_does_all_that_is_said_of_it() -> None:
     assert {"couriers that found it begun", "couriers that were fenced", "times the engine did not answer"} <= set(
         tally.counts
     )
+    assert tally.counts["refs of attempts that were forged"] > 0
+
+
+def test_only_its_code_makes_a_word_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody forges what attempts say: who believes it publishes what never was."""
+    monkeypatch.setattr(ordering, "is_true", lambda word, key: True)
+    with remembering():
+        told = (History(story_of(seed, engine=True)).tell().violation for seed in range(60))
+        assert any("evidence" in each or "never did" in each for each in told)
 
 
 def _name(case: dict[str, Any]) -> str:
