@@ -238,7 +238,7 @@ def resuming_claim(world: World, action: Resume) -> Claim:
     plan = _frozen(world, action.task_id, action.run_id, last)
     series, file, keeps = (last.series, last.plan, last.keeps_from) if last else (1, "plan.json", 1)
     number = action.after + 1
-    keeps = number if _is_afar(action.placement) or (last and _is_afar(last.placement)) else keeps
+    keeps = _keeps_from(number, action.placement, last, keeps)
     # What it waited for has come: what the run used up until then does not count against it.
     series = number if action.decisions or action.children else series
     claim = make_claim(world, plan, number, series, file, reason=action.reason, actor=ACTOR, keeps_from=keeps)
@@ -248,9 +248,15 @@ def resuming_claim(world: World, action: Resume) -> Claim:
     return replace(claim, decisions=(*last.decisions, *action.decisions), children=(*last.children, *action.children))
 
 
+def _keeps_from(number: int, placement: Placement | None, last: Claim | None, otherwise: int) -> int:
+    """Return from which attempt on successes count for attempt `number`. One at an engine begins with an empty
+    workspace, so nothing that was done in another one counts for it, nor what it did for the next."""
+    apart = _is_afar(placement) or (last is not None and _is_afar(last.placement))
+    return number if apart else otherwise
+
+
 def _is_afar(placement: Placement | None) -> bool:
-    """Return whether an engine executes an attempt. It begins with an empty workspace, so nothing that was done in
-    another one counts for it, nor what it did for the next."""
+    """Return whether an engine executes an attempt."""
     return placement is not None and bool(placement.handle)
 
 
@@ -267,7 +273,7 @@ def taking_claims(world: World, action: TakeOver) -> tuple[Claim, ...]:
     last = claims[-1] if claims else None
     series, keeps = (last.series, last.keeps_from) if last else (1, 1)
     file = _plan_file(number + 1)
-    keeps = number + 1 if _is_afar(action.placement) or (last and _is_afar(last.placement)) else keeps
+    keeps = _keeps_from(number + 1, action.placement, last, keeps)
     newest = make_claim(
         world, action.plan, number + 1, series, file, reason=action.reason, actor=ACTOR, keeps_from=keeps
     )
@@ -437,7 +443,8 @@ def restarting_claim(
 ) -> Claim:
     """Return the claim of an attempt on a refreshed plan, because a person asked (the verb `resume`)."""
     number = after + 1
-    first = number if afresh or _is_afar(place) else 1
+    last = _last_claim(world.runs.directory(plan.task_id, plan.run_id))
+    first = number if afresh else _keeps_from(number, place, last, 1)
     file = f"plans/{number}.json"
     claim = make_claim(world, plan, number, number, file, reason=reason, actor=actor, keeps_from=first)
     return replace(claim, placement=replace(place, at=claim.claimed.at))

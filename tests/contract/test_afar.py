@@ -13,14 +13,28 @@ from typing import Any
 
 import pytest
 
-from reconciler import codec, parted, process
+from reconciler import apply, codec, parted, process
+from reconciler.actions import Resume, TakeOver
 from reconciler.executors import ordering
 from reconciler.executors.engine import EngineSilent, Sighting, Standing, Submission, Turned
 from reconciler.git import open_repository
 from reconciler.loop import Loop
-from reconciler.model import Attempt, Host, Instant, Outcome, Plan, StageRecord, StageStatus
+from reconciler.model import (
+    Attempt,
+    Claim,
+    Held,
+    Host,
+    HostId,
+    Instant,
+    Outcome,
+    Plan,
+    SharedClaim,
+    StageRecord,
+    StageStatus,
+)
 from reconciler.observe import Observer
 from reconciler.places import Cause
+from reconciler.rundir import RunDirectory
 from reconciler.work import KEY_VARIABLE, Word
 from reconciler.world import open_world
 from tests.scratch import Clone, Hub, Scratch
@@ -331,6 +345,27 @@ def test_what_was_done_at_an_engine_counts_for_no_later_attempt(desk: Desk, engi
     desk.look(2)
     stages = desk.scratch.stages("x")
     assert stages["b"]["attempt"] == 2 and stages["a"]["status"] != "succeeded", stages["a"]
+
+
+@pytest.mark.parametrize("before", ["far", "local"])
+@pytest.mark.parametrize("after", ["far", "local"])
+def test_however_an_attempt_follows_successes_count_only_in_one_workspace(desk: Desk, before: str, after: str) -> None:
+    """Resumed by a pass, taken over from another host, resumed by a person."""
+    directory = RunDirectory(desk.scratch.directory("x"))
+    claim, plan = directory.read(Claim, directory.record("claims", 1)), directory.plan(None)
+    assert claim is not None and claim.placement is not None and plan is not None
+    places = {"far": claim.placement, "local": replace(claim.placement, executor="local", handle="")}
+    last, place = replace(claim, placement=places[before]), places[after]
+    directory.disk.write_atomic(directory.record("claims", 1), codec.compact(last))
+    about: dict[str, Any] = {"run_id": plan.run_id, "task_id": plan.task_id, "reason": "why", "placement": place}
+    shared = SharedClaim(run_id=plan.run_id, task_id=plan.task_id, host=HostId("h"), claims=(last,), nonce="n")
+    held = Held(claim=shared, oid="", ours=True, host_name="h", silent_s=0.0, lease_s=1.0)
+    claims = (
+        apply.resuming_claim(desk.world, Resume(after=1, **about)),
+        apply.taking_claims(desk.world, TakeOver(number=1, plan=plan, held=held, **about))[-1],
+        apply.restarting_claim(desk.world, plan, place, after=1, actor="ann", reason="why"),
+    )
+    assert {each.keeps_from for each in claims} == {1 if before == after == "local" else 2}
 
 
 def test_an_end_that_came_home_is_not_replaced_by_what_is_said_later(desk: Desk, engine: Obedient) -> None:

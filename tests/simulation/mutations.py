@@ -27,7 +27,8 @@ ROUNDS = (
     ["-m", "tests.simulation", "--seeds", "0:300", "-j", "1"],
     ["-m", "tests.simulation", "--waits", "--seeds", "0:450", "-j", "1"],
     ["-m", "tests.simulation", "--engine", "--seeds", "0:300", "-j", "1"],
-    ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/contract/test_remote.py"],
+    ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/contract/test_remote.py",
+     "tests/contract/test_afar.py", "tests/contract/test_at_once.py", "tests/unit/test_ordering.py"],
     ["-m", "tests.simulation", "--seeds", "300:3000", "-j", "1"],
 )  # fmt: skip
 """What may notice a breakage, the quickest first."""
@@ -299,6 +300,54 @@ MUTATIONS = (
         "afar.py",
         "handle_of(self._repository(placement.executor), run_id, number))\n",
         "handle_of(self._repository(placement.executor), run_id, 1))\n",
+    ),
+    Mutation(
+        "an attempt that its engine does not execute is silent",
+        "phases.py",
+        "    return executed and afar.silent_s > afar.silent_max_s\n",
+        "    return afar.silent_s > afar.silent_max_s\n",
+    ),
+    Mutation(
+        "what was ended here for its silence was cancelled by its engine",
+        "afar.py",
+        "                self._note_given_up(executor, handle, run)\n",
+        "",
+    ),
+    Mutation(
+        "an end that came home is replaced by what comes later",
+        "executors/ordering.py",
+        "    if _has_ended(directory, name):\n        return Brought(attempt=attempt)\n",
+        "",
+    ),
+    Mutation(
+        "what was done at an engine counts for later attempts",
+        "apply.py",
+        "    return number if apart else otherwise\n",
+        "    return otherwise\n",
+    ),
+    Mutation(
+        "an attempt whose key cannot be asked for now is over",
+        "afar.py",
+        "            is_final=heard.submitted and placed.handle not in self.unheard and self._is_final(heard, hearing),\n",
+        "            is_final=heard.submitted and self._is_final(heard, hearing),\n",
+    ),
+    Mutation(
+        "an attempt that comes back is left alone",
+        "afar.py",
+        "            self._look_for_parted()\n",
+        "",
+    ),
+    Mutation(
+        "an attempt that another host goes on with is told to end",
+        "afar.py",
+        "if heard.submitted and not heard.over and run is not None and _is_past(run, number_in(handle)):",
+        "if heard.submitted and not heard.over:",
+    ),
+    Mutation(
+        "whoever claims too many at one moment gives all of it back",
+        "claims.py",
+        "            if not self._is_first_of_several(stands, seen, known):\n                break\n",
+        "            break\n",
     ),
     Mutation(
         "a courier executes what another one has begun",
