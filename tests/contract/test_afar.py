@@ -145,9 +145,19 @@ def desk(scratch: Scratch, engine: Obedient) -> Iterator[Desk]:
 @pytest.fixture
 def pair(tmp_path: Path, engine: Obedient) -> Iterator[tuple[Desk, Desk]]:
     """Two hosts, of which the first has handed an attempt over and is gone."""
+    yield from two_hosts(tmp_path, engine)
+
+
+@pytest.fixture
+def last_try(tmp_path: Path, engine: Obedient) -> Iterator[tuple[Desk, Desk]]:
+    """The same, and the run has no other attempt."""
+    yield from two_hosts(tmp_path, engine, attempts_max=1)
+
+
+def two_hosts(tmp_path: Path, engine: Obedient, **keys: object) -> Iterator[tuple[Desk, Desk]]:
     one, other = (Hub(tmp_path)).clones("a", "b", more=FAR, lease_s=LEASE_S)
     one.pipeline("p", TWO)
-    one.request("x", "p")
+    one.request("x", "p", **keys)
     one.push()
     first, second = Desk(one, engine), Desk(other, engine)
     first.look(2)
@@ -222,15 +232,15 @@ def test_what_ended_while_its_host_was_gone_is_brought_home_by_another_one(
     assert recoveries(found.hub.manifests()["x"]) == []
 
 
-def test_as_long_as_the_key_cannot_be_asked_for_it_is_not_executed_again(
-    pair: tuple[Desk, Desk], engine: Obedient
+def test_as_long_as_the_key_cannot_be_asked_for_it_is_neither_executed_again_nor_given_up(
+    last_try: tuple[Desk, Desk], engine: Obedient
 ) -> None:
     say(only(engine), "a", "b")
     engine.seen[only(engine).handle] = ENDED
     engine.mute = frozenset({"adopt"})
-    second = gone(pair)
+    second = gone(last_try)
     second.look(6, after_s=70.0)
-    assert len(engine.placed) == 1 and second.claim("x", 1)["number"] == 1
+    assert len(engine.placed) == 1 and not second.scratch.record("x", "ends/1.json").exists()
     engine.mute = frozenset()
     second.look(3, after_s=70.0)
     assert isinstance(second.scratch, Clone)
