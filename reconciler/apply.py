@@ -251,6 +251,13 @@ def resuming_claim(world: World, action: Resume) -> Claim:
     return replace(claim, decisions=(*last.decisions, *action.decisions), children=(*last.children, *action.children))
 
 
+def _keeps_from(number: int, placement: Placement | None, last: Claim | None, otherwise: int) -> int:
+    """Return from which attempt on successes count for attempt `number`. One at an engine begins with an empty
+    workspace, so nothing that was done in another one counts for it, nor what it did for the next."""
+    apart = _is_afar(placement) or (last is not None and _is_afar(last.placement))
+    return number if apart else otherwise
+
+
 def _is_afar(placement: Placement | None) -> bool:
     """Return whether an engine executes an attempt."""
     return placement is not None and bool(placement.handle)
@@ -288,7 +295,7 @@ def taking_claims(world: World, action: TakeOver) -> tuple[Claim, ...]:
     last = claims[-1] if claims else None
     series, keeps = (last.series, last.keeps_from) if last else (1, 1)
     file = _plan_file(number + 1)
-    keeps = number + 1 if _is_afar(action.placement) or (last and _is_afar(last.placement)) else keeps
+    keeps = _keeps_from(number + 1, action.placement, last, keeps)
     newest = make_claim(
         world, action.plan, number + 1, series, file, reason=action.reason, actor=ACTOR, keeps_from=keeps
     )
@@ -458,7 +465,8 @@ def restarting_claim(
 ) -> Claim:
     """Return the claim of an attempt on a refreshed plan, because a person asked (the verb `resume`)."""
     number = after + 1
-    first = number if afresh or _is_afar(place) else 1
+    last = _last_claim(world.runs.directory(plan.task_id, plan.run_id))
+    first = number if afresh else _keeps_from(number, place, last, 1)
     file = f"plans/{number}.json"
     claim = make_claim(world, plan, number, number, file, reason=reason, actor=actor, keeps_from=first)
     return replace(claim, placement=replace(place, at=claim.claimed.at))

@@ -80,11 +80,9 @@ def _judge_afar(run: Run) -> tuple[Phase, str]:
         left = "no word of it came home" if run.attempt is None else "its last word did not come home"
         left = "its last word is there, and nobody here can read it" if afar.unread else left
         return Phase.STALE, f"attempt {number} ended at its engine: {detail or said or left}"
-    if afar.sighting is None or afar.sighting.standing != Standing.RUNNING:
-        return begun, _where_it_stands(run, afar)
     if is_silent(afar):
         return Phase.STALE, f"no word of attempt {number} for {afar.silent_s:.0f} s, though its engine executes it"
-    return begun, ""
+    return begun, _where_it_stands(run, afar)
 
 
 def is_silent(afar: Afar) -> bool:

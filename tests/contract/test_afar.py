@@ -13,14 +13,28 @@ from typing import Any
 
 import pytest
 
-from reconciler import codec, parted, process
+from reconciler import apply, codec, parted, process
+from reconciler.actions import Resume, TakeOver
 from reconciler.executors import ordering
 from reconciler.executors.engine import EngineSilent, Sighting, Standing, Submission, Turned
 from reconciler.git import open_repository
 from reconciler.loop import Loop
-from reconciler.model import Attempt, Host, Instant, Outcome, Plan, StageRecord, StageStatus
+from reconciler.model import (
+    Attempt,
+    Claim,
+    Held,
+    Host,
+    HostId,
+    Instant,
+    Outcome,
+    Plan,
+    SharedClaim,
+    StageRecord,
+    StageStatus,
+)
 from reconciler.observe import Observer
 from reconciler.places import Cause
+from reconciler.rundir import RunDirectory
 from reconciler.work import KEY_VARIABLE, Word
 from reconciler.world import open_world
 from tests.scratch import Clone, Hub, Scratch
@@ -131,9 +145,19 @@ def desk(scratch: Scratch, engine: Obedient) -> Iterator[Desk]:
 @pytest.fixture
 def pair(tmp_path: Path, engine: Obedient) -> Iterator[tuple[Desk, Desk]]:
     """Two hosts, of which the first has handed an attempt over and is gone."""
+    yield from two_hosts(tmp_path, engine)
+
+
+@pytest.fixture
+def last_try(tmp_path: Path, engine: Obedient) -> Iterator[tuple[Desk, Desk]]:
+    """The same, and the run has no other attempt."""
+    yield from two_hosts(tmp_path, engine, attempts_max=1)
+
+
+def two_hosts(tmp_path: Path, engine: Obedient, **keys: object) -> Iterator[tuple[Desk, Desk]]:
     one, other = (Hub(tmp_path)).clones("a", "b", more=FAR, lease_s=LEASE_S)
     one.pipeline("p", TWO)
-    one.request("x", "p")
+    one.request("x", "p", **keys)
     one.push()
     first, second = Desk(one, engine), Desk(other, engine)
     first.look(2)
@@ -208,15 +232,15 @@ def test_what_ended_while_its_host_was_gone_is_brought_home_by_another_one(
     assert recoveries(found.hub.manifests()["x"]) == []
 
 
-def test_as_long_as_the_key_cannot_be_asked_for_it_is_not_executed_again(
-    pair: tuple[Desk, Desk], engine: Obedient
+def test_as_long_as_the_key_cannot_be_asked_for_it_is_neither_executed_again_nor_given_up(
+    last_try: tuple[Desk, Desk], engine: Obedient
 ) -> None:
     say(only(engine), "a", "b")
     engine.seen[only(engine).handle] = ENDED
     engine.mute = frozenset({"adopt"})
-    second = gone(pair)
+    second = gone(last_try)
     second.look(6, after_s=70.0)
-    assert len(engine.placed) == 1 and second.claim("x", 1)["number"] == 1
+    assert len(engine.placed) == 1 and not second.scratch.record("x", "ends/1.json").exists()
     engine.mute = frozenset()
     second.look(3, after_s=70.0)
     assert isinstance(second.scratch, Clone)
@@ -331,6 +355,27 @@ def test_what_was_done_at_an_engine_counts_for_no_later_attempt(desk: Desk, engi
     desk.look(2)
     stages = desk.scratch.stages("x")
     assert stages["b"]["attempt"] == 2 and stages["a"]["status"] != "succeeded", stages["a"]
+
+
+@pytest.mark.parametrize("before", ["far", "local"])
+@pytest.mark.parametrize("after", ["far", "local"])
+def test_however_an_attempt_follows_successes_count_only_in_one_workspace(desk: Desk, before: str, after: str) -> None:
+    """Resumed by a pass, taken over from another host, resumed by a person."""
+    directory = RunDirectory(desk.scratch.directory("x"))
+    claim, plan = directory.read(Claim, directory.record("claims", 1)), directory.plan(None)
+    assert claim is not None and claim.placement is not None and plan is not None
+    places = {"far": claim.placement, "local": replace(claim.placement, executor="local", handle="")}
+    last, place = replace(claim, placement=places[before]), places[after]
+    directory.disk.write_atomic(directory.record("claims", 1), codec.compact(last))
+    about: dict[str, Any] = {"run_id": plan.run_id, "task_id": plan.task_id, "reason": "why", "placement": place}
+    shared = SharedClaim(run_id=plan.run_id, task_id=plan.task_id, host=HostId("h"), claims=(last,), nonce="n")
+    held = Held(claim=shared, oid="", ours=True, host_name="h", silent_s=0.0, lease_s=1.0)
+    claims = (
+        apply.resuming_claim(desk.world, Resume(after=1, **about)),
+        apply.taking_claims(desk.world, TakeOver(number=1, plan=plan, held=held, **about))[-1],
+        apply.restarting_claim(desk.world, plan, place, after=1, actor="ann", reason="why"),
+    )
+    assert {each.keeps_from for each in claims} == {1 if before == after == "local" else 2}
 
 
 def test_an_end_that_came_home_is_not_replaced_by_what_is_said_later(desk: Desk, engine: Obedient) -> None:

@@ -290,7 +290,7 @@ def test_who_lost_its_ref_is_told_at_once_and_ended_by_force_after_its_grace(eng
 
 
 def test_nothing_outlives_a_courier_that_is_killed(engine: Engine) -> None:
-    run = engine.run(f"  - {{id: a, command: 'echo $$ > {engine.scratch.outside}/pid; exec sleep 60'}}\n")
+    run = engine.run(f"  - {{id: a, command: 'echo begun; echo $$ > {engine.scratch.outside}/pid; exec sleep 60'}}\n")
     run.place()
     courier = engine.start(run)
     wait_for(begun(run))
@@ -302,6 +302,7 @@ def test_nothing_outlives_a_courier_that_is_killed(engine: Engine) -> None:
     attempt = home(run)
     assert attempt.outcome == Outcome.INTERRUPTED and attempt.detail == "the engine started it again"
     assert attempt.stages[0].tries == 1 and engine.left() == []
+    assert (run.directory.path / "commands/01-a.log").read_text() == "begun\n", "what was printed before is kept"
 
 
 def test_begun_again_at_another_place_it_is_handed_back_as_its_words_left_it(engine: Engine) -> None:

@@ -283,6 +283,27 @@ def test_preempted_or_put_back_into_the_queue(slurm: Cluster, engine: Slurm) -> 
     assert engine.logs(back.handle, 4096).count(b"begun") == 2
 
 
+def test_what_was_printed_before_it_was_put_back_is_kept(slurm: Cluster) -> None:
+    """Of an array too, whose tasks get the place of their output when they begin."""
+    engine = slurm.engine(requeue=True)
+    line = 'echo "begun ${SLURM_RESTART_COUNT:-0}"; test -n "$SLURM_RESTART_COUNT" || sleep 1000'
+    asked = [submission(f"kept-{index}", line, partition="again") for index in range(2)]
+    place(engine, *asked)
+    for each in asked:
+        until_it_says(engine, each, b"begun 0")
+        number = slurm.ask("squeue", "-h", "-r", "-n", each.handle, "-o", "%i").strip()
+        slurm.ask("scontrol", "requeue", number)
+    for each in asked:
+        wait_for(lambda each=each: "requeued 1" in engine.observe([each.handle])[each.handle].detail, "it is not back")
+        number = slurm.ask("squeue", "-h", "-r", "-n", each.handle, "-o", "%i").strip()
+        if number:
+            # Slurm would let it wait for two minutes; it may have begun already.
+            slurm.ask("scontrol", "update", f"JobId={number}", "StartTime=now", check=False)
+        assert until(engine, each, Standing.ENDED).cause == Cause.REQUEUED
+        printed = engine.logs(each.handle, 4096).splitlines()
+        assert [line for line in printed if line.startswith(b"begun")] == [b"begun 0", b"begun 1"]
+
+
 def test_time_limit(slurm: Cluster, engine: Slurm, hasty: Submission) -> None:
     found = until(engine, hasty, Standing.ENDED)
     assert found.cause == Cause.TIME_LIMIT
