@@ -549,12 +549,14 @@ class Afar:
         lent = self._lent(runs.values())
         self.lending.begin([each for handles in lent.values() for each in handles])
         for executor, handles in lent.items():
+            if self._unusable(executor, only_silence=True):
+                continue
             try:
                 token, wanting = self.lending.due(executor, self.settings[executor], self._address(executor), handles)
             except TransientError as error:
                 self._keep_waiting(executor, str(error))
                 continue
-            if wanting and not self._unusable(executor, only_silence=True):
+            if wanting:
                 with self._asking(executor) as engine:
                     self.lending.renew(engine, token, wanting)
         if lent:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from reconciler.redact import redact_text, secret_values
 
 CONFIDED_MAX = 10_000
 
+_withheld: set[str] = set()
 _known: dict[bytes, None] = {}
 _values: dict[str, None] = {}
 _lock = threading.Lock()
@@ -37,6 +38,18 @@ def secrets() -> tuple[str, ...]:
     """Return what was confided as it was, in that order: for those who make its forms themselves."""
     with _lock:
         return tuple(_values)
+
+
+def withhold(names: Iterable[str]) -> None:
+    """Remember variables of the environment that hold what is this process's own: nobody whom it starts gets them."""
+    with _lock:
+        _withheld.update(names)
+
+
+def is_ours(name: str, value: str) -> bool:
+    """Return whether a variable of the environment holds a secret that is this process's own."""
+    with _lock:
+        return name in _withheld or value.strip("\r\n") in _values
 
 
 def cleaned(text: str, patterns: Sequence[str] = ()) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reconciler import ear
-from reconciler.confided import confided, secrets
+from reconciler.confided import confided, secrets, withhold
 from reconciler.credentials.broker import Broker, source_of
 from reconciler.credentials.secret import NoCredential
 from reconciler.model import Process, Settings
@@ -48,6 +48,7 @@ class Custody:
             sources = {name: source_of(each) for name, each in outgoing(settings).credentials.items()}
             self.broker = Broker(sources, heard=self.tell)
             self.world.workers.withhold(settings.withheld)
+            withhold(settings.withheld)
         return self.broker
 
     def meet(self, workers: Iterable[Process], *, more: bool = False) -> None:

@@ -28,7 +28,7 @@ from dataclasses import field, replace
 from pathlib import Path
 
 from reconciler import codec, git, process
-from reconciler.confided import secrets
+from reconciler.confided import is_ours
 from reconciler.disk import DISK
 from reconciler.executors.engine import FILE_SUFFIX, EngineSilent, Opening, Sighting, Standing, Submission, Turned
 from reconciler.model import Instant, Process
@@ -42,6 +42,8 @@ BEGIN = 'echo $$ >"$0" && exec "$@"'
 SCRATCH = "scratch"
 NAME = re.compile(r"[A-Z][A-Z0-9_]{0,99}")
 """The name of a secret that may change: an end of a file's name, and no other one of ours."""
+SECRET_FILE = re.compile(rf"\.?(?P<handle>{HANDLE.pattern})\.(?P<name>{NAME.pattern})(\.[0-9]+\.tmp)?")
+"""The file of such a secret, or what is left of one by who was killed while he wrote it."""
 KEPT_MAX = 2000
 """Of so many handles it is known what became of them; those that ended longest ago are forgotten first."""
 SECRETS_S = 7 * 86_400.0
@@ -166,9 +168,10 @@ class LocalProcess:
         """Write anew the secrets of attempts that live, as far as they have them."""
         with self._asking():
             self._sweep()
-            there = frozenset(self._files())
+            there = self._secret_files().keys()
             for handle, wanted in secrets.items():
-                self._write_secrets(handle, {name: each for name, each in wanted.items() if (handle, name) in there})
+                known = {name: each for name, each in wanted.items() if self._path(handle, name).name in there}
+                self._write_secrets(handle, known)
             return secrets.keys()
 
     # -------------------------------------------------------------------------------------------- starting
@@ -310,18 +313,18 @@ class LocalProcess:
         for name, value in secrets.items():
             DISK.write_atomic(self._path(handle, name), value.encode(), mode=0o600)
 
-    def _files(self) -> list[tuple[str, str]]:
-        """Return handle and name of the secrets that are in files."""
+    def _secret_files(self) -> dict[str, tuple[str, str]]:
+        """Return the files that hold secrets, each with handle and name; also those that somebody began to write."""
         names = os.listdir(self._directory) if DISK.exists(self._directory) else []
-        found = (each.partition(".")[::2] for each in names)
-        return [(handle, name) for handle, name in found if HANDLE.fullmatch(handle) and NAME.fullmatch(name)]
+        found = {each: SECRET_FILE.fullmatch(each) for each in names}
+        return {each: (said["handle"], said["name"]) for each, said in found.items() if said is not None}
 
     def _sweep(self) -> None:
         """Remove the secrets of attempts that do not live."""
-        for handle, name in self._files():
+        for file, (handle, _) in self._secret_files().items():
             placed = self._read(handle)
             if not self._is_held(handle) and (placed is None or not self._lives(placed)):
-                DISK.unlink(self._path(handle, name))
+                DISK.unlink(self._directory / file)
 
     def _places(self, submission: Submission) -> dict[str, str]:
         """Return the variables that say where secrets are that may change."""
@@ -362,11 +365,10 @@ def _problem_of(submission: Submission) -> str | None:
 def _environment(withheld: Collection[str]) -> dict[str, str]:
     """Return what a courier inherits: what a worker here does and how to reach repositories, without what the broker
     reads or has handed out."""
-    told = frozenset(secrets())
     reaching = {name: value for name, value in os.environ.items() if git.KEPT_VARIABLES.fullmatch(name)}
     inherited = {**process.worker_environment(os.environ), **reaching}
     return {
-        name: value for name, value in inherited.items() if name not in withheld and value.strip("\r\n") not in told
+        name: value for name, value in inherited.items() if name not in withheld and not is_ours(name, value)
     }
 
 

@@ -86,4 +86,4 @@ class GuardedRenewing(Guarded):
     def renew(self, secrets: Mapping[str, Mapping[str, str]]) -> Collection[str]:
         engine = self._engine
         assert isinstance(engine, Renewing)
-        return self._ask(lambda: engine.renew(secrets))
+        return self._ask(lambda: frozenset(engine.renew(secrets)))

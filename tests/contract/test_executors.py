@@ -18,7 +18,7 @@ import jsonschema
 import pytest
 
 from reconciler import process
-from reconciler.confided import confide
+from reconciler.confided import confide, withhold
 from reconciler.executors.engine import Opening, Standing, Turned
 from reconciler.executors.local_process import SECRETS_S, LocalProcess, open_engine
 from reconciler.executors.ordering import bring_home, read_word
@@ -110,7 +110,9 @@ engine.submit([bench.submission(f"echo x >> {shared}/ran; until test -e {shared}
 
 def test_what_the_host_asked_a_variable_for_is_not_inherited(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORGE_PASS", "0f-7he-h0s7-a10ne")
+    monkeypatch.setenv("SLACK_ADDRESS", "n0t-asked-yet")
     confide("0f-7he-h0s7-a10ne")
+    withhold(["SLACK_ADDRESS"])
     engine, one = (
         bench.open(),
         bench.submission(f"env > {bench.shared}/env.part; mv {bench.shared}/env.part {bench.shared}/env"),
@@ -118,7 +120,7 @@ def test_what_the_host_asked_a_variable_for_is_not_inherited(bench: Bench, monke
     engine.submit([one])
     bench.until_there(bench.shared / "env")
     said = (bench.shared / "env").read_text()
-    assert "PATH=" in said and "FORGE_PASS" not in said and "a10ne" not in said
+    assert "PATH=" in said and "FORGE_PASS" not in said and "SLACK_ADDRESS" not in said and "a10ne" not in said
     bench.until_over(engine, one.handle)
 
 
@@ -126,10 +128,12 @@ def test_a_secret_of_what_was_killed_is_gone_with_the_next_look_at_anything(benc
     engine, one = bench.open(), bench.submission("sleep 600", lent="1en7-70-7h3-d34d")
     engine.submit([one])
     [held] = bench.kept[0].glob("*.LENT")
+    torn = held.with_name(f".{held.name}.4711.tmp")
+    torn.write_bytes(held.read_bytes())
     assert held.stat().st_mode & 0o777 == 0o600
     for holder in process.holders(bench.kept[0] / f"{one.handle}.lock"):
         process.send(holder, signal.SIGKILL)
-    wait_for(lambda: bench.open().observe([]) == {} and not held.exists())
+    wait_for(lambda: bench.open().observe([]) == {} and not held.exists() and not torn.exists())
     assert engine.renew({one.handle: {"LENT": "1en7-1a7er"}}) and not held.exists()
 
 

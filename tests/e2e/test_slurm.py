@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from reconciler.executors.slurm import Slurm
 from reconciler.executors.slurm_commands import Commands
 from reconciler.model import Attempt, Outcome
 from reconciler.places import Cause, Resources
-from reconciler.work import KEY_VARIABLE, handle_of, repository_of
+from reconciler.work import CREDENTIAL_VARIABLE, KEY_VARIABLE, handle_of, repository_of
 from tests.placed import Placed, placed
 from tests.scratch import Scratch
 from tests.slurm import PATH, Cluster, cluster, wait_for
+from tests.smart_http import SmartServer
 
 pytestmark = pytest.mark.xdist_group("slurm")
 
@@ -387,16 +389,16 @@ def test_without_commands_or_configuration_the_engine_is_silent(slurm: Cluster) 
 # ------------------------------------------------------------------------------------------------ a real attempt
 
 
-def attempt(scratch: Scratch, engine: Slurm, stages: str) -> tuple[Placed, Submission]:
+def attempt(scratch: Scratch, engine: Slurm, stages: str, url: str = "", **lent: str) -> tuple[Placed, Submission]:
     """Place an attempt of a run with these stages, which a courier executes."""
     scratch.write("README.md", "hello\n")
     scratch.commit()
-    run, url = placed(scratch, stages, "worktree"), str(scratch.path / ".git")
+    run, url = placed(scratch, stages, "worktree"), url or str(scratch.path / ".git")
     run.place()
     repository = repository_of(url)
     asked = Submission(
         handle=handle_of(repository, run.plan.run_id, 1), repository=repository, run_id=run.plan.run_id, task_id="t",
-        number=1, arguments=("--url", url, "--ref", run.ref), secrets={KEY_VARIABLE: run.key},
+        number=1, arguments=("--url", url, "--ref", run.ref), secrets={KEY_VARIABLE: run.key, **lent},
         resources=Resources(memory_bytes=400 << 20),
     )  # fmt: skip
     place(engine, asked)
@@ -426,6 +428,23 @@ def test_a_run_is_executed_on_a_node_and_handed_back(scratch: Scratch, couriers:
     [log] = (run.directory.path / "commands").iterdir()
     assert log.read_bytes() == b"hello\n.\n"
     assert b"succeeded, handed back" in couriers.logs(asked.handle, 4096)
+
+
+def test_a_token_that_is_lent_reaches_the_node(scratch: Scratch, couriers: Slurm) -> None:
+    token = "1en7-70-4-n0de"
+    bare = scratch.outside / "bare.git"
+    bare.symlink_to(scratch.path / ".git")
+    server = SmartServer(bare, secret=f"Basic {b64encode(f'x-access-token:{token}'.encode()).decode()}")
+    try:
+        url = server.url.replace("ann:hunter2@", "")
+        lent = {CREDENTIAL_VARIABLE: token}
+        run, asked = attempt(scratch, couriers, "  - {id: a, command: 'cat README.md; env'}\n", url, **lent)
+        assert "COMPLETED" in until(couriers, asked, Standing.ENDED).detail
+    finally:
+        server.close()
+    assert brought_home(run).outcome == Outcome.SUCCEEDED
+    said = (run.directory.path / "commands/01-a.log").read_text() + couriers.logs(asked.handle, 1 << 16).decode()
+    assert "hello" in said and token not in said and CREDENTIAL_VARIABLE not in said
 
 
 def test_a_cancelled_run_hands_back_how_far_it_came(scratch: Scratch, couriers: Slurm) -> None:
