@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
 
-from reconciler.model import AgentSettings
+from reconciler.model import AgentSettings, Plan
 from reconciler.values import frozen
 
 BUILT_IN: Mapping[str, AgentSettings] = {
@@ -80,3 +80,14 @@ def resolve(said: Mapping[str, Any], named: Mapping[str, AgentSettings]) -> Agen
     demand = said.get("demand", {})
     own["demand"] = Demand(diff=demand.get("diff", False), files=tuple(demand.get("files", ())))
     return Agent(**own, driver=settings.driver, config=settings.config)
+
+
+def wants_delivery(plan: Plan) -> bool:
+    """Return whether a stage of a plan asks for its change to leave the run."""
+    return any(each.selected and each.agent is not None and each.agent.get("deliver") for each in plan.stages)
+
+
+def wants_pull_request(plan: Plan) -> bool:
+    """Return whether the branch of a run shall become a pull request."""
+    stages = (each for each in plan.stages if each.selected and each.agent is not None)
+    return any(each.agent.get("deliver") == "pull_request" for each in stages if each.agent is not None)

@@ -438,6 +438,7 @@ def yield_to_others(world: World, action: Yield) -> str:
     directory = world.runs.directory(action.task_id, action.run_id)
     if world.disk.exists(directory.path / "workspace.json"):
         world.repository.remove_worktree(directory.workspace)
+    _let_changes_go(world, directory, action.run_id)
     rundir.set_aside(directory, "yielded")
     world.runs.forget(action.run_id)
     return f"{action.run_id}: left to others ({action.reason})"
@@ -558,10 +559,15 @@ def retire(world: World, action: Retire) -> str:
             world.disk.remove_tree(directory.workspace)
         if world.disk.exists(directory.home):
             world.disk.remove_tree(directory.home)
-    for number in directory.numbers("changes"):
-        world.repository.delete_ref(change_ref(action.run_id, number))
+    _let_changes_go(world, directory, action.run_id)
     world.runs.unmark(action.run_id)
     return f"{action.run_id}: {action.reason or 'its evidence is committed'}"
+
+
+def _let_changes_go(world: World, directory: RunDirectory, run_id: RunId) -> None:
+    """Remove the refs to what attempts of a run have changed at engines."""
+    for number in directory.numbers("changes"):
+        world.repository.delete_ref(change_ref(run_id, number))
 
 
 def forget(world: World, action: Forget) -> str:

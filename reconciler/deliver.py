@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
+from reconciler.agent import wants_pull_request
 from reconciler.disclosure import revealed, revealed_by
 from reconciler.errors import ContentError, PushUnclear, TransientError
 from reconciler.model import Claim, Plan, Workspace
@@ -23,17 +24,6 @@ from reconciler.work import Change, change_ref
 from reconciler.world import World
 
 Delivered = Mapping[str, str | None]
-
-
-def wants_delivery(plan: Plan) -> bool:
-    """Return whether a stage of a plan asks for its change to leave the run."""
-    return any(each.selected and each.agent is not None and each.agent.get("deliver") for each in plan.stages)
-
-
-def wants_pull_request(plan: Plan) -> bool:
-    """Return whether the branch of a run shall become a pull request."""
-    stages = (each for each in plan.stages if each.selected and each.agent is not None)
-    return any(each.agent.get("deliver") == "pull_request" for each in stages if each.agent is not None)
 
 
 @frozen

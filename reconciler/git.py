@@ -11,9 +11,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import resource
 import select
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -161,18 +163,20 @@ def run(
     variables: Mapping[str, str] | None = None,
     git_directory: Path | None = None,
     more_s: Callable[[], float] = lambda: 0.0,
+    file_bytes_max: int = 0,
 ) -> bytes:
     """Run git in `directory` and return what it prints. Raise GitFailed with its exit status and last words.
 
     `config` holds settings, `<key>=<value>`, and `variables` of the environment, for this command only;
     `git_directory` takes the place of the one that git would find. When the time is over, `more_s` says once how much
-    more there is.
+    more there is. No file that git writes gets larger than `file_bytes_max` (0: no bound; Linux).
     """
     with tempfile.TemporaryFile() as feed:
         feed.write(standard_input)
         feed.seek(0)
         place = () if git_directory is None else (f"--git-dir={git_directory}", f"--work-tree={directory}")
         process = _popen((*place, *arguments), directory, feed.fileno(), config=config, variables=variables)
+        _bound_files(process.pid, file_bytes_max)
         try:
             output, errors = _communicate(process, timeout_s, more_s)
         except subprocess.TimeoutExpired:
@@ -184,6 +188,13 @@ def run(
     if process.returncode != 0:
         raise _failed(arguments, process.returncode, errors, output)
     return output
+
+
+def _bound_files(pid: int, bytes_max: int) -> None:
+    """Let a process, and what it starts from now on, write no file that is larger."""
+    if bytes_max and sys.platform == "linux":
+        with contextlib.suppress(OSError):  # it has ended already
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (bytes_max, bytes_max))
 
 
 def _communicate(
@@ -485,6 +496,7 @@ class Repository:
         variables: Mapping[str, str] | None = None,
         git_directory: Path | None = None,
         more_s: Callable[[], float] = lambda: 0.0,
+        file_bytes_max: int = 0,
     ) -> str:
         """Return the text git prints, without the final newline."""
         output = run(
@@ -496,6 +508,7 @@ class Repository:
             variables=variables,
             git_directory=git_directory,
             more_s=more_s,
+            file_bytes_max=file_bytes_max,
         )
         return output.decode(errors="surrogateescape").removesuffix("\n")
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from reconciler import aggregate, codec, drift, manifest, rundir
-from reconciler.deliver import deliver, wants_delivery
+from reconciler.agent import wants_delivery
+from reconciler.deliver import deliver
 from reconciler.disk import Disk
 from reconciler.errors import ContentError, NoAtomicPush, PublishBlocked, PushUnclear, TipMoved, TransientError
 from reconciler.git import Draft

@@ -46,13 +46,18 @@ KEPT_UNSYNCED = "core.fsync=objects,pack-metadata"
 DELETIONS_MANY = 50
 """From so many deletions in a push on, git is told of them in the way that does not grow with their square."""
 REASON_CHARACTERS_MAX = 300
+FETCHED_BYTES_MAX = 1024 * 1024 * 1024
+"""A pack that comes together with what attempts at engines say is not larger. Where it would be, the attempts' refs are
+fetched one by one, each within this bound, and the rest without one."""
 NOTE_BYTES_MAX = 64 * 1024
 NOTE_REF = "refs/reconciler/note"
 """Named by the stream that makes notes, and never written: git is told to forget it before the stream ends."""
 
 OWN = "refs/reconciler/remote/"
 HEADS = "refs/heads/"
-SHARED = ("refs/reconciler/claims/", "refs/reconciler/hosts/", "refs/reconciler/work/")
+SPOKEN = "refs/reconciler/work/"
+"""What attempts at engines say: whoever executes one decides how much that is."""
+SHARED = ("refs/reconciler/claims/", "refs/reconciler/hosts/", SPOKEN)
 SPACES = {HEADS: f"{OWN}heads/", **{each: each.replace("refs/reconciler/", OWN) for each in SHARED}}
 """Where a ref of the remote is kept here."""
 
@@ -129,6 +134,9 @@ class Remote:
                     self._bring(existing)
                 break
             except GitFailed as error:
+                if self._was_too_large():
+                    self._bring_apart(existing)
+                    break
                 broken = BROKEN.search(error.stderr) is not None
                 if not left or not (broken or MENDABLE.search(error.stderr)):
                     raise
@@ -284,6 +292,7 @@ class Remote:
         git_directory: Path | None = None,
         settings: Sequence[str] = (),
         more_s: Callable[[], float] = lambda: 0.0,
+        file_bytes_max: int = 0,
     ) -> str:
         """Run git against the remote, as if nothing but its address were configured for it."""
         config = (
@@ -302,15 +311,47 @@ class Remote:
             variables=self.login.variables() if self.login is not None else None,
             git_directory=git_directory,
             more_s=more_s,
+            file_bytes_max=file_bytes_max,
         )
 
     def _bring(self, branches: Sequence[str]) -> None:
+        moves = (*_moves(branches), *(f"+{each}*:{SPACES[each]}*" for each in SHARED))
+        self._fetch(moves, FETCHED_BYTES_MAX)
+
+    def _bring_apart(self, branches: Sequence[str]) -> None:
+        """Bring what people and hosts have put there, however much it is, and of attempts what is not too large: of one
+        that says too much nothing new is heard."""
+        self._fetch((*_moves(branches), *(f"+{each}*:{SPACES[each]}*" for each in SHARED if each != SPOKEN)), 0)
+        answer = self._network("ls-remote", "--refs", "--quiet", "--end-of-options", self.name, f"{SPOKEN}*")
+        there = {ref: oid for oid, ref in _pairs(answer, "\t") if REF.fullmatch(ref) and ref.startswith(SPOKEN)}
+        here = {ref: f"{SPACES[SPOKEN]}{ref.removeprefix(SPOKEN)}" for ref in there}
+        known = self.repository.look_up(list(here.values()))
+        for (ref, oid), was in zip(there.items(), known, strict=True):
+            if oid != was:
+                try:
+                    self._fetch((f"+{ref}:{here[ref]}",), FETCHED_BYTES_MAX)
+                except GitFailed as error:
+                    if not (self._was_too_large() or MENDABLE.search(error.stderr)):
+                        raise
+        for ref in self._kept(()):
+            if ref.startswith(SPACES[SPOKEN]) and ref not in here.values():
+                self.repository.delete_ref(ref)
+
+    def _was_too_large(self) -> bool:
+        """Return whether a fetch that failed had more to write than it may. It left a file of just that size, which is
+        removed."""
+        place = self.repository.common / "objects" / "pack"
+        found = [each for each in DISK.names(place) if each.startswith("tmp_")]
+        full = [each for each in found if _bytes(place / each) == FETCHED_BYTES_MAX]
+        for each in full:
+            DISK.unlink(place / each)
+        return bool(full)
+
+    def _fetch(self, moves: Sequence[str], file_bytes_max: int) -> None:
         self._network(
             "fetch", "--quiet", "--force", "--prune", "--no-tags", "--refmap=", "--no-write-fetch-head",
             "--no-recurse-submodules", "--no-auto-maintenance", "--no-show-forced-updates", "--no-write-commit-graph",
-            "--end-of-options", self.name,
-            *(f"+{HEADS}{each}:{SPACES[HEADS]}{each}" for each in branches),
-            *(f"+{each}*:{SPACES[each]}*" for each in SHARED),
+            "--end-of-options", self.name, *moves, file_bytes_max=file_bytes_max,
         )  # fmt: skip
 
     def _mend(self, branches: Sequence[str]) -> tuple[str, ...]:
@@ -376,6 +417,16 @@ def _there(kept: Mapping[str, str], branches: Sequence[str]) -> dict[str, str]:
         names = {ref.removeprefix(here): oid for ref, oid in kept.items() if ref.startswith(here)}
         found |= {f"{there}{name}": oid for name, oid in names.items() if there != HEADS or name in branches}
     return found
+
+
+def _bytes(path: Path) -> int:
+    found = DISK.look(path)
+    return found.bytes if found is not None else 0
+
+
+def _moves(branches: Sequence[str]) -> tuple[str, ...]:
+    """Return what says to git where branches of the remote are kept here."""
+    return tuple(f"+{HEADS}{each}:{SPACES[HEADS]}{each}" for each in branches)
 
 
 def _collide(one: str, other: str) -> bool:

@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from reconciler import codec
+from reconciler.agent import wants_delivery
 from reconciler.errors import ContentError, GitFailed, TransientError
 from reconciler.git import REGULAR_MODES, Entry, Repository
 from reconciler.model import Attempt, Claim, Outcome, Plan, Workspace
@@ -54,8 +55,6 @@ def read_change(directory: RunDirectory, number: int) -> Change | None:
 
 def is_wanted(plan: Plan, outcome: Outcome | None) -> bool:
     """Return whether an attempt that ended so hands over what it made of its workspace."""
-    from reconciler.deliver import wants_delivery
-
     if plan.workspace == Workspace.WORKTREE and outcome == Outcome.SUCCEEDED:
         return wants_delivery(plan)
     return plan.workspace != Workspace.CHECKOUT and outcome == Outcome.WAITING

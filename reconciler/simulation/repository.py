@@ -378,6 +378,7 @@ class SimulatedRepository(Repository):
         variables: Mapping[str, str] | None = None,
         git_directory: Path | None = None,
         more_s: Callable[[], float] = lambda: 0.0,
+        file_bytes_max: int = 0,
     ) -> str:
         """Read and make refs of attempts; nothing else is asked of git in words."""
         if arguments[0] == "for-each-ref":

@@ -178,3 +178,22 @@ def test_a_workspace_that_is_too_large_stays_and_its_run_begins_anew(tmp_path: P
     assert [each["attempt"] for each in manifest["commands"]] == [2, 2, 2]
     assert (repo.outside / "told").read_text().split() == ["1", "2"]
     assert "nothing is delivered, because it has 1000" in said and manifest["delivered"] is None
+
+
+def test_moved_to_this_machine_behind_its_gate_a_run_begins_anew(tmp_path: Path) -> None:
+    repo = Scratch(tmp_path)
+    far = "executors:\n  far: {engine: process, weight: 1, poll: 1s, beat: 1s}\n  local: {weight: 0}\n"
+    asked(repo, GATED, far)
+    repo.request("r", "p", approval_policy="on-request")
+    repo.commit()
+    settled(repo, 4)
+    near = far.replace("weight: 1", "weight: 0").replace("local: {weight: 0}", "local: {weight: 1}")
+    repo.settings(near + AGENT.replace("$TOLD", f"{repo.outside}/told"))
+    repo.commit()
+    assert repo.run("approve", "r", "--reason", "looks good").returncode == 0
+    settled(repo)
+    manifest = repo.manifest("r")
+    assert manifest["attempts"][1]["reason"].endswith("; it begins anew: its workspace is at an engine")
+    assert (repo.outside / "told").read_text().split() == ["1", "2"]
+    assert repo.git("show", f"{manifest['delivered']['commit']}:README.md") == "hello\nmore\nnew\n"
+    assert repo.git("for-each-ref", "refs/reconciler/changes") == ""

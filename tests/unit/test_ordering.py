@@ -183,6 +183,16 @@ def test_until_the_last_word_only_record_and_events_come(run: Placed) -> None:
     assert run.attempt() == begun and not (run.directory.path / LOG).exists()
 
 
+def test_an_end_comes_with_the_last_word_alone(run: Placed) -> None:
+    """Else what belongs to it would be missing: the worker may have ended between the record and the word."""
+    run.place()
+    files = {"attempts/1.json": codec.compact(attempt(run, record(run))), LOG: b"out\n"}
+    assert bring(run, files, ended=False) == ordering.Brought(attempt=None)
+    assert run.attempt() is None
+    bring(run, files)
+    assert run.attempt() is not None and (run.directory.path / LOG).read_bytes() == b"out\n"
+
+
 def test_a_word_without_a_record_brings_nothing(run: Placed) -> None:
     run.place()
     assert bring(run, {"courier.json": b"{}"}, ended=False) == ordering.Brought(attempt=None)
