@@ -140,6 +140,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "approvals",
         "adopted",
         "records",
+        "looks",
         "afar",
         "proposal",
         "proposal_sides",
