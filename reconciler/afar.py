@@ -2,7 +2,9 @@
 
 The decision is made as for a run here. What differs is where facts come from: a phase follows from what the engine says
 (`Sighting`) and from the words that the attempt moves its ref to (`work`). Order matters twice. An engine is asked
-before the refs are, so that when it has ended an attempt and the refs were asked after that, no word can be on its way.
+before the refs are, so that when it has ended an attempt and the refs were asked after that, no word can be on its way
+(a look may go on beside several passes, `looks`: what counts is when its answer is taken, and what was done since it
+began).
 And a handle is on disk before anything is submitted by it, so that whoever comes after a crash submits the same again.
 
 Writes `<git directory>/reconciler/afar.json`: what was handed over and heard. Losing it costs patience, nothing else:
@@ -29,6 +31,7 @@ from reconciler.executors.opening import open_engine
 from reconciler.executors.ordering import HAND_BACK_S, ORDER, ORDER_BYTES_MAX, bring_home, draft_order, read_word
 from reconciler.git import Draft
 from reconciler.hearing import Hearing
+from reconciler.looks import Beside, Look, Looks
 from reconciler.model import Afar as Known
 from reconciler.model import ExecutorSettings, Instant, Outcome, Plan, Run, RunId, Settings
 from reconciler.parted import Parted
@@ -116,6 +119,7 @@ class Afar:
         self.withheld: frozenset[str] = frozenset()
         self.engines: dict[str, tuple[ExecutorSettings, frozenset[str], Engine]] = {}
         self.pauses: dict[str, Pause] = {}
+        self.looks = Looks(world.beside or Beside())
         self.told: dict[str, float] = {}
         """When (monotonic seconds) an engine was told to end an attempt."""
         self.adopted: dict[tuple[str, str], Mapping[str, Mapping[str, str]]] = {}
@@ -157,14 +161,47 @@ class Afar:
         for run in runs:
             placed = _placement(run)
             by_executor.setdefault(placed.executor, []).append(placed.handle)
+        taken = self._take_answers(by_executor, waits=False)
         for executor, handles in by_executor.items():
-            if self._is_due(executor, handles):
+            # Not where it has just answered: it would never be given anything while there are always new attempts.
+            if executor not in taken and self._is_due(executor, handles):
+                self._begin_look(executor, handles)
+        self._take_answers(by_executor, waits=True)
+
+    def _begin_look(self, executor: str, handles: Sequence[str]) -> None:
+        """Begin to ask an engine; while it is asked nobody else does."""
+        known = {each: self._heard(executor, each) for each in handles}
+        try:
+            self.looks.begin(executor, Look(self._engine(executor), handles, known))
+        except (TransientError, OSError) as error:
+            self._note_silent(executor, error)
+
+    def _take_answers(self, handles: Mapping[str, Sequence[str]], *, waits: bool) -> list[str]:
+        """Take what engines have said of attempts that are under way still; return the executors that were asked."""
+        taken = []
+        for executor, look in self.looks.answered(waits=waits):
+            taken.append(executor)
+            if executor in self.settings:
+                wanted = set(handles.get(executor, ()))
                 with self._asking(executor) as engine:
-                    self._note_all(executor, engine.observe(handles))
+                    seen = look.answer() if engine is look.engine else {}  # settings have named another one
+                    said = {each: found for each, found in seen.items() if each in wanted}
+                    self._note_all(
+                        executor,
+                        {each: found for each, found in said.items() if self._counts(executor, each, found, look)},
+                    )
+        return taken
+
+    def _counts(self, executor: str, handle: str, found: Sighting, look: Look) -> bool:
+        """Return whether an answer is to be believed: that an attempt is gone, only if nothing was heard of it and
+        nothing done with it since the look began. What seems to live and does not is seen to be gone by the next."""
+        if found.standing in (Standing.QUEUED, Standing.RUNNING):
+            return True
+        return _state(look.known.get(handle)) == _state(self._heard(executor, handle))
 
     def _is_due(self, executor: str, handles: Sequence[str]) -> bool:
         """Return whether an engine is to be asked: in its own time, and at once about what it was never asked about."""
-        if self._unusable(executor, only_silence=True):
+        if self._unusable(executor, only_silence=True) or executor in self.looks.under_way:
             return False
         new = any(self._heard(executor, each).sighting is None for each in handles)
         asked_s = self._pause(executor).asked_s
@@ -224,6 +261,7 @@ class Afar:
         """Return in how many seconds an engine is to be asked, infinite if none is."""
         now_s = self.world.now().monotonic_s
         busy = {each.executor for each in self.memory.attempts.values()} & self.settings.keys()
+        busy -= self.looks.under_way.keys()  # whoever goes on meanwhile is told when they are over
         due = (max(self._pause(each).until_s, self._pause(each).asked_s + self.settings[each].poll_s) for each in busy)
         return min(self.lending.patience_s(), max(0.0, min(due, default=float("inf")) - now_s))
 
@@ -262,6 +300,9 @@ class Afar:
             with contextlib.suppress(ContentError):  # said by who has the key, and no record: nothing is known by it
                 bytes_max = self._bytes_max(placed.executor)
                 bring_home(self.world.repository, word, directory, plan, bytes_max=bytes_max)
+            if not heard.submitted:
+                # It was absent because nobody had handed it over; another process of this host has, since then.
+                heard = replace(heard, sighting=None, ended=None)
             heard = replace(heard, order=order, submitted=True, over=word.ended)
         unread = word is None and not self._is_order(oid)
         self._keep(placed.handle, replace(heard, word=oid, heard=self.world.now(), unread=unread))
@@ -377,6 +418,8 @@ class Afar:
         """Return why an engine is not used now, "" if it may be; `only_silence` if it is not to be given anything."""
         if executor not in self.settings:
             return f"there is no executor '{executor}' with an engine in the settings any more"
+        if executor in self.looks.under_way:
+            return f"executor '{executor}' is asked how its attempts stand, and is given nothing meanwhile"
         pause = self._pause(executor)
         rests = self.world.now().monotonic_s < pause.until_s and (pause.failures > 0 or not only_silence)
         return pause.why if rests else ""
@@ -679,8 +722,12 @@ class Afar:
             yield self._engine(executor)
             pause.failures = 0
         except (TransientError, OSError) as error:
-            pause.failures += 1
-            self._rest(executor, str(error), pause.failures)
+            self._note_silent(executor, error)
+
+    def _note_silent(self, executor: str, error: Exception) -> None:
+        pause = self._pause(executor)
+        pause.failures += 1
+        self._rest(executor, str(error), pause.failures)
 
     def _engine(self, executor: str) -> Engine:
         said, withheld = self.settings[executor], self.withheld
@@ -748,6 +795,11 @@ class Afar:
             if data is not None:
                 return codec.parse(Memory, data)
         return Memory()
+
+
+def _state(heard: Heard | None) -> tuple[object, ...]:
+    """Return what of an attempt changes when it is handed over, or says something."""
+    return (heard.submitted, heard.order, heard.word, heard.turned, heard.alien) if heard is not None else ()
 
 
 def _is_open(run: Run) -> bool:

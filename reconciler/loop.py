@@ -245,6 +245,13 @@ class Loop:
     ) -> Pass:
         """Pass until nothing is under way (or `goal` is proven to have ended, or to wait for a person), evidence is
         blocked, or the deadline (monotonic seconds) is reached."""
+        self.observer.ring = _go_on
+        try:
+            return self._until_idle(watch, deadline_s, goal)
+        finally:
+            self.observer.ring = None
+
+    def _until_idle(self, watch: Callable[[Pass], None], deadline_s: float | None, goal: RunId | None) -> Pass:
         refused = 0
         while True:
             result = self.run_pass()
@@ -605,6 +612,10 @@ class Loop:
     def _unblocked(self, result: Pass) -> Pass:
         set_condition(self.world.repository.state, "publish", "", result.seen.now.at, self.world.disk)
         return result
+
+
+def _go_on() -> None:
+    """Do nothing: who passes until nothing is under way looks again soon, also when nobody wakes it."""
 
 
 def _is_for_engine(action: Action) -> bool:

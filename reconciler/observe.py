@@ -7,7 +7,7 @@ together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from reconciler.adopted import Adopted
@@ -72,6 +72,8 @@ class Observer:
         self.hearing = Hearing(world) if world.remote is not None and pinned is None else None
         self.online = False
         self.afar: Afar | None = None
+        self.ring: Callable[[], None] | None = None
+        """What to call when an engine has answered, where passes go on meanwhile; else a pass waits for engines."""
         self.cache_path = world.repository.state / "cache.json"
         self.turns_path = world.repository.state / "turns.json"
         self.cache = read_cache(self.cache_path, world.disk)
@@ -190,6 +192,7 @@ class Observer:
             from reconciler.afar import Afar
 
             self.afar = Afar(self.world)
+        self.afar.looks.ring = self.ring
         self.afar.look(runs, self.settings, self.hearing, acts=not self.branches.looking)
 
     def _desired(

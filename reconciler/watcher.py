@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -148,6 +149,7 @@ class Watcher:
 
     def _open(self) -> None:
         world = self.loop.world
+        self.loop.observer.ring = partial(self.bell.ring, "an engine has answered")
         self.identity = Refs(world.repository.common, world.repository.state, ()).identity()
         world.disk.make_directory(world.repository.state / "live")
         self.refs = self._refs()

@@ -48,6 +48,8 @@ class World:
     capabilities: tuple[str, ...] = ()
     open_engine: Callable[[str, ExecutorSettings, Path], Any] | None = None
     """What opens engines instead of `executors.opening`, in a simulated world."""
+    beside: Any = None
+    """How engines are looked at beside the passes (`looks.Beside`), in a simulated world."""
 
     def host(self) -> HostId | None:
         """Return the name of this host among those that share the remote, None if it has none yet."""

@@ -142,6 +142,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "approvals",
         "adopted",
         "records",
+        "looks",
         "afar",
         "afar_credentials",
         "proposal",

@@ -93,7 +93,8 @@ class Turned:
 
 
 class Engine(Protocol):
-    """One engine. Every method may take `CALL_S` and raises EngineSilent if the engine cannot be asked."""
+    """One engine. Every method may take `CALL_S` and raises EngineSilent if the engine cannot be asked. It is used by
+    one thread at a time, and not always the same: `observe` may be called in one of its own."""
 
     def submit(self, submissions: Sequence[Submission]) -> Mapping[str, Turned]:
         """Place attempts; return by handle those that were not taken. One whose handle is there already, in whatever

@@ -367,9 +367,7 @@ def _environment(withheld: Collection[str]) -> dict[str, str]:
     reads or has handed out."""
     reaching = {name: value for name, value in os.environ.items() if git.KEPT_VARIABLES.fullmatch(name)}
     inherited = {**process.worker_environment(os.environ), **reaching}
-    return {
-        name: value for name, value in inherited.items() if name not in withheld and not is_ours(name, value)
-    }
+    return {name: value for name, value in inherited.items() if name not in withheld and not is_ours(name, value)}
 
 
 def _detail(status: int | None) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from reconciler.contracts import Contracts
 from reconciler.errors import LockHeld, SpawnFailed
+from reconciler.looks import Beside
 from reconciler.model import Process
 from reconciler.process import RECORD_MARGIN_S, Chance, Processes, Target, Workers
 from reconciler.rundir import Runs
@@ -19,12 +21,20 @@ from reconciler.simulation.worker import SimulatedWorker
 from reconciler.world import World
 
 KILL_PATIENCE_S = 5.0
+LOOK_MAX_S = 20.0
+"""So long an engine takes at most to say how attempts stand."""
 CONTRACTS = Contracts()
 
 
 def world_of(host: Host, server: Server | None, cluster: Cluster | None = None) -> World:
     """Return the world as a process of a machine sees it; `cluster` is what engines are there."""
-    here = {} if cluster is None else {"node": host.name, "open_engine": cluster.opener(host)}
+    here: dict[str, Any] = {}
+    if cluster is not None:
+        here = {
+            "node": host.name,
+            "open_engine": cluster.opener(host),
+            "beside": Beside(start=_later(host), patience_s=0.0),
+        }
     return World(
         repository=host.repository,
         disk=host.disk,
@@ -38,8 +48,20 @@ def world_of(host: Host, server: Server | None, cluster: Cluster | None = None) 
         cpus=2,
         machine=f"simulated {host.name} 0:0",
         remote=SimulatedRemote(host, host.repository, server) if server is not None else None,
-        **here,  # type: ignore[arg-type]
+        **here,
     )
+
+
+def _later(host: Host) -> Callable[[Callable[[], None], Callable[[], None]], None]:
+    """Return how an engine is looked at beside the passes: at once, and the answer is there only some time later."""
+
+    def start(ask: Callable[[], None], end: Callable[[], None]) -> None:
+        ask()
+        scheduler = host.scheduler
+        draw = host.history.story.draw("look", host.name, scheduler.moves)
+        scheduler.call_at(scheduler.now + LOOK_MAX_S * draw**2, end)
+
+    return start
 
 
 class SimulatedChance(Chance):

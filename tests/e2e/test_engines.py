@@ -9,12 +9,14 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.scratch import LEASE_S, Clone, Hub, Scratch, wait_for
+from tests.scratch import ENVIRONMENT, LEASE_S, Clone, Hub, Scratch, wait_for
 
 FAR = "executors:\n  far: {engine: process, weight: 1, poll: 1s, beat: 1s}\n  local: {weight: 0}\n"
 PATIENCE_S = 60.0
@@ -198,6 +200,88 @@ def test_what_an_attempt_has_printed_at_its_engine_is_shown(tmp_path: Path) -> N
     reconciler.terminate()
     reconciler.communicate()
     repo.kill()
+
+
+# ------------------------------------------------------------------------------------------------ slow ones
+
+SLOW = """
+import os, time
+from reconciler.executors.local_process import LocalProcess, open_engine as open_here
+from reconciler.executors.engine import Opening
+
+class Slow:
+    def __init__(self, opening):
+        self.here = open_here(Opening(executor=opening.executor, options={}, directory=opening.directory))
+        self.place = opening.options["place"]
+
+    def observe(self, handles):
+        open(f"{self.place}/asked", "w").close()
+        until = time.monotonic() + 60
+        while not os.path.exists(f"{self.place}/answer") and time.monotonic() < until:
+            time.sleep(0.02)
+        return self.here.observe(handles)
+
+    def __getattr__(self, name):
+        return getattr(self.here, name)
+"""
+
+
+def slow(place: Path) -> tuple[Scratch, dict[str, str]]:
+    """Return a repository with an engine that a package brings, which answers when a file is there, and the environment
+    in which that package is installed."""
+    repo, package = Scratch(place), place / "package"
+    about = package / "slow-1.0.dist-info"
+    about.mkdir(parents=True)
+    (package / "slow.py").write_text(SLOW)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: slow\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[reconciler.executors]\nslow = slow:Slow\n")
+    repo.settings(f"executors:\n  cloud: {{engine: slow, poll: 1s, beat: 1s, options: {{place: {repo.outside}}}}}\n")
+    return repo, ENVIRONMENT | {"PYTHONPATH": str(package)}
+
+
+def started(repo: Scratch, environment: dict[str, str], *words: str) -> subprocess.Popen[str]:
+    found = subprocess.Popen(
+        [sys.executable, "-m", "reconciler", *words], cwd=repo.path, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    repo.started.append(found)
+    return found
+
+
+@pytest.mark.parametrize("verb", [("reconcile", "--wait"), ("watch", "--lines")])
+def test_passes_go_on_while_an_engine_is_slow_to_answer(tmp_path: Path, verb: tuple[str, ...]) -> None:
+    repo, environment = slow(tmp_path)
+    told = repo.outside / "x"
+    stage = f"  - id: s\n    command: 'echo $RECONCILER_ATTEMPT >> {told}'\n    requires_cloud: true\n"
+    repo.pipeline("p", f"workspace: empty\nstages:\n{stage}")
+    repo.request("x", "p")
+    repo.commit()
+    reconciler = started(repo, environment, *verb)
+    repo.wait_for((repo.outside / "asked").exists, PATIENCE_S)
+    repo.simple("near", "true")
+    repo.wait_for(lambda: "runs.d/near.yaml" in repo.git("log", "--format=%B", "main"), PATIENCE_S)
+    assert repo.manifest("near")["status"] == "succeeded"
+    assert not told.exists(), "nothing is handed over while its engine is asked"
+    (repo.outside / "answer").touch()
+    repo.wait_for(lambda: "runs.d/x.yaml" in repo.git("log", "--format=%B", "main"), PATIENCE_S)
+    reconciler.send_signal(signal.SIGTERM)
+    reconciler.communicate(timeout=PATIENCE_S)
+    assert told.read_text().split() == ["1"]
+    assert attempts(repo.manifest("x")) == [(1, "succeeded")]
+
+
+def test_whoever_interrupts_does_not_wait_for_an_engine(tmp_path: Path) -> None:
+    repo, environment = slow(tmp_path)
+    stage = "  - id: s\n    command: 'true'\n    requires_cloud: true\n"
+    repo.pipeline("p", f"workspace: empty\nstages:\n{stage}")
+    repo.request("x", "p")
+    repo.commit()
+    reconciler = started(repo, environment, "reconcile", "--wait")
+    repo.wait_for((repo.outside / "asked").exists, PATIENCE_S)
+    reconciler.send_signal(signal.SIGINT)
+    _, errors = reconciler.communicate(timeout=PATIENCE_S / 2)
+    assert reconciler.returncode != 0
+    assert "Traceback" not in errors
 
 
 # ------------------------------------------------------------------------------------------------ who writes refs

@@ -273,6 +273,18 @@ MUTATIONS = (
         "        return asked is None or bool(heard.ended) or (\n",
     ),
     Mutation(
+        "an old look ends what was handed over since",
+        "afar.py",
+        "        return _state(look.known.get(handle)) == _state(self._heard(executor, handle))\n",
+        "        return True\n",
+    ),
+    Mutation(
+        "an attempt that was absent and spoke then is gone",
+        "afar.py",
+        "                heard = replace(heard, sighting=None, ended=None)\n",
+        "                pass\n",
+    ),
+    Mutation(
         "nobody waits until an engine has ended what it was told to",
         "afar.py",
         """        if seen[handle].standing in (Standing.QUEUED, Standing.RUNNING):

@@ -11,6 +11,7 @@ from reconciler.approve import Case
 from reconciler.diff import diff
 from reconciler.due import Due, due, earliest
 from reconciler.model import (
+    Afar,
     Evidence,
     Gate,
     Instant,
@@ -35,6 +36,7 @@ from reconciler.model import (
     Wish,
 )
 from reconciler.phases import phase
+from reconciler.places import Placement
 from reconciler.state import Actual, Desired
 from tests.unit.test_phase import ATTEMPT, CLAIM, CLAIMED, NOW, RUNNING, at
 
@@ -61,6 +63,8 @@ def seconds(*found: Due) -> list[float]:
 
 
 GATED = StageRecord(id=StageId("ship"), digest="d", status=StageStatus.WAITING, attempt=1, gate=GATE)
+PLACED = Placement(executor="far", instance="", reason="", handle="x-1", asked=(), offered=(), weight=1.0)
+AFAR = replace(CLAIMED, claim=replace(CLAIM, claimed=at(9.0), placement=PLACED))
 AT_GATE = replace(
     CLAIMED, attempt=replace(ATTEMPT, outcome=Outcome.WAITING, stages=(GATED,)), beat=None, worker_alive=False
 )
@@ -83,6 +87,14 @@ CASE = Case(pipeline="p", plan_digest="d", labels=(), author="", commit="", chan
             actual(replace(CLAIMED, claim=replace(CLAIM, claimed=at(1, "old")))),
             [],
         ),
+        ("at an engine, and long ago", desired(), actual(AFAR), []),
+        (
+            "at an engine, and heard of",
+            desired(),
+            actual(replace(AFAR, afar=Afar(silent_s=5, silent_max_s=60))),
+            [55.01],
+        ),
+        ("at an engine, and silent", desired(), actual(replace(AFAR, afar=Afar(silent_s=70, silent_max_s=60))), []),
         ("suspended for good", desired(wish(suspend=Suspend())), actual(), []),
         ("suspended", desired(wish(suspend=Suspend(until="2026-03-01T12:00:07Z"))), actual(), [7.01]),
         ("suspended until before", desired(wish(suspend=Suspend(until="2026-03-01T11:00:00Z"))), actual(), [-3599.99]),

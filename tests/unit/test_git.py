@@ -513,6 +513,25 @@ def test_a_commit_is_made_for_any_parent(repository: Repository) -> None:
     assert content(repository, two, "a") is None
 
 
+def test_many_commits_are_made_at_once_and_are_those_that_one_by_one_are_made(repository: Repository) -> None:
+    first = tip(repository)
+    nothing = repository.empty_tree()
+    drafts = [
+        draft(first, {"a": b"1"}),
+        draft(first, {"run/b": b"2"}, base_tree=nothing),
+        draft(first, {"a": b"1"}),
+        draft(first, {}, removals=("README.md",)),
+    ]
+    packs = len(list((repository.common / "objects/pack").glob("*.pack")))
+    made = repository.make_commits(drafts)
+    assert len(list((repository.common / "objects/pack").glob("*.pack"))) == packs + 1
+    assert made == tuple(repository.make_commit(each) for each in drafts)
+    assert [each.path for each in repository.entries(tree(repository, made[1]))] == ["run/b"]
+    assert repository.make_commits([]) == ()
+    with pytest.raises(GitFailed):
+        repository.make_commits([drafts[0], draft("1" * 40, {"a": b"1"})])
+
+
 def test_a_commit_for_a_parent_that_is_not_there_fails(repository: Repository) -> None:
     with pytest.raises(GitFailed):
         repository.make_commit(draft("1" * 40, {"a": b"1"}))
