@@ -29,6 +29,11 @@ ROUNDS = (
     ["-m", "tests.simulation", "--seeds", "0:300", "-j", "1", "--brief"],
     ["-m", "tests.simulation", "--waits", "--seeds", "0:450", "-j", "1", "--brief"],
     ["-m", "tests.simulation", "--engine", "--seeds", "0:300", "-j", "1", "--brief"],
+<<<<<<< HEAD
+=======
+    ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/contract/test_remote.py"],
+    ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/simulation/test_simulation.py", "-k", "went_wrong_once"],
+>>>>>>> 7429ce5e39ca2158ce97c4578c8cdc42a4ac932d
     ["-m", "tests.simulation", "--seeds", "300:3000", "-j", "1", "--brief"],
 )  # fmt: skip
 """What may notice a breakage, the quickest first."""
@@ -366,6 +371,164 @@ MUTATIONS = (
         "simulation/courier.py",
         "        if there != self.order:\n            self._find_it_begun(voice)\n            return\n",
         "",
+    ),
+    Mutation(
+        "an engine is asked after the refs are",
+        "afar.py",
+        (
+            "        if acts:\n"
+            "            self._observe(under_way.values())\n"
+            "        self.refs = self._known_refs(hearing)\n"
+        ),
+        (
+            "        self.refs = self._known_refs(hearing)\n"
+            "        if acts:\n"
+            "            self._observe(under_way.values())\n"
+        ),
+    ),
+    Mutation(
+        "an engine that does not answer knows of nothing",
+        "afar.py",
+        (
+            "                with self._asking(executor) as engine:\n"
+            "                    self._note_all(executor, engine.observe(handles))\n"
+        ),
+        (
+            "                found: Mapping[str, Sighting] = {each: Sighting(standing=Standing.ABSENT) for each in handles}\n"
+            "                with self._asking(executor) as engine:\n"
+            "                    found = engine.observe(handles)\n"
+            "                self._note_all(executor, found)\n"
+        ),
+    ),
+    Mutation(
+        "what an engine said before an attempt was handed over counts afterwards",
+        "afar.py",
+        ("replace(heard, sighting=None, ended=None))\n            ordered"),
+        ("heard)\n            ordered"),
+    ),
+    Mutation(
+        "an attempt that was over once stays over",
+        "afar.py",
+        "if gone else None,\n",
+        "if gone else before.ended,\n",
+    ),
+    Mutation(
+        "an attempt that was never handed over is lost",
+        "afar.py",
+        "is_final=heard.submitted and self._is_final(heard, hearing)",
+        "is_final=self._is_final(heard, hearing)",
+    ),
+    Mutation(
+        "no attempt at an engine is ended",
+        "afar.py",
+        "    return known is not None and (known.is_final or bool(known.turned))\n",
+        "    return known is not None\n",
+    ),
+    Mutation(
+        "who cannot ask an engine takes for gone what it has",
+        "afar.py",
+        "            return f\"attempt {handle} may live: {self._unusable(executor) or 'its engine does not answer'}\"\n",
+        '            return ""\n',
+    ),
+    Mutation(
+        "who turns an attempt away now will never take it",
+        "afar.py",
+        "            if no.settled:\n",
+        "            if no.reason:\n",
+    ),
+    Mutation(
+        "a word counts whoever said it",
+        "executors/ordering.py",
+        "return word if comes_with_it and is_true(word, key) else None",
+        "return word if comes_with_it else None",
+    ),
+    Mutation(
+        "a courier goes on from whatever somebody else said",
+        "executors/voice.py",
+        "            if now is None or (now != self.there and now not in self._said):\n",
+        "            if now is None:\n",
+    ),
+    Mutation(
+        "a word moves its ref from wherever that is",
+        "executors/voice.py",
+        "old=self.there, new=oid",
+        "old=self.remote.look([self.ref]).get(self.ref), new=oid",
+    ),
+    Mutation(
+        "an attempt is executed before its first word is heard",
+        "simulation/courier.py",
+        ("        self._patiently(lambda: voice.say(self._with_card({})))\n        self.node"),
+        "        self.node",
+    ),
+    Mutation(
+        "who finds an attempt begun does not ask whether it lives",
+        "simulation/courier.py",
+        "        self._ask_to_be_silent(voice.there, voice.order.beat_s)\n",
+        (),
+    ),
+    Mutation(
+        "how a worker said that it ended is written over",
+        "simulation/courier.py",
+        ("        if known is not None and known.outcome is not None:\n            return\n"),
+        (),
+    ),
+    Mutation(
+        "logs are not handed back",
+        "executors/handback.py",
+        "    logs = [name for name, _ in named if name.endswith(LOG_SUFFIX)]\n",
+        "    logs: list[str] = []\n",
+    ),
+    Mutation(
+        "words come without the record",
+        "executors/handback.py",
+        "    return {**record, **_events(",
+        "    return {**_events(",
+    ),
+    Mutation(
+        "a record comes home before what it names",
+        "executors/ordering.py",
+        (
+            "    written = _bring_files(luggage, attempt, directory, plan) if word.ended else 0\n"
+            "    _bring_events(luggage, word, directory, plan)\n"
+            '    directory.disk.make_directory(directory.path / "attempts")\n'
+            "    directory.disk.write_atomic(directory.path / name, codec.compact(attempt))\n"
+        ),
+        (
+            '    directory.disk.make_directory(directory.path / "attempts")\n'
+            "    directory.disk.write_atomic(directory.path / name, codec.compact(attempt))\n"
+            "    written = _bring_files(luggage, attempt, directory, plan) if word.ended else 0\n"
+            "    _bring_events(luggage, word, directory, plan)\n"
+        ),
+    ),
+    Mutation(
+        "nothing but the record comes home",
+        "executors/ordering.py",
+        "directory, plan) if word.ended else 0\n",
+        "directory, plan) if not word.ended else 0\n",
+    ),
+    Mutation(
+        "all runs of a name have one name at an engine",
+        "work.py",
+        "{hashlib.sha256(run_id.encode()).hexdigest()[:8]}",
+        "{'0' * 8}",
+    ),
+    Mutation(
+        "an order that nobody here knows is taken for one's own",
+        "afar.py",
+        "            if there is not None and (not heard.order or there not in (heard.order, heard.word)):\n",
+        "            if there == '':\n",
+    ),
+    Mutation(
+        "refs of attempts of other hosts are removed",
+        "diff.py",
+        "        there = held is not None and held.claim.number <= number and not actual.proves(RunId(run_id), number)\n",
+        "        there = held is None and run_id == ''\n",
+    ),
+    Mutation(
+        "nobody looks whether attempts at engines live before they are followed",
+        "loop.py",
+        "        living = self._fence_afar(seen, actions)\n",
+        "        living: dict[RunId, str] = {}\n",
     ),
     Mutation(
         "nobody guards a push of many deletions",
