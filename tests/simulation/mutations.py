@@ -29,11 +29,7 @@ ROUNDS = (
     ["-m", "tests.simulation", "--seeds", "0:300", "-j", "1", "--brief"],
     ["-m", "tests.simulation", "--waits", "--seeds", "0:450", "-j", "1", "--brief"],
     ["-m", "tests.simulation", "--engine", "--seeds", "0:300", "-j", "1", "--brief"],
-<<<<<<< HEAD
-=======
-    ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/contract/test_remote.py"],
     ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/simulation/test_simulation.py", "-k", "went_wrong_once"],
->>>>>>> 7429ce5e39ca2158ce97c4578c8cdc42a4ac932d
     ["-m", "tests.simulation", "--seeds", "300:3000", "-j", "1", "--brief"],
 )  # fmt: skip
 """What may notice a breakage, the quickest first."""
