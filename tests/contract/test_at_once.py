@@ -37,7 +37,7 @@ class InStep(Remote):
 def loop_of(clone: Clone, capability: str, meet: threading.Barrier) -> Loop:
     world = open_world(clone.path)
     assert world.remote is not None
-    remote = InStep(world.remote.repository, world.remote.name, world.remote.timeout_s, meet)
+    remote = InStep(world.remote.repository, world.remote.name, world.remote.timeout_s, meet=meet)
     world = replace(world, remote=remote, capabilities=(capability,))
     return Loop(world, Observer(world))
 
