@@ -21,10 +21,6 @@ TURN_S, LOOK_S = 0.15, 0.03
 """How long one host needs at least to publish (fetch, commit, push), and how often to look whether it has."""
 PACE_MAX_S, LOOKS_A_TURN = 1.0, 5
 """How long a turn is taken to be at most, and how often during one the next in line looks."""
-SLOW_S = 0.25
-"""A pass that has not come to publishing so long after the remote answered is slow: many may be at work."""
-WAY_MAX_S = 2.0
-"""How long at most such a pass makes way for others before it tries itself."""
 TURNS_MAX_S = 30.0
 """How long at most to wait for the turns of others before all that a pass does is done again."""
 FAILURES_MAX = 5
@@ -93,33 +89,6 @@ class Contact:
         self.not_before_s = self.world.now().monotonic_s + pause_s
         tries = f"{self.failures} tries" if self.failures > 1 else "1 try"
         self._say(f"the remote cannot be used ({tries}, the next one after {pause_s:.1f} s): {error}")
-
-    def is_late(self, ref: str, oid: str) -> bool:
-        """Make way before evidence is made, and return whether that would be in vain: a branch that was at `oid`, ""
-        for none, is elsewhere by now.
-
-        Only a pass that was slower than the remote's answer does so, if others share the remote: then many may publish
-        at this instant, of which one would win. They come in the order of their turns, the last of them after as long
-        again as the pass took so far, and who finds the branch moved has lost a look and not a try.
-        """
-        hearing, slow_s = self.observer.hearing, self._slow_s()
-        if hearing is None or self.world.remote is None or not slow_s or len(hearing.hosts) < 2:
-            return False
-        longest_s = min(slow_s, WAY_MAX_S, self.observer.settings.lease_s / ANNOUNCEMENTS_A_LEASE)
-        self.world.sleep(longest_s * len(self._ahead()) / len(hearing.hosts))
-        try:
-            return self.world.remote.look([ref]).get(ref, "") != oid
-        except TransientError:
-            return False  # the push asks too, and what is wrong is said then
-
-    def _slow_s(self) -> float:
-        """Return how long ago the remote answered the pass under way, 0 if it did not ask or is not slow."""
-        hearing = self.observer.hearing
-        if hearing is None or hearing.asked is None or hearing.answered is None or self.rejections:
-            return 0.0
-        asked_s, answered_s = hearing.asked.monotonic_s, hearing.answered.monotonic_s
-        since_s = self.world.now().monotonic_s - answered_s
-        return since_s if asked_s >= self.began_s and since_s > max(SLOW_S, answered_s - asked_s) else 0.0
 
     def landed(self) -> None:
         self.rejections = 0

@@ -55,7 +55,7 @@ from reconciler.locks import LOCK_AGE_S
 from reconciler.model import Claim, Held, Phase, Plan, Process, RunId, Settings, SharedClaim
 from reconciler.observe import Observation, Observer
 from reconciler.phases import ENDED, phase
-from reconciler.publish import Publication, evidence_place, publish, push_branch, refresh
+from reconciler.publish import Publication, publish, push_branch, refresh
 from reconciler.pulls import Opener, PullRequests
 from reconciler.remote import RefUpdate
 from reconciler.slots import of_plan
@@ -528,9 +528,6 @@ class Loop:
         if self.last is not None and self.last.commit == seen.evidence_tip and unknown:
             raise InvariantError(f"evidence committed in {self.last.commit} is not recognised: {unknown[:3]}")
         if self.world.remote is not None and not self.observer.online:
-            return replace(result, tip_moved=True)
-        if self.contact.is_late(*evidence_place(seen)):
-            self.observer.online = False
             return replace(result, tip_moved=True)
         farewell = self.claims.farewell(_ids(wanted), living(seen)) if self.world.remote is not None else []
         if self.custody is not None:

@@ -166,13 +166,6 @@ class Ground:
     pending: tuple[Mapping[str, Any], ...] = ()
 
 
-def evidence_place(seen: Observation) -> tuple[str, str]:
-    """Return the ref that the next commit of evidence goes to, and where it was seen; "" if it is not there yet."""
-    if seen.settings.publish.mode == "branch":
-        return f"refs/heads/{seen.settings.publish.branch}", seen.evidence_tip
-    return f"refs/heads/{seen.branch}", seen.tip
-
-
 def ground_of(world: World, seen: Observation) -> Ground:
     """Return what the next commit of evidence stands on."""
     settings, repository = seen.settings.publish, world.repository

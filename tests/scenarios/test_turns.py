@@ -11,13 +11,12 @@ from typing import Any
 
 import pytest
 
-from reconciler.contact import LOOK_S, SLOW_S, SPREAD_S, TURN_S, TURNS_MAX_S, WAY_MAX_S, Contact
+from reconciler.contact import LOOK_S, SPREAD_S, TURN_S, TURNS_MAX_S, Contact
 from reconciler.errors import GitFailed
 from reconciler.model import HostId, Instant, host_ref
 
 TRY_S = 1.0
 LEASE_S = 600.0
-BRANCH, TIP = "refs/heads/main", "a" * 40
 
 
 class Table:
@@ -28,15 +27,13 @@ class Table:
         self.now_s = 0.0
         self.looks = 0
         self.answers = True
-        self.moves_at = float("inf")
 
     def look(self, refs: Sequence[str]) -> Mapping[str, str]:
         self.looks += 1
         if not self.answers:
             raise GitFailed("no answer")
         standing = {host_ref(HostId(host)): oid for host, oid in self.oids.items() if not self._has_published(host)}
-        branch = {BRANCH: TIP if self.now_s < self.moves_at else "b" * 40}
-        return {ref: oid for ref, oid in {**standing, **branch}.items() if ref in refs}
+        return {ref: standing[ref] for ref in refs if ref in standing}
 
     def _has_published(self, host: str) -> bool:
         return self.publishes_at.get(host, float("inf")) <= self.now_s
@@ -45,22 +42,17 @@ class Table:
         assert seconds >= 0
         self.now_s += seconds
 
-    def at(self, seconds: float) -> Instant:
-        return Instant(at="2026-03-01T12:00:00.000Z", monotonic_s=seconds, boot_id="boot")
-
-    def contact(self, me: str, lease_s: float = LEASE_S, slow_s: float = 0.0) -> Contact:
-        """Return the contact of one host in a pass that began a second ago; the remote answered `slow_s` seconds ago."""
+    def contact(self, me: str, lease_s: float = LEASE_S) -> Contact:
+        """Return the contact of one host, which has just lost a try that took a second."""
         refs = {host_ref(HostId(host)): oid for host, oid in self.oids.items()}
         world: Any = SimpleNamespace(
             remote=self,
             sleep=self.sleep,
             host=lambda: HostId(me),
-            now=lambda: self.at(self.now_s),
+            now=lambda: Instant(at="2026-03-01T12:00:00.000Z", monotonic_s=self.now_s, boot_id="boot"),
             chance=SimpleNamespace(fraction=lambda: 0.5),
         )
-        answered, asked = self.at(self.now_s - slow_s), self.at(self.now_s - slow_s - 0.01)
-        hosts = dict.fromkeys(map(HostId, self.oids))
-        hearing = SimpleNamespace(hosts=hosts, refs=refs, asked=asked, answered=answered)
+        hearing = SimpleNamespace(hosts=dict.fromkeys(map(HostId, self.oids)), refs=refs)
         observer: Any = SimpleNamespace(hearing=hearing, settings=SimpleNamespace(lease_s=lease_s))
         return Contact(world, observer, began_s=self.now_s - TRY_S)
 
@@ -129,46 +121,3 @@ def test_nobody_waits_until_its_own_runs_count_as_dead_nor_beyond_the_deadline(
     table = Table(HOSTS, slow)
     table.contact(ORDER[-1], lease_s).spread(deadline_s)
     assert table.now_s == pytest.approx(longest_s)
-
-
-def test_of_many_in_a_slow_pass_the_first_tries_at_once_and_the_last_looks_in_vain() -> None:
-    waited, late = {}, {}
-    for host in ORDER:
-        table = Table(HOSTS, {})
-        table.moves_at = 0.1
-        late[host] = table.contact(host, slow_s=0.9).is_late(BRANCH, TIP)
-        waited[host] = table.now_s
-    assert sorted(waited, key=lambda host: waited[host]) == ORDER
-    assert waited[ORDER[0]] == 0.0 and 0.85 < waited[ORDER[-1]] < 0.9
-    assert sum(not each for each in late.values()) == 6 and not late[ORDER[0]]
-
-
-@pytest.mark.parametrize(
-    "prepare",
-    [
-        pytest.param(lambda table: {"slow_s": SLOW_S}, id="the pass is fast"),
-        pytest.param(lambda table: {"slow_s": 2.0}, id="the pass did not ask the remote"),
-        pytest.param(lambda table: table.oids.pop(ORDER[1]) and {"slow_s": 0.9}, id="there is nobody else"),
-    ],
-)
-def test_nobody_makes_way_without_need(prepare: Callable[[Table], dict[str, float]]) -> None:
-    table = Table({host: HOSTS[host] for host in ORDER[:2]}, {})
-    table.moves_at = 0.0
-    assert not table.contact(ORDER[0], **prepare(table)).is_late(BRANCH, TIP)
-    assert (table.now_s, table.looks) == (0.0, 0)
-
-
-def test_who_lost_a_try_has_had_its_wait() -> None:
-    table = Table(HOSTS, {})
-    contact = table.contact(ORDER[-1], slow_s=0.9)
-    contact.rejections = 1
-    assert not contact.is_late(BRANCH, TIP) and (table.now_s, table.looks) == (0.0, 0)
-
-
-def test_nobody_makes_way_for_long_and_a_remote_that_does_not_answer_is_no_reason_not_to_try() -> None:
-    table = Table(HOSTS, {})
-    table.now_s, table.answers = 100.0, False
-    contact = table.contact(ORDER[-1], slow_s=30.0)
-    contact.began_s = 60.0
-    assert not contact.is_late(BRANCH, TIP)
-    assert table.now_s - 100.0 == pytest.approx(WAY_MAX_S * 49 / 50)
