@@ -54,13 +54,20 @@ def bench_writers() -> None:
             each.start()
         barrier.wait()
         began = time.perf_counter()
-        took = sorted(answers.get(timeout=300) - began for _ in writers)
+        told = [answers.get(timeout=300) for _ in writers]
+        took = sorted(each[0] - began for each in told)
         for each in writers:
             each.join()
         published = [line.split()[0] for line in trailers(place)]
         print(
             f"{WRITERS} writers on one branch: the first landed after {took[0]:.2f} s, the last after {took[-1]:.2f} s"
         )
+        passes, own_s, git_s = (sum(each[index] for each in told) for index in (1, 2, 3))
+        print(f"  CPU: {own_s:.2f} s of our own, {git_s:.2f} s of git and the server; load {os.getloadavg()[0]:.1f}")
+        calls: dict[str, int] = {}
+        for each in told:
+            calls = {name: calls.get(name, 0) + count for name, count in each[4].items()}
+        print(f"  in {passes} passes: {', '.join(f'{name} {count}' for name, count in calls.items())}")
         print(f"  reference: one writer alone pushes {WRITERS} commits in {alone_s * WRITERS:.2f} s")
         print(f"  landed {len(set(published))} of {WRITERS}, published twice: {len(published) - len(set(published))}")
 
@@ -68,18 +75,26 @@ def bench_writers() -> None:
 def publish_one(directory: Path, barrier: Any, answers: Any) -> None:
     from reconciler.loop import Loop, unproven
     from reconciler.observe import Observer
+    from reconciler.remote import Remote
     from reconciler.world import open_world
 
+    calls: dict[str, int] = {}
+    for name in ("fetch", "look", "push"):
+        setattr(Remote, name, noted(getattr(Remote, name), name, calls))
     world = open_world(directory)
     loop = Loop(world, Observer(world))
     loop.observer.recall()
     barrier.wait()
+    before, passes = os.times(), 0
     while True:
-        result = loop.run_pass()
+        result, passes = loop.run_pass(), passes + 1
         if result.publication or not unproven(result.seen):
             break
         loop.sleep(result)
-    answers.put(time.perf_counter())
+    ended, after = time.perf_counter(), os.times()
+    own_s = after.user + after.system - before.user - before.system
+    git_s = after.children_user + after.children_system - before.children_user - before.children_system
+    answers.put((ended, passes, own_s, git_s, calls))
 
 
 def bench_failover() -> None:
@@ -167,6 +182,17 @@ def publish_all(directory: Path, answers: Any) -> None:
     git_s = after.children_user + after.children_system - before.children_user - before.children_system
     assert result.publication is not None, "nothing was published"
     answers.put((took, parts, (own_s, git_s)))
+
+
+def noted(function: Callable[..., Any], name: str, calls: dict[str, int]) -> Callable[..., Any]:
+    """Return a function that does the same and counts how often."""
+    calls[name] = 0
+
+    def called(*arguments: Any, **named: Any) -> Any:
+        calls[name] += 1
+        return function(*arguments, **named)
+
+    return called
 
 
 def counted(function: Callable[..., Any], name: str, parts: dict[str, float]) -> Callable[..., Any]:
