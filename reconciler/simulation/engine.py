@@ -299,6 +299,12 @@ class Cluster:
         tells = self.trouble.tells or not self.is_troubled
         return {handle: dict(each.submission.secrets) if tells else {} for handle, each in mine.items()}
 
+    def always_tells(self, handle: str) -> bool:
+        """Return whether everybody who asks is told the secrets of an attempt, whenever he does."""
+        placed = self.placed.get(handle)
+        seen = placed is not None and placed.fate not in ("unseen", "returns")
+        return seen and self.trouble.tells and self.trouble.forgets_s == float("inf")
+
     # -------------------------------------------------------------------------------------------- being asked
 
     def is_lost(self, what: str) -> bool:
