@@ -44,12 +44,13 @@ def test_only_the_trouble_that_matters_is_left(monkeypatch: pytest.MonkeyPatch) 
         self._execute(voice, plan)
 
     monkeypatch.setattr(SimulatedCourier, "_find_it_begun", execute)
-    short = shrunk("first word was not heard")
+    short = shrunk("left alone")
     trouble = short.story.trouble
     assert trouble is not None and not trouble.silences
-    assert trouble.wrongs in (("twice",), ("twice late",), ("requeued",))
+    # What starts an attempt once more, and what makes it follow another one, if it is not the first.
+    assert {"twice", "twice late", "requeued"} & set(trouble.wrongs) and len(trouble.wrongs) <= 2
     assert not [each for each in short.story.happenings if each.kind != "switch"]
-    assert f"s: {trouble.wrongs[0]}\n" in report(short, shrink=False)
+    assert f"s: {', '.join(trouble.wrongs)}\n" in report(short, shrink=False)
 
 
 def test_an_engine_that_does_what_it_should_is_left_where_that_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
