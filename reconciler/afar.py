@@ -360,10 +360,8 @@ class Afar:
                 order = self._ordered(executor, run, refused)
                 if not order:
                     continue
-                heard = replace(heard, order=order, heard=self.world.now())
+                self._keep(_placement(run).handle, replace(heard, order=order, heard=self.world.now()))
                 updates.append(RefUpdate(ref=ref, old=None, new=order))
-            # What the engine said before says nothing of what it has from now on, even if it does not answer now.
-            self._keep(_placement(run).handle, replace(heard, sighting=None, ended=None))
             ordered.append(run)
         self.remember()
         if aliens:

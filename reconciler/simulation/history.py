@@ -155,6 +155,8 @@ class History:
         world = world_of(host, self.server if self.story.remote else None, self.cluster)
         loop = Loop(world, Observer(world))
         while True:
+            if self.cluster is not None:
+                self.cluster.passes.setdefault(actor.me, []).append(host.monotonic())
             try:
                 result = loop.run_pass()
             except TransientError as error:
