@@ -63,6 +63,7 @@ PAUSE_S, PAUSE_MAX_S = 1.0, 60.0
 """How long an engine is left alone that does not answer or takes nothing: 1, 2, 4 ... 60 seconds."""
 TOLD_S = 2.0
 """How long an engine that was told to end an attempt is left to do that before it is told again."""
+EARLIER_HEARD = "an earlier attempt is still heard; its ref goes first"
 FENCED = (Cancel, Abandon, Resume, TakeOver)
 
 
@@ -301,7 +302,7 @@ class Afar:
                 bytes_max = self._bytes_max(placed.executor)
                 bring_home(self.world.repository, word, directory, plan, bytes_max=bytes_max)
             if not heard.submitted:
-                # It was absent because nobody had handed it over; another process of this host has, since then.
+                # Somebody else handed it over, or nobody lived to hear the answer: what was seen before that is void.
                 heard = replace(heard, sighting=None, ended=None)
             heard = replace(heard, order=order, submitted=True, over=word.ended)
         unread = word is None and not self._is_order(oid)
@@ -390,10 +391,11 @@ class Afar:
     def submit(self, actions: Sequence[Action], runs: Mapping[RunId, Run], hearing: Hearing | None) -> dict[RunId, str]:
         """Hand attempts to their engines, each with its order; return by run what is in the way of it."""
         wanted = [runs[each.run_id] for each in actions if isinstance(each, Submit)][:SUBMITTED_MAX]
+        refused = {run.run_id: EARLIER_HEARD for run in self._heard_still(wanted, hearing)}
         by_executor: dict[str, list[Run]] = {}
         for run in wanted:
-            by_executor.setdefault(_placement(run).executor, []).append(run)
-        refused: dict[RunId, str] = {}
+            if run.run_id not in refused:
+                by_executor.setdefault(_placement(run).executor, []).append(run)
         for executor, mine in by_executor.items():
             if why := self._unusable(executor):
                 refused |= {run.run_id: why for run in mine}
@@ -413,6 +415,12 @@ class Afar:
                 refused |= {run.run_id: why for run in ordered if not self._heard_of(run).submitted}
         self.remember()
         return refused
+
+    def _heard_still(self, runs: Iterable[Run], hearing: Hearing | None) -> list[Run]:
+        """Return the runs of which an earlier attempt has its ref still: it moved it before we could delete it."""
+        later = [run for run in runs if run.number > 1]
+        there = {of_ref(ref) for ref in self._known_refs(hearing)} if later else set()
+        return [run for run in later if any((run.run_id, each) in there for each in range(1, run.number))]
 
     def _unusable(self, executor: str, *, only_silence: bool = False) -> str:
         """Return why an engine is not used now, "" if it may be; `only_silence` if it is not to be given anything."""
@@ -452,12 +460,10 @@ class Afar:
         ordered = [each for each in ordered if each.run_id not in refused]
         updates = []
         for run in ordered:
-            heard = self._heard_of(run)
             if run.run_id in made:
-                heard = replace(heard, order=made[run.run_id], heard=self.world.now())
+                heard = replace(self._heard_of(run), order=made[run.run_id], heard=self.world.now())
+                self._keep(_placement(run).handle, heard)
                 updates.append(RefUpdate(ref=work_ref(run.run_id, run.number), old=None, new=heard.order))
-            # What the engine said before says nothing of what it has from now on, even if it does not answer now.
-            self._keep(_placement(run).handle, replace(heard, sighting=None, ended=None))
         self.remember()
         if aliens:
             with self._asking(executor) as engine:

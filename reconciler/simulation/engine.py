@@ -87,8 +87,10 @@ class Cluster:
         self.said: dict[str, set[Cause | Standing]] = {}
         """What was ever said of a handle."""
         self.calls = 0
-        self.told: dict[tuple[Process, str], Standing] = {}
-        """What a process was told last of a handle."""
+        self.told: dict[tuple[Process, str], tuple[Standing, float]] = {}
+        """What a process was told last of a handle, and when by its machine's clock."""
+        self.passes: dict[Process, list[float]] = {}
+        """When a process began its passes, by its machine's clock."""
         self.refused: set[str] = set()
         """The attempts that it will never take, and has said so."""
         self.forger = Forger(store, server)
@@ -366,7 +368,8 @@ class SimulatedEngine:
         found = {each: self.cluster.sighting(each) for each in handles}
         self._answer("the engine says", ", ".join(f"{each} {found[each].standing.value}" for each in handles))
         assert self.scheduler.current is not None
-        self.cluster.told |= {(self.scheduler.current.me, each): seen.standing for each, seen in found.items()}
+        me, now_s = self.scheduler.current.me, self.host.monotonic()
+        self.cluster.told |= {(me, each): (seen.standing, now_s) for each, seen in found.items()}
         return found
 
     def cancel(self, handles: Collection[str]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from reconciler import codec
 from reconciler.executors.engine import Standing, Submission
-from reconciler.model import Attempt, Claim, Outcome, Plan, Process, RunId, SharedClaim, claim_ref
+from reconciler.model import Attempt, Claim, Outcome, Plan, RunId, SharedClaim, claim_ref
 from reconciler.places import Cause
 from reconciler.rundir import RunDirectory
 from reconciler.simulation.engine import GONE, Cluster, Node
@@ -72,7 +72,7 @@ class EngineWatch(Watch):
             self.spawned(host, path, submission.number)
             self._check_lost(host, submission)
         claim = codec.parse(Claim, host.disk.file(str(run.record("claims", submission.number))).data)
-        self._check_followed(about, claim.claimer)
+        self._check_followed(about, claim)
         if claim.placement is None or claim.placement.handle != submission.handle:
             raise Violation(f"attempt {about[1]} of {about[0]} is handed over by a name that its claim does not say")
         if not host.disk.is_durable(path / f".work-key-{submission.number}"):
@@ -93,15 +93,16 @@ class EngineWatch(Watch):
         if self._is_heard(before, host):
             raise Violation(f"attempt {before[1]} of {before[0]} said in time how it ended, and is followed by another")
 
-    def _check_followed(self, about: Number, claimer: Process) -> None:
-        """Who claimed an attempt was not told last that the one before is queued or executed, unless that had said its
-        last word."""
+    def _check_followed(self, about: Number, claim: Claim) -> None:
+        """Who claimed an attempt was not told last, in a pass before, that the one before it is queued or executed,
+        unless that had said its last word."""
         before = (about[0], about[1] - 1)
-        told = self.cluster.told.get((claimer, self.names.get(before, "")))
-        if told is not None and told not in GONE and before not in self.words.over:
-            raise Violation(
-                f"attempt {before[1]} of {before[0]} is followed, and its engine said last that it is {told}"
-            )
+        standing, told_s = self.cluster.told.get((claim.claimer, self.names.get(before, "")), (Standing.ABSENT, 0.0))
+        passes = self.cluster.passes.get(claim.claimer, [])
+        in_time = any(told_s < each <= claim.claimed.monotonic_s for each in passes)
+        if standing not in GONE and in_time and before not in self.words.over:
+            says = f"its engine said last that it is {standing.value}"
+            raise Violation(f"attempt {before[1]} of {before[0]} is followed, and {says}")
 
     def _is_heard(self, about: Number, host: Home) -> bool:
         """Return whether a machine must know how an attempt ended."""

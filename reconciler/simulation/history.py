@@ -157,6 +157,8 @@ class History:
         if not self.story.fresh and self.story.draw("beside", host.name, actor.me.pid) < 0.5:
             loop.observer.ring = lambda: None  # passes go on while an engine is asked
         while True:
+            if self.cluster is not None:
+                self.cluster.passes.setdefault(actor.me, []).append(host.monotonic())
             try:
                 result = loop.run_pass()
             except TransientError as error:

@@ -399,8 +399,8 @@ MUTATIONS = (
     Mutation(
         "what an engine said before an attempt was handed over counts afterwards",
         "afar.py",
-        ("replace(heard, sighting=None, ended=None))\n            ordered"),
-        ("heard)\n            ordered"),
+        "            if not heard.submitted:\n",
+        "            if not heard.executor:\n",
     ),
     Mutation(
         "an attempt that was over once stays over",
