@@ -33,7 +33,7 @@ from reconciler.git import Draft
 from reconciler.hearing import Hearing
 from reconciler.looks import Beside, Look, Looks
 from reconciler.model import Afar as Known
-from reconciler.model import ExecutorSettings, Instant, Outcome, Plan, Run, RunId, Settings
+from reconciler.model import ExecutorSettings, Instant, Outcome, Plan, Run, RunId, Settings, claim_ref
 from reconciler.parted import Parted
 from reconciler.phases import is_silent
 from reconciler.places import Placement, Resources, Sighting, Standing
@@ -129,6 +129,7 @@ class Afar:
         """The attempts whose word waits until their engine can be asked for its key, by handle."""
         self.parted_s = float("-inf")
         self.refs: Mapping[str, str] = {}
+        self.hearing: Hearing | None = None
         self.online = True
         self.changed = False
         self.lending = Lending(world)
@@ -140,7 +141,7 @@ class Afar:
         look (`acts` is False) ask no engine and bring nothing home."""
         self.settings = {name: each for name, each in settings.executors.items() if each.engine}
         self.withheld |= frozenset(settings.withheld)
-        self.adopted, self.unheard = {}, set()
+        self.adopted, self.unheard, self.hearing = {}, set(), hearing
         there = {run_id: run for run_id, run in runs.items() if run.is_afar and not run.corrupt}
         if not (self.settings or there or self.memory.attempts or self.memory.parted):
             return
@@ -406,7 +407,7 @@ class Afar:
                 self._keep_waiting(executor, str(error))
                 refused |= {run.run_id: str(error) for run in mine}
                 continue
-            ordered = self._order_all(executor, mine, hearing, refused)
+            ordered = self._still_ours(self._order_all(executor, mine, hearing, refused), hearing, refused)
             with self._asking(executor) as engine:
                 submissions = [self._submission(executor, run) for run in ordered]
                 turned = engine.submit(self.lending.entrusted(engine, submissions, token))
@@ -415,6 +416,22 @@ class Afar:
                 refused |= {run.run_id: why for run in ordered if not self._heard_of(run).submitted}
         self.remember()
         return refused
+
+    def _still_ours(self, runs: Sequence[Run], hearing: Hearing | None, refused: dict[RunId, str]) -> list[Run]:
+        """Return the runs whose claims stand at the remote as they are known here, asked after their orders got there.
+        Who has slept since it heard of a claim may have lost it, and its run may be over: then no ref is in its way."""
+        if self.world.remote is None or hearing is None or not runs:
+            return list(runs)
+        refs = {run.run_id: claim_ref(run.run_id) for run in runs}
+        try:
+            there = self.world.remote.look(sorted(refs.values()))
+        except TransientError:
+            self.online = False
+            refused |= dict.fromkeys(refs, "the remote does not say whose it is now")
+            return []
+        lost = {run_id for run_id, ref in refs.items() if there.get(ref) != hearing.refs.get(ref)}
+        refused |= dict.fromkeys(lost, "its claim at the remote is another one now")
+        return [run for run in runs if run.run_id not in lost]
 
     def _heard_still(self, runs: Iterable[Run], hearing: Hearing | None) -> list[Run]:
         """Return the runs of which an earlier attempt has its ref still: it moved it before we could delete it."""
@@ -653,8 +670,20 @@ class Afar:
         for executor, those in by_executor.items():
             seen = self._cancel(executor, [handle for _, _, handle in those])
             found = {run_id: self._lives(executor, handle, seen, run) for run_id, run, handle in those}
-            living |= {run_id: why for run_id, why in found.items() if why}
+            gone = [run for run_id, run, _ in those if run is not None and not found[run_id]]
+            living |= {run_id: why for run_id, why in found.items() if why} | self._keep_from_others(executor, gone)
         return living
+
+    def _keep_from_others(self, executor: str, runs: Iterable[Run]) -> dict[RunId, str]:
+        """Make the refs of attempts that end before they had one: who claimed them first and lost them to us cannot
+        hand them over any more when it wakes up. Return by run why that could not be done."""
+        if self.world.remote is None or self.hearing is None:
+            return {}
+        claimed = [run for run in runs if run.claim is not None and not self._heard_of(run).order]
+        bare = [run for run in claimed if work_ref(run.run_id, run.number) not in self.refs and self._plan(run)]
+        refused: dict[RunId, str] = {}
+        self._order_all(executor, bare, self.hearing, refused)
+        return refused
 
     def _note_given_up(self, executor: str, handle: str, run: Run | None) -> None:
         """Note that an attempt is told to end because it is silent, where that is so."""

@@ -289,7 +289,9 @@ class EngineWatch(Watch):
         handle = placed[0]["handle"] if placed else None
         said = self.cluster.said.get(handle, set()) if handle is not None else set()
         spoken = self.words.spoken.get((document["run_id"], lost))
-        most_s = self.cluster.scheduler.now - (spoken.at_s if spoken is not None else 0.0)
+        since_s = self.cluster.scheduler.now - (spoken.at_s if spoken is not None else 0.0)
+        # It may have said something after it was given up, when it was told to end already.
+        most_s = max(since_s, spoken.silent_s if spoken is not None else 0.0)
         wrong = (
             (cause == Cause.SILENT and handle is not None and not 0 <= recovery["silent_s"] <= 1.1 * most_s + 1)
             or (cause in OF_ENGINES and cause not in said)

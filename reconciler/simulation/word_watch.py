@@ -23,10 +23,11 @@ Number = tuple[str, int]
 
 @dataclass(slots=True)
 class Spoken:
-    """From which node a word was last heard of an attempt, and when."""
+    """From which node a word was last heard of an attempt, when, and for how long at most there was none before."""
 
     node: str
     at_s: float
+    silent_s: float
 
 
 @dataclass(slots=True)
@@ -55,7 +56,8 @@ class WordWatch:
         if self.orders.get(about) != order:
             raise Violation(f"attempt {about[1]} of {about[0]} works on an order that it was not submitted with")
         self._check_patience(about, order, node, now_s)
-        self.spoken[about] = Spoken(node=node.name, at_s=now_s)
+        known = self.spoken.get(about, Spoken(node.name, 0.0, 0.0))
+        self.spoken[about] = Spoken(node.name, now_s, max(known.silent_s, now_s - known.at_s))
         if codec.parse(Word, self.store.commits[oid].message.encode()).ended:
             self.over.add(about)
             self._check_last(about, oid, node)
