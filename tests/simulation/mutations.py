@@ -102,7 +102,7 @@ MUTATIONS = (
     Mutation(
         "there is no second look after a claim",
         "claims.py",
-        "            and not seen.actual.proves(each.run_id, each.claim.number)\n",
+        " and not seen.actual.proves(each.run_id, each.claim.number)",
         "",
     ),
     Mutation(
@@ -385,15 +385,10 @@ MUTATIONS = (
     Mutation(
         "an engine that does not answer knows of nothing",
         "afar.py",
+        "            self._note_silent(executor, error)\n\n    def _take_answers",
         (
-            "                with self._asking(executor) as engine:\n"
-            "                    self._note_all(executor, engine.observe(handles))\n"
-        ),
-        (
-            "                found: Mapping[str, Sighting] = {each: Sighting(standing=Standing.ABSENT) for each in handles}\n"
-            "                with self._asking(executor) as engine:\n"
-            "                    found = engine.observe(handles)\n"
-            "                self._note_all(executor, found)\n"
+            "            self._note_all(executor, {each: Sighting(standing=Standing.ABSENT) for each in handles})\n\n"
+            "    def _take_answers"
         ),
     ),
     Mutation(
@@ -411,8 +406,14 @@ MUTATIONS = (
     Mutation(
         "an attempt that was never handed over is lost",
         "afar.py",
-        "is_final=heard.submitted and self._is_final(heard, hearing)",
-        "is_final=self._is_final(heard, hearing)",
+        "is_final=heard.submitted and placed.handle",
+        "is_final=placed.handle",
+    ),
+    Mutation(
+        "who lost an attempt before it was handed over hands it over all the same",
+        "afar.py",
+        "        lost = {run_id for run_id, ref in refs.items() if there.get(ref) != hearing.refs.get(ref)}\n",
+        "        lost: set[RunId] = set()\n",
     ),
     Mutation(
         "no attempt at an engine is ended",
@@ -485,6 +486,9 @@ MUTATIONS = (
         "executors/ordering.py",
         (
             "    written = _bring_files(luggage, attempt, directory, plan) if word.ended else 0\n"
+            "    if word.ended:\n"
+            "        data = luggage.take(changes.record_name(word.number), changes.CHANGE_BYTES_MAX)\n"
+            "        changes.receive(repository, data, directory, plan, attempt, bytes_max=bytes_max)\n"
             "    _bring_events(luggage, word, directory, plan)\n"
             '    directory.disk.make_directory(directory.path / "attempts")\n'
             "    directory.disk.write_atomic(directory.path / name, codec.compact(attempt))\n"
@@ -493,6 +497,9 @@ MUTATIONS = (
             '    directory.disk.make_directory(directory.path / "attempts")\n'
             "    directory.disk.write_atomic(directory.path / name, codec.compact(attempt))\n"
             "    written = _bring_files(luggage, attempt, directory, plan) if word.ended else 0\n"
+            "    if word.ended:\n"
+            "        data = luggage.take(changes.record_name(word.number), changes.CHANGE_BYTES_MAX)\n"
+            "        changes.receive(repository, data, directory, plan, attempt, bytes_max=bytes_max)\n"
             "    _bring_events(luggage, word, directory, plan)\n"
         ),
     ),
@@ -505,8 +512,8 @@ MUTATIONS = (
     Mutation(
         "all runs of a name have one name at an engine",
         "work.py",
-        "{hashlib.sha256(run_id.encode()).hexdigest()[:8]}",
-        "{'0' * 8}",
+        "{run_digest(run_id)}-{number}",
+        "{'0' * 8}-{number}",
     ),
     Mutation(
         "an order that nobody here knows is taken for one's own",
