@@ -50,7 +50,7 @@ def _cause_afar(run: Run) -> Cause:
         return seen.cause
     if run.attempt is not None and run.attempt.outcome == Outcome.INTERRUPTED:
         return Cause.INTERRUPTED
-    if afar.alien and run.attempt is None:
+    if afar.alien and run.attempt is None and not afar.unread:
         return Cause.RECORD_LOST
     if seen is not None and seen.standing == Standing.ABSENT:
         return Cause.ENGINE_FORGOT

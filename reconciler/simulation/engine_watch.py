@@ -59,6 +59,8 @@ class EngineWatch(Watch):
         self.words = WordWatch(store)
         self.unended: set[int] = set()
         """The attempts of which the manifest that is looked at has no end."""
+        self.forged: set[Number] = set()
+        """The attempts in whose name somebody else said something."""
 
     # -------------------------------------------------------------------------------------------- handing over
 
@@ -192,6 +194,8 @@ class EngineWatch(Watch):
     def _work_moved(self, ref: str, old: str | None, new: str | None) -> None:
         about = of_ref(ref)
         assert about is not None
+        if new in self.cluster.forger.made:
+            self.forged.add(about)
         if old is not None and new is not None:
             self._said(about, new)
         elif new is None:
@@ -292,10 +296,12 @@ class EngineWatch(Watch):
         since_s = self.cluster.scheduler.now - (spoken.at_s if spoken is not None else 0.0)
         # It may have said something after it was given up, when it was told to end already.
         most_s = max(since_s, spoken.silent_s if spoken is not None else 0.0)
+        # Who finds a word that nobody here can read takes it for one of an attempt that was executed.
+        handed_over = handle in self.handles or (document["run_id"], lost) in self.forged
         wrong = (
             (cause == Cause.SILENT and handle is not None and not 0 <= recovery["silent_s"] <= 1.1 * most_s + 1)
             or (cause in OF_ENGINES and cause not in said)
-            or (cause == Cause.ENGINE_FORGOT and (Standing.ABSENT not in said or handle not in self.handles))
+            or (cause == Cause.ENGINE_FORGOT and (Standing.ABSENT not in said or not handed_over))
             or (handle is not None and cause == Cause.WORKER_DIED and Standing.ENDED not in said)
         )
         if wrong:
