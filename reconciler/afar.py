@@ -640,8 +640,8 @@ class Afar:
 
     def _renews(self, executor: str) -> bool:
         """Return whether the engine of an executor can renew what attempts have; True where it cannot be known yet."""
-        engine = self.engines.get(executor)
-        return engine is None or isinstance(engine[1], Renewing)
+        known = self.engines.get(executor)
+        return known is None or isinstance(known[2], Renewing)
 
     # -------------------------------------------------------------------------------------------- ending
 

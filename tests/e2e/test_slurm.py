@@ -270,7 +270,7 @@ def test_preempted_or_put_back_into_the_queue(slurm: Cluster, engine: Slurm) -> 
     place(patient, back)
     until_it_says(engine, lost, b"begun")
     until_it_says(engine, back, b"begun")
-    urgent = submission("urgent", cpus=64, partition="urgent")
+    urgent = submission("urgent", cpus=63, partition="urgent")  # all but what `hasty` has
     place(engine, urgent)
     assert until(engine, lost, Standing.ENDED).cause == Cause.PREEMPTED
     assert until(engine, urgent, Standing.ENDED).cause is None
@@ -295,6 +295,7 @@ def test_what_was_printed_before_it_was_put_back_is_kept(slurm: Cluster) -> None
         until_it_says(engine, each, b"begun 0")
         number = slurm.ask("squeue", "-h", "-r", "-n", each.handle, "-o", "%i").strip()
         slurm.ask("scontrol", "requeue", number)
+    time.sleep(1.1)  # a node does not begin what it has killed in the same second
     for each in asked:
         wait_for(lambda each=each: "requeued 1" in engine.observe([each.handle])[each.handle].detail, "it is not back")
         number = slurm.ask("squeue", "-h", "-r", "-n", each.handle, "-o", "%i").strip()
