@@ -83,7 +83,7 @@ class Logbook:
         run = self.found.seen.actual.runs.get(self.run_id)
         if run is None or not run.is_afar or phase(run, self.world.now()) in ENDED:
             return b""
-        from reconciler.afar import Afar  # what deals with engines is loaded for those runs alone
+        from reconciler.afar.attempts import Afar  # what deals with engines is loaded for those runs alone
 
         return Afar(self.world).logs(run, self.found.seen.settings, ENGINE_BYTES_MAX)
 

@@ -366,7 +366,7 @@ class Loop:
         """Let attempts at engines reach the remote for longer, where they do that by a credential of ours."""
         afar = self.observer.afar
         if afar is not None and any(each.credential for each in seen.settings.executors.values()):
-            afar.lending.broker = self._broker
+            afar.handover.lending.broker = self._broker
             afar.renew(seen.actual.runs)
 
     def _hand_over(self, seen: Observation, actions: Sequence[Action]) -> tuple[Done, ...]:
@@ -374,9 +374,9 @@ class Loop:
         wanted = [each for each in actions if isinstance(each, Submit)]
         if not wanted or self.observer.afar is None:
             return ()
-        refused = self.observer.afar.submit(wanted, seen.actual.runs, self.observer.hearing)
-        if not self.observer.afar.online:
-            self.observer.online, self.observer.afar.online = False, True
+        refused = self.observer.afar.submit(wanted, seen.actual.runs)
+        if not self.observer.afar.words.online:
+            self.observer.online, self.observer.afar.words.online = False, True
         return tuple(_handed_over(each, refused.get(each.run_id, "")) for each in wanted)
 
     # -------------------------------------------------------------------------------------------- what leaves

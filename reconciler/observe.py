@@ -43,7 +43,7 @@ from reconciler.world import World
 
 if TYPE_CHECKING:
     # What deals with engines is loaded where settings name one, or a run is at one.
-    from reconciler.afar import Afar
+    from reconciler.afar.attempts import Afar
 
 
 @frozen
@@ -165,7 +165,7 @@ class Observer:
                 lost=self._lost(),
                 unclaimed=tuple(each for each in marks if each not in runs),
                 served=self._served(wishes),
-                work=self.afar.refs if self.afar else {},
+                work=self.afar.words.refs if self.afar else {},
             ),
             limits=Limits(
                 runs_max=self.tip.settings.runs_max or 2 * self.world.cpus,
@@ -179,7 +179,7 @@ class Observer:
         )
 
     def _executors(self) -> tuple[Executor, ...]:
-        refusals = self.afar.refusals() if self.afar is not None else {}
+        refusals = self.afar.engines.refusals() if self.afar is not None else {}
         return executors_here(self.tip.settings, self.world.node, self.world.capabilities, refusals)
 
     def _look_afar(self, runs: dict[RunId, Run]) -> None:
@@ -189,10 +189,10 @@ class Observer:
         if self.pinned is not None or not (self.afar or has_engine or any(each.is_afar for each in runs.values())):
             return
         if self.afar is None:
-            from reconciler.afar import Afar
+            from reconciler.afar.attempts import Afar
 
             self.afar = Afar(self.world)
-        self.afar.looks.ring = self.ring
+        self.afar.engines.looks.ring = self.ring
         self.afar.look(runs, self.settings, self.hearing, acts=not self.branches.looking)
 
     def _desired(

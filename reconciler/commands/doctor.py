@@ -323,7 +323,7 @@ class Place:
         yield from health.lent({name: self._lent(each) for name, each in said.items() if each.credential})
 
     def _lent(self, said: ExecutorSettings) -> health.Lent:
-        from reconciler.afar_credentials import address_for
+        from reconciler.afar.engines import address_for
         from reconciler.login import login_fault
 
         renewed = said.engine in RENEWING if said.engine in ENGINES else None

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from reconciler.afar.looks import Beside
 from reconciler.contracts import Contracts
 from reconciler.errors import LockHeld, SpawnFailed
-from reconciler.looks import Beside
 from reconciler.model import Process
 from reconciler.process import RECORD_MARGIN_S, Chance, Processes, Target, Workers
 from reconciler.rundir import Runs

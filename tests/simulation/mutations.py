@@ -263,31 +263,31 @@ MUTATIONS = (
     ),
     Mutation(
         "an engine is not told which order an attempt works on",
-        "afar.py",
-        ', "--ref", ref, "--order", heard.order)',
+        "afar/handover.py",
+        ', "--ref", ref, "--order", order)',
         ', "--ref", ref)',
     ),
     Mutation(
         "an attempt that its engine ended is over before its last word was asked for",
-        "afar.py",
+        "afar/attempts.py",
         "        return asked is not None and (\n",
         "        return asked is None or bool(heard.ended) or (\n",
     ),
     Mutation(
         "an old look ends what was handed over since",
-        "afar.py",
-        "        return _state(look.known.get(handle)) == _state(self._heard(executor, handle))\n",
+        "afar/sightings.py",
+        "        return _state(look.known.get(handle)) == _state(self.memory.heard(executor, handle))\n",
         "        return True\n",
     ),
     Mutation(
         "an attempt that was absent and spoke then is gone",
-        "afar.py",
+        "afar/words.py",
         "                heard = replace(heard, sighting=None, ended=None)\n",
         "                pass\n",
     ),
     Mutation(
         "nobody waits until an engine has ended what it was told to",
-        "afar.py",
+        "afar/ends.py",
         """        if seen[handle].standing in (Standing.QUEUED, Standing.RUNNING):
             return f"executor '{executor}' was told to end attempt {handle}"
         # Its last word may be on its way; without a run here nobody wants to hear it.
@@ -298,7 +298,7 @@ MUTATIONS = (
     ),
     Mutation(
         "an attempt is handed over before its claim and its key are durable",
-        "afar.py",
+        "afar/orders.py",
         "            self._make_durable(run)\n",
         "",
     ),
@@ -310,9 +310,9 @@ MUTATIONS = (
     ),
     Mutation(
         "all attempts of a run have one name at an engine",
-        "afar.py",
-        "handle_of(self._repository(placement.executor), run_id, number))\n",
-        "handle_of(self._repository(placement.executor), run_id, 1))\n",
+        "afar/attempts.py",
+        "handle_of(self.engines.repository(placement.executor), run_id, number))\n",
+        "handle_of(self.engines.repository(placement.executor), run_id, 1))\n",
     ),
     Mutation(
         "an attempt that its engine does not execute is silent",
@@ -322,7 +322,7 @@ MUTATIONS = (
     ),
     Mutation(
         "what was ended here for its silence was cancelled by its engine",
-        "afar.py",
+        "afar/ends.py",
         "                self._note_given_up(executor, handle, run)\n",
         "",
     ),
@@ -340,19 +340,19 @@ MUTATIONS = (
     ),
     Mutation(
         "an attempt whose key cannot be asked for now is over",
-        "afar.py",
-        "            is_final=heard.submitted and placed.handle not in self.unheard and self._is_final(heard, hearing),\n",
+        "afar/attempts.py",
+        "            is_final=heard.submitted and placed.handle not in self.words.unheard and self._is_final(heard, hearing),\n",
         "            is_final=heard.submitted and self._is_final(heard, hearing),\n",
     ),
     Mutation(
         "an attempt that comes back is left alone",
-        "afar.py",
-        "            self._look_for_parted()\n",
+        "afar/attempts.py",
+        "            self.ends.look_for_parted()\n",
         "",
     ),
     Mutation(
         "an attempt that another host goes on with is told to end",
-        "afar.py",
+        "afar/memory.py",
         "if heard.submitted and not heard.over and run is not None and _is_past(run, number_in(handle)):",
         "if heard.submitted and not heard.over:",
     ),
@@ -370,66 +370,58 @@ MUTATIONS = (
     ),
     Mutation(
         "an engine is asked after the refs are",
-        "afar.py",
-        (
-            "        if acts:\n"
-            "            self._observe(under_way.values())\n"
-            "        self.refs = self._known_refs(hearing)\n"
-        ),
-        (
-            "        self.refs = self._known_refs(hearing)\n"
-            "        if acts:\n"
-            "            self._observe(under_way.values())\n"
-        ),
+        "afar/attempts.py",
+        ("        if acts:\n            self.sightings.observe(under_way.values())\n        self.words.listen()\n"),
+        ("        self.words.listen()\n        if acts:\n            self.sightings.observe(under_way.values())\n"),
     ),
     Mutation(
         "an engine that does not answer knows of nothing",
-        "afar.py",
-        "            self._note_silent(executor, error)\n\n    def _take_answers",
+        "afar/sightings.py",
+        "            self.engines.note_silent(executor, error)\n\n    def _take_answers",
         (
-            "            self._note_all(executor, {each: Sighting(standing=Standing.ABSENT) for each in handles})\n\n"
+            "            self.note(executor, {each: Sighting(standing=Standing.ABSENT) for each in handles})\n\n"
             "    def _take_answers"
         ),
     ),
     Mutation(
         "what an engine said before an attempt was handed over counts afterwards",
-        "afar.py",
+        "afar/words.py",
         "            if not heard.submitted:\n",
         "            if not heard.executor:\n",
     ),
     Mutation(
         "an attempt that was over once stays over",
-        "afar.py",
+        "afar/sightings.py",
         "if gone else None,\n",
         "if gone else before.ended,\n",
     ),
     Mutation(
         "an attempt that was never handed over is lost",
-        "afar.py",
+        "afar/attempts.py",
         "is_final=heard.submitted and placed.handle",
         "is_final=placed.handle",
     ),
     Mutation(
         "who lost an attempt before it was handed over hands it over all the same",
-        "afar.py",
+        "afar/handover.py",
         "        lost = {run_id for run_id, ref in refs.items() if there.get(ref) != hearing.refs.get(ref)}\n",
         "        lost: set[RunId] = set()\n",
     ),
     Mutation(
         "no attempt at an engine is ended",
-        "afar.py",
+        "afar/ends.py",
         "    return known is not None and (known.is_final or bool(known.turned))\n",
         "    return known is not None\n",
     ),
     Mutation(
         "who cannot ask an engine takes for gone what it has",
-        "afar.py",
-        "            return f\"attempt {handle} may live: {self._unusable(executor) or 'its engine does not answer'}\"\n",
+        "afar/ends.py",
+        "            return f\"attempt {handle} may live: {self.engines.unusable(executor) or 'its engine does not answer'}\"\n",
         '            return ""\n',
     ),
     Mutation(
         "who turns an attempt away now will never take it",
-        "afar.py",
+        "afar/handover.py",
         "            if no.settled:\n",
         "            if no.reason:\n",
     ),
@@ -517,9 +509,9 @@ MUTATIONS = (
     ),
     Mutation(
         "an order that nobody here knows is taken for one's own",
-        "afar.py",
-        "            if there is not None and (not heard.order or there not in (heard.order, heard.word)):\n",
-        "            if there == '':\n",
+        "afar/orders.py",
+        "        return there is not None and (not heard.order or there not in (heard.order, heard.word))\n",
+        "        return there == ''\n",
     ),
     Mutation(
         "refs of attempts of other hosts are removed",

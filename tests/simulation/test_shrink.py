@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from reconciler.afar import Afar
+from reconciler.afar.handover import Handover
 from reconciler.executors import ordering
 from reconciler.executors.engine import Submission
 from reconciler.executors.voice import Voice
@@ -55,13 +55,13 @@ def test_only_the_trouble_that_matters_is_left(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_an_engine_that_does_what_it_should_is_left_where_that_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = Afar._submission
+    whole = Handover._submission
 
-    def without_order(self: Afar, *about: Any) -> Submission:
+    def without_order(self: Handover, *about: Any) -> Submission:
         said = whole(self, *about)
         return replace(said, arguments=said.arguments[:4])
 
-    monkeypatch.setattr(Afar, "_submission", without_order)
+    monkeypatch.setattr(Handover, "_submission", without_order)
     short = shrunk("not told which order")
     assert short.story.trouble is not None
     assert short.story.trouble == Trouble(where=short.story.trouble.where)

@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import pytest
 
-from reconciler import afar_credentials
-from reconciler.afar_credentials import LEFT_S, RENEWED_MAX, RETRY_S, Lending
+from reconciler.afar import credentials as afar_credentials
+from reconciler.afar.credentials import LEFT_S, RENEWED_MAX, RETRY_S, Lending
 from reconciler.credentials.broker import Broker
 from reconciler.credentials.secret import NoCredential, Secret
 from reconciler.errors import TransientError

@@ -88,7 +88,7 @@ class Beside:
 
     def forget_the_clock(self) -> None:
         """Let the engine be asked again, though it was a moment ago."""
-        self.afar.pauses["far"].asked_s = float("-inf")
+        self.afar.engines.pauses["far"].asked_s = float("-inf")
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_an_old_look_does_not_end_what_was_handed_over_since(beside: Beside, sta
     beside.until_asked()
     [handle] = beside.afar.memory.attempts
     beside.afar._keep(handle, replace(beside.heard(), submitted=True, order="0" * 40))
-    [look] = beside.afar.looks.under_way.values()
+    [look] = beside.afar.engines.looks.under_way.values()
     beside.engine.there[handle] = standing
     beside.answered()
     look.seen = {handle: Sighting(standing=standing)}
@@ -158,7 +158,7 @@ def test_an_old_look_does_not_end_what_was_handed_over_since(beside: Beside, sta
 def test_what_lives_is_believed_though_it_has_spoken_since(beside: Beside) -> None:
     beside.until_asked()
     [handle] = beside.afar.memory.attempts
-    [look] = beside.afar.looks.under_way.values()
+    [look] = beside.afar.engines.looks.under_way.values()
     beside.answered()
     beside.afar._keep(handle, replace(beside.heard(), submitted=True, word="1" * 40))
     look.seen = {handle: Sighting(standing=Standing.RUNNING)}
@@ -171,7 +171,7 @@ def test_an_engine_that_does_not_answer_is_left_alone(beside: Beside) -> None:
     beside.until_asked()
     beside.answered()
     result = beside.run_pass()
-    assert beside.afar.refusals() == {"far": "no answer in time"}
+    assert beside.afar.engines.refusals() == {"far": "no answer in time"}
     assert beside.engine.submitted == []
     assert any("no answer in time" in each.sentence for each in result.done)
 

@@ -15,7 +15,6 @@ from reconciler.errors import TransientError
 from reconciler.executors.engine import Engine, Renewing, Submission
 from reconciler.login import login_fault
 from reconciler.model import ExecutorSettings
-from reconciler.remote import address_of
 from reconciler.work import CREDENTIAL_VARIABLE
 from reconciler.world import World
 
@@ -30,13 +29,6 @@ RENEWED_MAX = 100
 SOON_S = 1.0
 RETRY_S = 10.0
 """How long nobody is asked for a token that could not be had for those under way."""
-
-
-def address_for(world: World, said: ExecutorSettings) -> str:
-    """Return where attempts of an executor clone the repository from, without credentials."""
-    if said.url or world.remote is None:
-        return said.url or str(world.repository.common)
-    return address_of(world.repository, world.remote.name)
 
 
 class Lending:

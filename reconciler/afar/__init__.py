@@ -1,0 +1,1 @@
+"""Attempts that engines execute: handed over, looked at, brought home and ended."""
