@@ -129,8 +129,9 @@ def stages_of_attempt(scratch: Scratch, name: str) -> list[dict[str, str]]:
 
 def test_a_worker_that_is_told_to_stop_kills_a_stage_that_does_not_listen(scratch: Scratch) -> None:
     scratch.settings()
-    deaf = "trap '' TERM; until test -e {0}/go; do sleep 0.05; done"
-    scratch.simple("a", f'touch {scratch.outside}/on; (setsid sh -c "{deaf}" &); {deaf}'.format(scratch.outside))
+    until = f"until test -e {scratch.outside}/go; do sleep 0.05; done"
+    # Deaf before it says that it is there, and so is everything it starts: an ignored signal is inherited.
+    scratch.simple("a", f"trap '' TERM; (setsid sh -c '{until}' &); touch {scratch.outside}/on; {until}")
     scratch.run("reconcile")
     scratch.wait_for((scratch.outside / "on").exists)
     worker = Process(**scratch.attempt("a")["worker"])
