@@ -12,6 +12,8 @@ from reconciler.simulation.story import Story
 T = TypeVar("T")
 
 TRIES_MAX = 200
+MOVES_MAX = 600_000
+"""So many moves all tries take together at most: some twenty seconds."""
 TRIES_ENDLESS_MAX, ENDLESS_MOVES = 30, 12_000
 """A history without end takes long, so it is tried less often, and what takes this long is taken for one."""
 
@@ -23,6 +25,7 @@ class Shrinker:
         self.best, self.kind = result, kind_of(result.violation)
         self.endless = "there is no end" in result.violation
         self.left = TRIES_ENDLESS_MAX if self.endless else tries_max
+        self.moves_left = MOVES_MAX
 
     def shrink(self) -> Result:
         """Return the shortest history that was found, with its trace."""
@@ -45,6 +48,9 @@ class Shrinker:
             return False
         self.left -= 1
         result = History(story, moves_max=ENDLESS_MOVES if self.endless else 2 * self.best.moves + 500).tell()
+        self.moves_left -= result.moves
+        if self.moves_left <= 0:
+            self.left = 0
         if kind_of(result.violation) != self.kind:
             return False
         self.best = result

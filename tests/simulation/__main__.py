@@ -28,6 +28,7 @@ def main() -> int:
     parser.add_argument("-j", "--processes", type=int, default=2)
     parser.add_argument("--waits", action="store_true", help="let all stories have gates and nested pipelines")
     parser.add_argument("--engine", action="store_true", help="let an engine execute runs of all stories")
+    parser.add_argument("--no-shrink", action="store_true", help="tell broken seeds as they are, not the shortest ones")
     parser.add_argument("--keep-going", action="store_true", help="tell every broken seed, not the first ones only")
     given = parser.parse_args()
     first, _, last = given.seeds.partition(":")
@@ -45,7 +46,7 @@ def main() -> int:
                 break
     took_s = time.monotonic() - began
     for result in broken[:3]:
-        print(report(result), "\n")
+        print(report(result, shrink=not given.no_shrink), "\n")
     if len(broken) > 3:
         print("also broken:", ", ".join(str(each.story.seed) for each in broken[3:]), "\n")
     print(
