@@ -43,6 +43,7 @@ def _frozen(cls: type[T], kw_only: bool) -> type[T]:
     made.__init__ = _first_init(made)
     made.__eq__, made.__hash__ = _comparison(names)
     made.__setattr__, made.__delattr__ = _refuse_to_set, _refuse_to_delete
+    made.__setstate__ = _take_state
     if made.__repr__ is object.__repr__:
         made.__repr__ = _repr
     return made  # type: ignore[no-any-return]
@@ -77,6 +78,12 @@ def _refuse_to_set(self: object, name: str, value: object) -> None:
 
 def _refuse_to_delete(self: object, name: str) -> None:
     raise FrozenInstanceError(f"cannot delete field {name!r}")
+
+
+def _take_state(self: object, state: tuple[None, dict[str, Any]]) -> None:
+    """Fill a copy, as `copy` and `pickle` make one: they know what stands in slots, and may not set it either."""
+    for name, value in (state[1] or {}).items():
+        object.__setattr__(self, name, value)
 
 
 # ------------------------------------------------------------------------------------------------ making one

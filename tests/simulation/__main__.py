@@ -7,6 +7,7 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
 
 from reconciler.simulation.history import Result
 from reconciler.simulation.tell import Tally, report, tell_seeds
@@ -34,8 +35,9 @@ def main() -> int:
     first, _, last = given.seeds.partition(":")
     start, end = int(first), int(last) if last else int(first) + 1
     began, whole, broken = time.monotonic(), Tally(), []
-    with multiprocessing.get_context("fork").Pool(given.processes) as pool:
-        for tally, found in pool.imap(_told, ((each, given.waits, given.engine) for each in _chunks(start, end))):
+    asked = [(each, given.waits, given.engine) for each in _chunks(start, end)]
+    with ProcessPoolExecutor(given.processes, multiprocessing.get_context("fork")) as pool:
+        for tally, found in pool.map(_told, asked):
             whole.histories += tally.histories
             whole.moves += tally.moves
             whole.seconds += tally.seconds
@@ -43,6 +45,7 @@ def main() -> int:
                 whole.counts[what] = whole.counts.get(what, 0) + count
             broken += found
             if broken and not given.keep_going:
+                pool.shutdown(wait=False, cancel_futures=True)
                 break
     took_s = time.monotonic() - began
     for result in broken[:3]:

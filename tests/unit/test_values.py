@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, dataclass, field, fields, is_dataclass, replace
 from typing import Any
@@ -80,6 +82,11 @@ def test_a_value_cannot_be_changed() -> None:
         with pytest.raises(FrozenInstanceError):
             change()
     assert not hasattr(point, "__dict__")
+
+
+@pytest.mark.parametrize("value", [Point(x=1, seen=[3]), Deep(x=1, z=4), Pair("a"), Empty(), Positive(number=2)])
+def test_a_value_travels_to_another_process_and_can_be_copied(value: object) -> None:
+    assert pickle.loads(pickle.dumps(value)) == copy.copy(value) == copy.deepcopy(value) == value
 
 
 def test_to_others_it_is_a_dataclass() -> None:
