@@ -24,10 +24,10 @@ PROCESSES = 2
 ROUNDS = (
     ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/scenarios/test_decisions.py::test_the_pass_decides",
      "tests/scenarios/test_silence.py", "tests/unit/test_manifest.py"],
+    ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/contract/test_remote.py"],
     ["-m", "tests.simulation", "--seeds", "0:300", "-j", "1", "--no-shrink"],
     ["-m", "tests.simulation", "--waits", "--seeds", "0:450", "-j", "1", "--no-shrink"],
     ["-m", "tests.simulation", "--engine", "--seeds", "0:300", "-j", "1", "--no-shrink"],
-    ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/contract/test_remote.py"],
     ["-m", "tests.simulation", "--seeds", "300:3000", "-j", "1", "--no-shrink"],
 )  # fmt: skip
 """What may notice a breakage, the quickest first."""
