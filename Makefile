@@ -52,11 +52,13 @@ demo: $(VENV)/installed ## Turn a committed request into committed evidence, on 
 test: $(VENV)/installed bubblewrap chromium slurm outside ## Run all tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
 
-# No other target asks a cluster, whatever KUBECONFIG says there.
-test-kubernetes: $(VENV)/installed ## Try the engine at the cluster that KUBECONFIG names
-	@test -n "$$KUBECONFIG" || echo "skipped: KUBECONFIG names no cluster to try the engine at"
-	@test -z "$$KUBECONFIG" || RECONCILER_TESTS_CLUSTER="$$KUBECONFIG" $(BIN)/python -m pytest -q -rs -n 0 \
-		tests/kubernetes/test_cluster.py tests/kubernetes/test_evidence.py
+# No other target asks a cluster, whatever KUBECONFIG says there. CONTROL_PLANE is a directory with etcd, kube-apiserver
+# and kube-controller-manager, to be started here instead.
+CLUSTER_TESTS := $(BIN)/python -m pytest -q -rs -n 0 tests/kubernetes/test_cluster.py tests/kubernetes/test_evidence.py
+test-kubernetes: $(VENV)/installed ## Try the engine at the cluster that KUBECONFIG names, or at CONTROL_PLANE=DIRECTORY
+	@test -n "$$KUBECONFIG$(CONTROL_PLANE)" || echo "skipped: neither KUBECONFIG nor CONTROL_PLANE names a cluster"
+	@test -z "$$KUBECONFIG" || RECONCILER_TESTS_CLUSTER="$$KUBECONFIG" $(CLUSTER_TESTS)
+	@test -z "$(CONTROL_PLANE)" || $(BIN)/python -m tests.kubernetes.control_plane "$(CONTROL_PLANE)" $(CLUSTER_TESTS)
 
 SEEDS ?= 0:20000
 simulate: $(VENV)/installed ## Tell the histories of SEEDS=FIRST:LAST, with every fault there is
