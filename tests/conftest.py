@@ -18,8 +18,10 @@ from tests.scratch import ENVIRONMENT, NOT_OURS, Scratch
 
 @pytest.fixture(autouse=True)
 def hermetic(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let git and the reconciler read nothing that the person at this machine has configured."""
-    for name in [each for each in os.environ if each.startswith((*NOT_OURS, "CODEX_"))]:
+    """Let git and the reconciler read nothing that the person at this machine has configured, but what it says of these
+    tests themselves."""
+    configured = [each for each in os.environ if each.startswith((*NOT_OURS, "CODEX_"))]
+    for name in [each for each in configured if not each.startswith("RECONCILER_TESTS_")]:
         monkeypatch.delenv(name)
     for name, value in ENVIRONMENT.items():
         if name.startswith("GIT_") or name == "TZ":
