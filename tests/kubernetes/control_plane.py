@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 MANIFESTS = ("namespace.yaml", "rights.yaml")
 NAMESPACE = "runs"
 ACCOUNT = f"system:serviceaccount:{NAMESPACE}:reconciler"
-UP_S = 120.0
+UP_S = 300.0
 CONTROLLERS = "job,garbagecollector,ttl,ttl-after-finished,namespace,serviceaccount,podgc"
 KINDS = {
     "Namespace": "/api/v1/namespaces",
