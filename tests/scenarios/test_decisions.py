@@ -590,12 +590,21 @@ def a_run_is_acted_on_once_and_in_one_way(case: dict[str, Any]) -> None:
 
 def only_what_was_never_claimed_is_launched_and_never_more_than_there_is_room_for(case: dict[str, Any]) -> None:
     runs = actual_of(case).runs
-    launched = [each.plan.run_id for each in decide(case) if isinstance(each, Launch)]
-    at_work = sum(phase(run, NOW) not in (*ENDED, Phase.WAITING) for run in runs.values())
-    assert not set(launched) & ({*runs} | {each["run"] for each in case.get("held", ())})
+    launched = [each for each in decide(case) if isinstance(each, Launch)]
+    claimed = {*runs} | {each["run"] for each in case.get("held", ())}
+    assert not {each.plan.run_id for each in launched} & claimed
+    at_work = [each for each in runs.values() if phase(each, NOW) not in (*ENDED, Phase.WAITING)]
+    placements = [each.claim.placement if each.claim is not None else None for each in at_work]
     taken = [each for each in decide(case) if isinstance(each, TakeOver) and each.run_id not in runs]
-    taken = [each for each in taken if each.outcome is None]
-    assert not launched or at_work + len(launched) + len(taken) <= case["runs_max"]
+    beginning = [each.placement for each in (*launched, *taken) if each.outcome is None]
+    here = sum(is_here(case, each) for each in beginning)
+    assert not here or here + sum(is_here(case, each) for each in placements) <= case["runs_max"]
+
+
+def is_here(case: dict[str, Any], placement: Placement | None) -> bool:
+    """Return whether an attempt takes up this machine, which one at an engine does not."""
+    executors = case.get("executors", {})
+    return placement is None or not executors.get(placement.executor, {}).get("engine")
 
 
 def no_name_is_launched_while_an_older_run_of_it_has_not_ended(case: dict[str, Any]) -> None:
