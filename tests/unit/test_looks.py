@@ -145,7 +145,7 @@ def test_an_old_look_does_not_end_what_was_handed_over_since(beside: Beside, sta
     """Another process of this host hands the attempt over while the look goes on, and its first word is heard."""
     beside.until_asked()
     [handle] = beside.afar.memory.attempts
-    beside.afar._keep(handle, replace(beside.heard(), submitted=True, order="0" * 40))
+    beside.afar.memory.keep(handle, replace(beside.heard(), submitted=True, order="0" * 40))
     [look] = beside.afar.engines.looks.under_way.values()
     beside.engine.there[handle] = standing
     beside.answered()
@@ -160,7 +160,7 @@ def test_what_lives_is_believed_though_it_has_spoken_since(beside: Beside) -> No
     [handle] = beside.afar.memory.attempts
     [look] = beside.afar.engines.looks.under_way.values()
     beside.answered()
-    beside.afar._keep(handle, replace(beside.heard(), submitted=True, word="1" * 40))
+    beside.afar.memory.keep(handle, replace(beside.heard(), submitted=True, word="1" * 40))
     look.seen = {handle: Sighting(standing=Standing.RUNNING)}
     beside.run_pass()
     assert beside.heard().sighting.standing == Standing.RUNNING
