@@ -54,10 +54,10 @@ test: $(VENV)/installed bubblewrap chromium slurm outside ## Run all tests
 
 # No other target asks a cluster, whatever KUBECONFIG says there. CONTROL_PLANE is a directory with etcd, kube-apiserver
 # and kube-controller-manager, to be started here instead.
-CLUSTER_TESTS := $(BIN)/python -m pytest -q -rs -n 0 tests/kubernetes/test_cluster.py
+CLUSTER_TESTS := $(BIN)/python -m pytest -q -rs -n 0 tests/kubernetes/test_cluster.py tests/kubernetes/test_evidence.py
 test-kubernetes: $(VENV)/installed ## Try the engine at the cluster that KUBECONFIG names, or at CONTROL_PLANE=DIRECTORY
 	@test -n "$$KUBECONFIG$(CONTROL_PLANE)" || echo "skipped: neither KUBECONFIG nor CONTROL_PLANE names a cluster"
-	@test -z "$$KUBECONFIG" || RECONCILER_TESTS_CLUSTER="$$KUBECONFIG" $(CLUSTER_TESTS) tests/kubernetes/test_evidence.py
+	@test -z "$$KUBECONFIG" || RECONCILER_TESTS_CLUSTER="$$KUBECONFIG" $(CLUSTER_TESTS)
 	@test -z "$(CONTROL_PLANE)" || $(BIN)/python -m tests.kubernetes.control_plane "$(CONTROL_PLANE)" $(CLUSTER_TESTS)
 
 SEEDS ?= 0:20000

@@ -542,9 +542,11 @@ class Courier:
                 raise ToldToStop
             try:
                 return ask()
-            except TransientError:
+            except TransientError as error:
                 if time.monotonic() >= deadline_s:
                     raise
+                if failed == 0:
+                    say(0, f"waits for the remote: {error}")  # who looks at the node sees why nothing happens
             self._rest(min(_pause_s(failed), max(0.0, deadline_s - time.monotonic())))
         raise AssertionError
 

@@ -243,8 +243,10 @@ def terminated(container: Container) -> Document:
 
 
 def mapped(text: str, places: dict[str, Path]) -> str:
+    """Return where a path of a container is here; what is there on this machine is meant as it is."""
     for path, place in places.items():
-        text = text.replace(path, str(place)) if text.startswith(path) else text
+        inside = text.startswith(f"{path}/") and not Path(text).exists()
+        text = f"{place}{text.removeprefix(path)}" if inside or text == path else text
     return text
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 import uuid
@@ -34,11 +35,20 @@ class Placed(Scratch):
         self.settings(f"executors: {json.dumps(executors | {'local': {'weight': 0}})}\n{more}")
 
     branch: str = ""
+    x: str = "x"
+    """The name of a request: one of its own at a cluster, where what an earlier trial had by that name is still there."""
 
     def begin(self) -> None:
         """Let the reconciler have what was committed."""
         if self.branch:
             self.git("push", "-q", "origin", f"HEAD:refs/heads/{self.branch}")
+
+    def reconcile(self) -> subprocess.CompletedProcess[str]:
+        """Reconcile until nothing is under way, and have here what was published."""
+        said = self.run("reconcile", "--wait", timeout=600 if self.branch else 90)
+        if self.branch:
+            self.git("pull", "-q", "--ff-only", "origin", self.branch)
+        return said
 
 
 @pytest.fixture
@@ -49,6 +59,7 @@ def repo(tmp_path: Path) -> Iterator[Placed]:
         if not remote or not os.environ.get(CLUSTER_IMAGE):
             pytest.skip(f"whole runs at a cluster need {CLUSTER_IMAGE} and {CLUSTER_REMOTE}")
         found.branch = f"trial-{uuid.uuid4().hex[:8]}"
+        found.x = found.branch.replace("trial-", "x")
         found.git("symbolic-ref", "HEAD", f"refs/heads/{found.branch}")
         found.git("remote", "add", "origin", remote)
     yield found
@@ -63,11 +74,11 @@ def handle(repo: Scratch, name: str, number: int = 1) -> str:
 
 def test_a_request_becomes_evidence_by_way_of_a_pod(bench: Bench, repo: Placed) -> None:
     repo.engine(bench)
-    repo.simple("x", 'echo in a pod; test -n "$RECONCILER_RUN_ID"')
+    repo.simple(repo.x, 'echo in a pod; test -n "$RECONCILER_RUN_ID"')
     repo.begin()
-    said = repo.run("reconcile", "--wait")
+    said = repo.reconcile()
     assert said.returncode == 0, (said.stdout, said.stderr)
-    found = repo.manifest("x")
+    found = repo.manifest(repo.x)
     placement = found["attempts"][0]["placement"]
     assert (placement["executor"], placement["instance"]) == ("far", "kubernetes")
     assert repo.git("show", f"HEAD:{found['commands'][0]['log_path']}") == "in a pod\n"
@@ -76,14 +87,14 @@ def test_a_request_becomes_evidence_by_way_of_a_pod(bench: Bench, repo: Placed) 
 def test_many_runs_and_a_reconciler_that_is_restarted_in_between(bench: Bench, repo: Placed) -> None:
     repo.engine(bench)
     for number in range(MANY):
-        repo.simple(f"x{number:02}", f"echo {number}")
+        repo.simple(f"{repo.x}-{number:02}", f"echo {number}")
     repo.begin()
     for _ in range(2):
         repo.run("reconcile")
-    said = repo.run("reconcile", "--wait")
+    said = repo.reconcile()
     assert said.returncode == 0, (said.stdout, said.stderr)
     for number in range(MANY):
-        found = repo.manifest(f"x{number:02}")
+        found = repo.manifest(f"{repo.x}-{number:02}")
         assert (found["status"], len(found["attempts"])) == ("succeeded", 1)
 
 
@@ -91,56 +102,56 @@ def test_an_attempt_that_is_evicted_is_followed_by_another(away: Bench, repo: Pl
     assert away.stand_in is not None
     repo.engine(away)
     up = repo.outside / "up"
-    repo.simple("x", f"test -e {up} && exit 0; touch {up}; exec sleep 600")
+    repo.simple(repo.x, f"test -e {up} && exit 0; touch {up}; exec sleep 600")
     repo.begin()
     deadline_s = time.monotonic() + away.wait_s
     while not up.exists():
         assert time.monotonic() < deadline_s
         repo.run("reconcile")
-    away.stand_in.take_away(handle(repo, "x"), "evicted")
-    said = repo.run("reconcile", "--wait")
+    away.stand_in.take_away(handle(repo, repo.x), "evicted")
+    said = repo.reconcile()
     assert said.returncode == 0, (said.stdout, said.stderr)
-    found = repo.manifest("x")
+    found = repo.manifest(repo.x)
     assert [each["outcome"] for each in found["attempts"]][-1] == "succeeded"
     assert [each["cause"] for each in found["recoveries"]] == ["evicted"]
 
 
 def test_an_image_that_is_not_there_fails_the_run(bench: Bench, repo: Placed) -> None:
     repo.engine(bench, image="registry.invalid/none:1", start_patience="1s")
-    repo.simple("x", "true")
+    repo.simple(repo.x, "true")
     repo.begin()
-    said = repo.run("reconcile", "--wait")
+    said = repo.reconcile()
     assert said.returncode == 1, (said.stdout, said.stderr)
-    assert "ImagePull" in repo.manifest("x")["status_detail"]
+    assert "ImagePull" in repo.manifest(repo.x)["status_detail"]
 
 
 def test_a_run_that_is_cancelled_is_ended_in_the_cluster(bench: Bench, repo: Placed) -> None:
     repo.engine(bench)
-    repo.simple("x", "exec sleep 600")
+    repo.simple(repo.x, "exec sleep 600")
     repo.begin()
     engine = bench.open()
     repo.run("reconcile")
-    named = handle(repo, "x")
+    named = handle(repo, repo.x)
     deadline_s = time.monotonic() + bench.wait_s
     while engine.observe([named])[named].standing != "running":
         assert time.monotonic() < deadline_s
         repo.run("reconcile")
-    repo.simple("x", "exec sleep 600", cancel="not needed")
+    repo.simple(repo.x, "exec sleep 600", cancel="not needed")
     repo.begin()
-    said = repo.run("reconcile", "--wait")
+    said = repo.reconcile()
     assert said.returncode == 1, (said.stdout, said.stderr)
     assert bench.ended(engine, named).standing in ("ended", "absent")
-    assert repo.manifest("x")["status"] == "cancelled"
+    assert repo.manifest(repo.x)["status"] == "cancelled"
 
 
 def test_a_quota_makes_a_run_wait_with_its_reason(away: Bench, repo: Placed) -> None:
     assert away.stand_in is not None
     away.stand_in.jobs_max = 0
     repo.engine(away)
-    repo.simple("x", "true")
+    repo.simple(repo.x, "true")
     repo.begin()
     repo.run("reconcile")
     assert "waits: Kubernetes answered 403" in repo.run("reconcile").stderr
     away.stand_in.jobs_max = None
-    said = repo.run("reconcile", "--wait")
+    said = repo.reconcile()
     assert said.returncode == 0, (said.stdout, said.stderr)
