@@ -101,14 +101,14 @@ def test_an_image_that_is_not_there_ends_it_once_that_has_lasted(bench: Bench) -
 
 def test_an_eviction_by_the_api_ends_it(bench: Bench) -> None:
     engine, order = bench.open(), bench.submission("0001-demo-1a2b3c4d", WAITS)
+    if bench.stand_in is None and engine.api.get("/apis/policy/v1") is None:
+        pytest.skip("before Kubernetes 1.22 a Job begins anew when its pod is evicted")
     engine.submit([order])
     bench.logged(engine, order.handle, b"begun")
     pods = engine.api.listed("pods", f"gitops-reconciler.dev/handle={order.handle}").items
     name = pods[0]["metadata"]["name"]  # type: ignore[index]
-    body = {"kind": "Eviction", "metadata": {"name": name}}
-    path = engine.api.path("pods", name, "eviction")
-    versions = ("policy/v1", "policy/v1beta1")  # the second one before Kubernetes 1.22
-    assert any(engine.api.order("POST", path, {"apiVersion": each, **body}).ok for each in versions)
+    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}}
+    assert engine.api.order("POST", engine.api.path("pods", name, "eviction"), body).ok
     assert bench.ended(engine, order.handle).cause is Cause.EVICTED
     # Who was not there when the pod was says the same, because the Job does.
     assert bench.open().observe([order.handle])[order.handle].cause is Cause.EVICTED
