@@ -37,7 +37,7 @@ class Afar:
         self.sightings = Sightings(world, self.engines, self.memory)
         self.orders = Orders(world, self.engines, self.memory, self.words)
         self.handover = Handover(world, self.engines, self.memory, self.words, self.orders)
-        self.ends = Ends(world, self.engines, self.memory, self.words, self.orders, self.sightings)
+        self.ends = Ends(world, self.engines, self.memory, self.sightings)
 
     # -------------------------------------------------------------------------------------------- looking
 

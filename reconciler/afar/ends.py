@@ -9,14 +9,12 @@ from reconciler import parted
 from reconciler.actions import Abandon, Action, Cancel, Resume, TakeOver
 from reconciler.afar.engines import Engines
 from reconciler.afar.memory import Memory, placement_of
-from reconciler.afar.orders import Orders
 from reconciler.afar.sightings import Sightings
-from reconciler.afar.words import Words
 from reconciler.errors import LockHeld
 from reconciler.model import Run, RunId
 from reconciler.phases import is_silent
 from reconciler.places import Sighting, Standing
-from reconciler.work import handle_of, work_ref
+from reconciler.work import handle_of
 from reconciler.world import World
 
 TOLD_S = 2.0
@@ -27,11 +25,8 @@ FENCED = (Cancel, Abandon, Resume, TakeOver)
 class Ends:
     """Ends attempts for one host."""
 
-    def __init__(
-        self, world: World, engines: Engines, memory: Memory, words: Words, orders: Orders, sightings: Sightings
-    ) -> None:
-        self.world, self.engines, self.memory = world, engines, memory
-        self.words, self.orders, self.sightings = words, orders, sightings
+    def __init__(self, world: World, engines: Engines, memory: Memory, sightings: Sightings) -> None:
+        self.world, self.engines, self.memory, self.sightings = world, engines, memory, sightings
         self.parted_s = float("-inf")
 
     def fence(self, actions: Sequence[Action], runs: Mapping[RunId, Run]) -> dict[RunId, str]:
@@ -57,8 +52,7 @@ class Ends:
         for executor, those in by_executor.items():
             seen = self._cancel(executor, [handle for _, _, handle in those])
             found = {run_id: self._lives(executor, handle, seen, run) for run_id, run, handle in those}
-            gone = [run for run_id, run, _ in those if run is not None and not found[run_id]]
-            living |= {run_id: why for run_id, why in found.items() if why} | self._keep_from_others(executor, gone)
+            living |= {run_id: why for run_id, why in found.items() if why}
         return living
 
     def _handles(self, action: Action | None, run: Run | None) -> Iterator[tuple[str, str]]:
@@ -72,19 +66,6 @@ class Ends:
         elif run is not None and run.claim is None:
             for name in self.engines.said:
                 yield name, handle_of(self.engines.repository(name), run.run_id, run.number)
-
-    def _keep_from_others(self, executor: str, runs: Iterable[Run]) -> dict[RunId, str]:
-        """Make the refs of attempts that end before they had one: who claimed them first and lost them to us cannot
-        hand them over any more when it wakes up. Return by run why that could not be done."""
-        if self.world.remote is None or self.words.hearing is None:
-            return {}
-        claimed = [run for run in runs if run.claim is not None and not self.memory.heard_of(run).order]
-        bare = [
-            run for run in claimed if work_ref(run.run_id, run.number) not in self.words.refs and self.words.plan(run)
-        ]
-        refused: dict[RunId, str] = {}
-        self.orders.give(executor, bare, refused)
-        return refused
 
     def _note_given_up(self, executor: str, handle: str, run: Run | None) -> None:
         """Note that an attempt is told to end because it is silent, where that is so."""

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from reconciler import apply, codec, parted, process
-from reconciler.actions import Resume, TakeOver
+from reconciler.actions import Resume, Submit, TakeOver
 from reconciler.executors import ordering
 from reconciler.executors.engine import EngineSilent, Sighting, Standing, Submission, Turned
 from reconciler.git import open_repository
@@ -155,16 +155,21 @@ def last_try(tmp_path: Path, engine: Obedient) -> Iterator[tuple[Desk, Desk]]:
 
 
 def two_hosts(tmp_path: Path, engine: Obedient, **keys: object) -> Iterator[tuple[Desk, Desk]]:
-    one, other = (Hub(tmp_path)).clones("a", "b", more=FAR, lease_s=LEASE_S)
-    one.pipeline("p", TWO)
-    one.request("x", "p", **keys)
-    one.push()
-    first, second = Desk(one, engine), Desk(other, engine)
+    first, second = desks(tmp_path, engine, **keys)
     first.look(2)
     assert len(engine.placed) == 1
     yield first, second
     for each in (first, second):
         each.close()
+
+
+def desks(tmp_path: Path, engine: Obedient, **keys: object) -> tuple[Desk, Desk]:
+    """Return two hosts, of which the first has asked for a run."""
+    one, other = (Hub(tmp_path)).clones("a", "b", more=FAR, lease_s=LEASE_S)
+    one.pipeline("p", TWO)
+    one.request("x", "p", **keys)
+    one.push()
+    return Desk(one, engine), Desk(other, engine)
 
 
 def say(one: Submission, *done: str, outcome: Outcome | None = Outcome.SUCCEEDED) -> None:
@@ -263,6 +268,31 @@ def test_what_the_engine_does_not_tell_any_more_is_executed_again_and_that_is_sa
     assert isinstance(second.scratch, Clone)
     manifest = second.scratch.hub.manifests()["x"]
     assert manifest["status"] == "succeeded" and recoveries(manifest) == [(1, cause)]
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_who_slept_before_it_handed_over_cannot_hand_over_what_another_one_has_ended(
+    tmp_path: Path, engine: Obedient, published: bool
+) -> None:
+    first, second = desks(tmp_path, engine)
+    assert isinstance(second.scratch, Clone) and first.loop is not None
+    first.look(1)
+    runs = first.loop.observer.observe().actual.runs  # it is claimed here, and then its host sleeps
+    second.scratch.git("pull", "-q")
+    second.scratch.request("x", "p", cancel="no longer needed")
+    second.scratch.push()
+    if not published:
+        second.scratch.hub.hook("update", 'test "$1" != refs/heads/main\n')
+    second.look(6, after_s=LEASE_S + 1)
+    assert second.scratch.record("x", "ends/1.json").exists() and second.scratch.hub.manifests().keys() == (
+        {"x"} if published else set()
+    )
+    afar, [run] = first.loop.observer.afar, runs.values()
+    assert afar is not None
+    refused = afar.submit([Submit(run_id=run.run_id, task_id=run.task_id, number=1, reason="")], runs)
+    assert engine.placed == {} and refused == {run.run_id: "its claim at the remote is another one now"}
+    for each in (first, second):
+        each.close()
 
 
 # ------------------------------------------------------------------------------------------------ whose doing it was
