@@ -50,6 +50,9 @@ class Afar:
         if not (self.engines.said or there or self.memory.attempts or self.memory.parted):
             return
         under_way = {run_id: run for run_id, run in there.items() if is_open(run)}
+        self.engines.missing = (
+            frozenset(placement_of(each).executor for each in under_way.values()) - self.engines.said.keys()
+        )
         if acts:
             self.sightings.observe(under_way.values())
         self.words.listen()

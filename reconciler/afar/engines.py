@@ -18,6 +18,7 @@ from reconciler.world import World
 
 PAUSE_S, PAUSE_MAX_S = 1.0, 60.0
 """How long an engine is left alone that does not answer or takes nothing: 1, 2, 4 ... 60 seconds."""
+MISSING = "it has attempts, and settings name no engine for it any more; name it again to look at them or to end them"
 
 
 @dataclass(slots=True)
@@ -41,6 +42,8 @@ class Engines:
         self.withheld: frozenset[str] = frozenset()
         self.looks = Looks(world.beside or Beside())
         self.pauses: dict[str, Pause] = {}
+        self.missing: frozenset[str] = frozenset()
+        """The executors that have attempts, and of which settings say nothing any more."""
         self._open: dict[str, tuple[ExecutorSettings, frozenset[str], Engine]] = {}
 
     def configure(self, settings: Settings) -> None:
@@ -79,7 +82,7 @@ class Engines:
     def unusable(self, executor: str, *, only_silence: bool = False) -> str:
         """Return why an engine is not used now, "" if it may be; `only_silence` if it is not to be given anything."""
         if executor not in self.said:
-            return f"there is no executor '{executor}' with an engine in the settings any more"
+            return f"executor '{executor}': {MISSING}"
         if executor in self.looks.under_way:
             return f"executor '{executor}' is asked how its attempts stand, and is given nothing meanwhile"
         pause = self.pause(executor)
@@ -117,9 +120,10 @@ class Engines:
         pause.until_s = self.world.now().monotonic_s + min(PAUSE_MAX_S, PAUSE_S * 2 ** min(times - 1, 16))
 
     def refusals(self) -> dict[str, str]:
-        """Return by executor why its engine takes nothing now."""
+        """Return by executor why its engine takes nothing now, or cannot be asked at all."""
         now_s = self.world.now().monotonic_s
-        return {name: each.why for name, each in self.pauses.items() if each.why and now_s < each.until_s}
+        resting = {name: each.why for name, each in self.pauses.items() if each.why and now_s < each.until_s}
+        return resting | dict.fromkeys(self.missing, MISSING)
 
     def patience_s(self, executors: Iterable[str]) -> float:
         """Return in how many seconds one of these engines is to be asked, infinite if none is."""

@@ -182,6 +182,28 @@ def test_an_engine_that_takes_nothing_makes_runs_wait_and_says_why(tmp_path: Pat
     assert all((repo.outside / name).read_text().split() == ["1"] for name in ("a", "b", "c"))
 
 
+def test_what_is_at_an_engine_that_settings_name_no_more_goes_on_and_is_told(tmp_path: Path) -> None:
+    repo = far(tmp_path)
+    for name in ("x", "y"):
+        repo.simple(name, f"touch {repo.outside}/{name}; until test -e {repo.outside}/go-{name}; do sleep 0.05; done")
+    repo.run("reconcile")
+    repo.run("reconcile")
+    repo.wait_for(lambda: (repo.outside / "x").exists() and (repo.outside / "y").exists(), 60)
+    with_engine = (repo.path / "reconciler.yaml").read_text()
+    repo.settings()
+    repo.commit()
+    (repo.outside / "go-x").touch()
+    repo.wait_for(lambda: repo.run("reconcile") and "succeeded" in repo.run("status", "x").stdout, 60)
+    repo.simple("y", "true", cancel="no longer needed")
+    why = "executor 'far': it has attempts, and settings name no engine for it any more"
+    assert why in repo.run("reconcile").stderr and why in repo.run("status").stdout
+    repo.write("reconciler.yaml", with_engine)
+    repo.commit()
+    settled(repo, 1)
+    assert repo.manifest("y")["status"] == "cancelled"
+    assert why not in repo.run("status").stdout
+
+
 def test_no_courier_inherits_what_holds_a_credential(tmp_path: Path) -> None:
     repo = far(tmp_path, "credentials:\n  forge: {env: FORGE_TOKEN}\n")
     told = repo.outside / "told"
