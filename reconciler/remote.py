@@ -32,7 +32,9 @@ from reconciler.errors import (
 from reconciler.git import Repository
 from reconciler.lent import guard, has_passed, without_refs
 from reconciler.login import Login
+from reconciler.model import CLAIMS, HOSTS
 from reconciler.values import frozen
+from reconciler.work import WORK
 
 NETWORK_TIMEOUT_S = 60.0
 FETCH_ATTEMPTS = 3
@@ -55,9 +57,7 @@ NOTE_REF = "refs/reconciler/note"
 
 OWN = "refs/reconciler/remote/"
 HEADS = "refs/heads/"
-SPOKEN = "refs/reconciler/work/"
-"""What attempts at engines say: whoever executes one decides how much that is."""
-SHARED = ("refs/reconciler/claims/", "refs/reconciler/hosts/", SPOKEN)
+SHARED = (CLAIMS, HOSTS, WORK)
 SPACES = {HEADS: f"{OWN}heads/", **{each: each.replace("refs/reconciler/", OWN) for each in SHARED}}
 """Where a ref of the remote is kept here."""
 
@@ -321,10 +321,10 @@ class Remote:
     def _bring_apart(self, branches: Sequence[str]) -> None:
         """Bring what people and hosts have put there, however much it is, and of attempts what is not too large: of one
         that says too much nothing new is heard."""
-        self._fetch((*_moves(branches), *(f"+{each}*:{SPACES[each]}*" for each in SHARED if each != SPOKEN)), 0)
-        answer = self._network("ls-remote", "--refs", "--quiet", "--end-of-options", self.name, f"{SPOKEN}*")
-        there = {ref: oid for oid, ref in _pairs(answer, "\t") if REF.fullmatch(ref) and ref.startswith(SPOKEN)}
-        here = {ref: f"{SPACES[SPOKEN]}{ref.removeprefix(SPOKEN)}" for ref in there}
+        self._fetch((*_moves(branches), *(f"+{each}*:{SPACES[each]}*" for each in SHARED if each != WORK)), 0)
+        answer = self._network("ls-remote", "--refs", "--quiet", "--end-of-options", self.name, f"{WORK}*")
+        there = {ref: oid for oid, ref in _pairs(answer, "\t") if REF.fullmatch(ref) and ref.startswith(WORK)}
+        here = {ref: f"{SPACES[WORK]}{ref.removeprefix(WORK)}" for ref in there}
         known = self.repository.look_up(list(here.values()))
         for (ref, oid), was in zip(there.items(), known, strict=True):
             if oid != was:
@@ -334,7 +334,7 @@ class Remote:
                     if not (self._was_too_large() or MENDABLE.search(error.stderr)):
                         raise
         for ref in self._kept(()):
-            if ref.startswith(SPACES[SPOKEN]) and ref not in here.values():
+            if ref.startswith(SPACES[WORK]) and ref not in here.values():
                 self.repository.delete_ref(ref)
 
     def _was_too_large(self) -> bool:

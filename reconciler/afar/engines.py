@@ -66,7 +66,7 @@ class Engines:
         """Return the engine of an executor. Raise EngineSilent if settings name none, TransientError if it cannot be
         used."""
         if executor not in self.said:
-            raise EngineSilent(f"executor '{executor}' has no engine in the settings any more")
+            raise EngineSilent(f"executor '{executor}': {MISSING}")
         said, withheld = self.said[executor], self.withheld
         if executor not in self._open or self._open[executor][:2] != (said, withheld):
             directory = self.world.repository.state / "engines" / executor

@@ -10,7 +10,8 @@ import pytest
 
 from reconciler import remote as module
 from reconciler.git import open_repository
-from reconciler.remote import HEADS, SPOKEN, Remote
+from reconciler.remote import HEADS, Remote
+from reconciler.work import WORK
 from tests.scratch import Clone, Hub
 
 MUCH = 300_000
@@ -43,19 +44,19 @@ def test_an_attempt_that_says_too_much_is_not_heard_and_everybody_else_is(
     shared: tuple[Hub, Clone, Remote],
 ) -> None:
     hub, clone, remote = shared
-    small = say(hub, f"{SPOKEN}small-00000000/1", 10)
-    gone = say(hub, f"{SPOKEN}gone-00000000/1", 10)
-    assert remote.fetch(["main"])[f"{SPOKEN}gone-00000000/1"] == gone
-    hub.git("update-ref", "-d", f"{SPOKEN}gone-00000000/1")
-    say(hub, f"{SPOKEN}large-00000000/1", MUCH)
-    next_one = say(hub, f"{SPOKEN}small-00000000/2", 11)
+    small = say(hub, f"{WORK}small-00000000/1", 10)
+    gone = say(hub, f"{WORK}gone-00000000/1", 10)
+    assert remote.fetch(["main"])[f"{WORK}gone-00000000/1"] == gone
+    hub.git("update-ref", "-d", f"{WORK}gone-00000000/1")
+    say(hub, f"{WORK}large-00000000/1", MUCH)
+    next_one = say(hub, f"{WORK}small-00000000/2", 11)
     clone.write("more.txt", "more\n")
     tip = clone.push()
     for _ in range(2):
         assert remote.fetch(["main"]) == {
             f"{HEADS}main": tip,
-            f"{SPOKEN}small-00000000/1": small,
-            f"{SPOKEN}small-00000000/2": next_one,
+            f"{WORK}small-00000000/1": small,
+            f"{WORK}small-00000000/2": next_one,
         }
     assert not list((clone.path / ".git/objects/pack").glob("tmp_*")), "what was begun is not left behind"
 
@@ -63,5 +64,5 @@ def test_an_attempt_that_says_too_much_is_not_heard_and_everybody_else_is(
 def test_what_people_have_pushed_may_be_as_large_as_it_is(shared: tuple[Hub, Clone, Remote]) -> None:
     hub, _, remote = shared
     large = say(hub, f"{HEADS}large", MUCH)
-    small = say(hub, f"{SPOKEN}small-00000000/1", 10)
-    assert remote.fetch(["large"]) == {f"{HEADS}large": large, f"{SPOKEN}small-00000000/1": small}
+    small = say(hub, f"{WORK}small-00000000/1", 10)
+    assert remote.fetch(["large"]) == {f"{HEADS}large": large, f"{WORK}small-00000000/1": small}
