@@ -223,9 +223,9 @@ class Claims:
     def _lease_path(self) -> Path:
         return self.world.repository.state / "lease.json"
 
-    def next_announcement_s(self) -> float:
-        """Return in how many seconds this host has to announce itself again, infinite if it holds no run."""
-        if self.announced is None or not self.said:
+    def next_announcement_s(self, living: Mapping[RunId, int]) -> float:
+        """Return in how many seconds this host has to announce itself again, infinite if no run lives here."""
+        if self.announced is None or not living:
             return float("inf")
         due = self.announced.monotonic_s + self.observer.settings.lease_s / ANNOUNCEMENTS_A_LEASE
         return max(0.0, due - self.world.now().monotonic_s)

@@ -286,7 +286,7 @@ class Loop:
         first = due.earliest(found)
         remote = Due(in_s=self.contact.patience_s(), what="the remote is asked")
         # While the remote does not answer, its next try is what is due, however late the lease is.
-        renewal_s = self.claims.next_announcement_s() if self.observer.online else FULL_S
+        renewal_s = self.claims.next_announcement_s(living(seen)) if self.observer.online else FULL_S
         lease = Due(in_s=renewal_s, what="the lease is renewed")
         gathered_s = max(0.0, self.published_s + GATHER_S - now.monotonic_s) if self._gathers(result) else FULL_S
         gathered = Due(in_s=gathered_s, what="evidence is committed")

@@ -26,6 +26,7 @@ from reconciler.codec import CodecError
 from reconciler.due import Due
 from reconciler.errors import REFUSALS, ContentError, GitFailed, LockHeld, TransientError, UsageError
 from reconciler.loop import Loop, Pass
+from reconciler.pacing import BACKOFF_MAX_S, Pacing
 from reconciler.phases import ENDED
 from reconciler.readiness import Readiness
 from reconciler.values import frozen
@@ -34,8 +35,6 @@ from reconciler.world import World
 
 LOOK_S = 1.0
 """So often it is looked, without git, whether a ref has moved that no event told of."""
-BACKOFF_S, BACKOFF_MAX_S = 0.5, 30.0
-"""How long the next try waits after the environment refused something: 1, 2, 4 ... 30 seconds."""
 REST_MAX_S = 0.25
 """How long at most a burst is collected: as long as the last pass took."""
 RECORD_BYTES_MAX = 4096
@@ -91,7 +90,7 @@ class Watcher:
     identity: tuple[int, int] | None = None
     events: Events = field(init=False)
     before: tuple[object, ...] = ()
-    failures: int = 0
+    pacing: Pacing = field(default_factory=Pacing)
     took_s: float = 0.0
     ended_s: float = float("-inf")
     refused: str = ""
@@ -220,9 +219,8 @@ class Watcher:
         self.took_s = self.ended_s - began_s
         if result is not None:
             self._after(result)
-        refused = bool(trouble) or (result is not None and _is_refused(result))
-        self.failures = self.failures + 1 if refused else 0
-        due = self._due(result)
+        self.pacing.note(result)
+        due = self.pacing.due(self.loop, result)
         due_at_s = self.ended_s + due.in_s
         return Turn(
             result=result,
@@ -256,18 +254,9 @@ class Watcher:
             self.events.start()
             self.before = ()
 
-    def _due(self, result: Pass | None) -> Due:
-        backoff_s = min(BACKOFF_MAX_S, BACKOFF_S * 2 ** min(self.failures, 16)) if self.failures else float("inf")
-        retry = Due(in_s=backoff_s, what="what was refused is tried again")
-        if result is None:
-            return retry
-        if result.leads_on and not self.failures:
-            return Due(in_s=0.0, what="the pass changed something itself")
-        return min(self.loop.due(result), retry, key=lambda each: each.in_s)
-
     def _look_s(self, result: Pass | None) -> float:
         """Return after how many seconds a face wants to see how runs get on; those passes take a tenth of it."""
-        if self.face.look_s is None or result is None or self.failures or not self.loop.workers(result):
+        if self.face.look_s is None or result is None or self.pacing.failures or not self.loop.workers(result):
             return float("inf")
         return max(self.face.look_s, 10 * self.took_s)
 
@@ -350,11 +339,6 @@ def _status(turn: Turn) -> str:
         return f"waiting: {turn.trouble}"
     runs, waits = turn.result.phases.values(), sum(isinstance(each, Wait) for each in turn.result.actions)
     return f"{turn.result.seen.branch}: {sum(each not in ENDED for each in runs)} under way, {waits} waiting"
-
-
-def _is_refused(result: Pass) -> bool:
-    """Return whether the environment kept a pass from doing what it decided; of the remote, `contact` takes care."""
-    return bool(result.blocked) or any(each.error for each in result.done)
 
 
 # ------------------------------------------------------------------------------------------------ one a clone

@@ -179,7 +179,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "control/",
         "executors/",
     ),
-    "loop": ("contact", "loop", "watcher"),
+    "loop": ("contact", "loop", "pacing", "watcher"),
     "simulation": ("simulation/",),
     "faces": (
         "survey",

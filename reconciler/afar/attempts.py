@@ -45,6 +45,7 @@ class Afar:
         """Bring home what attempts at engines have said, and put into `runs` what is known of them. Those who merely
         look (`acts` is False) ask no engine and bring nothing home."""
         self.engines.configure(settings)
+        self.memory.refresh()
         self.words.begin(hearing)
         there = {run_id: run for run_id, run in runs.items() if run.is_afar and not run.corrupt}
         if not (self.engines.said or there or self.memory.attempts or self.memory.parted):

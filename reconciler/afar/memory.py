@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from reconciler import codec
+from reconciler.disk import Seen
 from reconciler.model import Instant, Outcome, Run, RunId
 from reconciler.parted import Parted
 from reconciler.places import Placement, Sighting
@@ -52,7 +53,7 @@ class Remembered:
 
 
 class Memory:
-    """The memory of one host, in one process at a time."""
+    """The memory of one host. Its processes take turns, each with the pass lock, and each reads what others wrote."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -60,8 +61,17 @@ class Memory:
         self.told: dict[str, float] = {}
         """When (monotonic seconds) an engine was told to end an attempt; it is told once more by who begins anew."""
         self.changed = False
-        found = self._recall()
-        self.attempts, self.parted = found.attempts, found.parted
+        self.written: Seen | None = None
+        self.attempts: dict[str, Heard] = {}
+        self.parted: dict[str, Parted] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take over what another process of this host has written down meanwhile."""
+        written = self.world.disk.look(self.path)
+        if written != self.written and not self.changed:
+            found = self._recall()
+            self.attempts, self.parted, self.written = found.attempts, found.parted, written
 
     def heard(self, executor: str, handle: str) -> Heard:
         return self.attempts.get(handle) or Heard(executor=executor)
@@ -97,7 +107,7 @@ class Memory:
             self.world.disk.make_directory(self.path.parent)
             kept = Remembered(attempts=self.attempts, parted=self.parted)
             self.world.disk.write_atomic(self.path, codec.compact(kept))
-            self.changed = False
+            self.changed, self.written = False, self.world.disk.look(self.path)
 
     def _recall(self) -> Remembered:
         with contextlib.suppress(codec.CodecError, OSError):

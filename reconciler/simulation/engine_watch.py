@@ -96,10 +96,10 @@ class EngineWatch(Watch):
             raise Violation(f"attempt {before[1]} of {before[0]} said in time how it ended, and is followed by another")
 
     def _check_followed(self, about: Number, claim: Claim) -> None:
-        """Who claimed an attempt was not told last, in a pass before, that the one before it is queued or executed,
-        unless that had said its last word."""
-        before = (about[0], about[1] - 1)
-        standing, told_s = self.cluster.told.get((claim.claimer, self.names.get(before, "")), (Standing.ABSENT, 0.0))
+        """The machine that claimed an attempt was not told last, before the pass that did, that the one before it is
+        queued or executed, unless that had said its last word."""
+        before, unknown = (about[0], about[1] - 1), (Standing.ABSENT, 0.0)
+        standing, told_s = self.cluster.told.get((claim.claimer.boot_id, self.names.get(before, "")), unknown)
         passes = self.cluster.passes.get(claim.claimer, [])
         in_time = any(told_s < each <= claim.claimed.monotonic_s for each in passes)
         if standing not in GONE and in_time and before not in self.words.over:

@@ -22,6 +22,7 @@ from reconciler.simulation.engine_watch import EngineWatch
 from reconciler.simulation.host import Host
 from reconciler.simulation.remote import Server
 from reconciler.simulation.repository import Store
+from reconciler.simulation.resting import Asked, Rest, Watching
 from reconciler.simulation.scheduler import (
     MOVES_MAX,
     MOVES_MAX_A_REQUEST,
@@ -70,7 +71,7 @@ class History:
         self.server = Server(self.scheduler, self.watch.branch_moved)
         self.drawn = 0
         self.counts: dict[str, int] = {}
-        self.actors: list[Actor] = []
+        self.watchers: dict[Actor, Watching] = {}
         self.calm_at: float | None = None
         self.passes: dict[str, int] = {}
         self.quiet: dict[str, str] = {}
@@ -153,9 +154,9 @@ class History:
 
     def _reconcile(self, host: Host, actor: Actor) -> None:
         world = world_of(host, self.server if self.story.remote else None, self.cluster)
-        loop = Loop(world, Observer(world))
+        loop, rest = Loop(world, Observer(world)), self._rest(host, actor)
         if not self.story.fresh and self.story.draw("beside", host.name, actor.me.pid) < 0.5:
-            loop.observer.ring = lambda: None  # passes go on while an engine is asked
+            loop.observer.ring = rest.ring  # passes go on while an engine is asked
         while True:
             if self.cluster is not None:
                 self.cluster.passes.setdefault(actor.me, []).append(host.monotonic())
@@ -175,12 +176,24 @@ class History:
             if self.story.fresh:
                 self.scheduler.sleep(self.story.pause_s)
                 return
+            rest.sleep(loop, result)
             if self.cluster is not None and self.cluster.trouble.is_silent(self.scheduler.now):
                 self.scheduler.sleep(self.cluster.pause_s())
-            if result.idle:
-                self.scheduler.sleep(4 * self.story.pause_s)
-            else:
-                loop.sleep(result)
+
+    def _rest(self, host: Host, actor: Actor) -> Rest:
+        """Return what a reconciler does between passes: half of those that stay watch."""
+        if self.story.draw("watches", host.name, actor.me.pid) < 0.5:
+            return Asked(host, self.story.pause_s)
+        self.watchers[actor] = watching = Watching(host, actor)
+        return watching
+
+    def _ring(self, host: Host) -> None:
+        """Let the watchers of a clone know that a ref has moved there."""
+        for actor, watching in list(self.watchers.items()):
+            if actor.dead:
+                del self.watchers[actor]
+            elif actor.host is host:
+                watching.ring()
 
     def _passed(self, host: Host, result: Pass) -> None:
         if self.scheduler.trace is not None:
@@ -191,6 +204,7 @@ class History:
             refs = (self.server.refs, host.repository.refs)
             heads = [oid for each in refs for ref, oid in each.items() if ref.startswith(HEADS)]
             self.watch.acknowledged(result.publication.commit, heads)
+            self._ring(host)
             self.count("publications")
         self.requests_seen = max(self.requests_seen, len(result.seen.desired.names))
         self._note_pass(host)
@@ -293,6 +307,7 @@ class History:
             self.server.refs[self.branch] = commit
         else:
             self.hosts[0].repository.refs[self.branch] = commit
+            self._ring(self.hosts[0])
         self.watch.person_committed(commit)
         decisions = self.watch.decisions
         decisions.commits += [commit] * (len(decisions.said) - len(decisions.commits))

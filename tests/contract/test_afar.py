@@ -214,6 +214,26 @@ def recoveries(manifest: dict[str, Any]) -> list[tuple[int, str]]:
     return [(each["lost"], each["cause"]) for each in manifest["recoveries"]]
 
 
+# ------------------------------------------------------------------------------------------------ two at one desk
+
+
+def test_the_order_of_one_process_of_a_host_is_no_strangers_for_another_one(scratch: Scratch, engine: Obedient) -> None:
+    scratch.write("reconciler.yaml", FAR)
+    scratch.pipeline("p", TWO)
+    scratch.commit()
+    one, other = Desk(scratch, engine), Desk(scratch, engine)
+    other.look(2)
+    scratch.request("x", "p")
+    scratch.commit()
+    engine.mute = frozenset({"submit"})
+    one.look(2)
+    engine.mute = frozenset()
+    other.look(2, after_s=30.0)
+    assert not engine.told and len(engine.placed) == 1
+    for each in (one, other):
+        each.close()
+
+
 # ------------------------------------------------------------------------------------------------ who comes late
 
 

@@ -531,6 +531,36 @@ MUTATIONS = (
         '[ "$asked" = "$(cat "$here/asked")" ] && : > "$here/passed"',
         ': > "$here/passed"',
     ),
+    Mutation(
+        "a host without runs is due to renew its lease",
+        "claims.py",
+        "        if self.announced is None or not living:\n",
+        "        if self.announced is None or not self.said:\n",
+    ),
+    Mutation(
+        "nobody foresees that a run should have started",
+        "due.py",
+        '        yield Due(in_s=left_s, what="a run should have started", subject=run.run_id)\n',
+        "        return\n",
+    ),
+    Mutation(
+        "nobody foresees that a heartbeat is missed",
+        "due.py",
+        '        yield Due(in_s=left_s, what="a heartbeat is missed", subject=run.run_id)\n',
+        "        return\n",
+    ),
+    Mutation(
+        "who may live at its engine is left alone for a while",
+        "pacing.py",
+        "    return bool(result.blocked or result.living) or ",
+        "    return bool(result.blocked) or ",
+    ),
+    Mutation(
+        "what another process of a host heard of engines is not read",
+        "afar/attempts.py",
+        "        self.memory.refresh()\n",
+        "",
+    ),
 )
 
 
