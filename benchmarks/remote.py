@@ -40,7 +40,13 @@ def main() -> None:
 
 
 def bench_writers() -> None:
-    """50 hosts that each have one finished run, publishing at once onto one branch."""
+    """50 hosts that each have one finished run, publishing at once onto one branch: hosts at work, which have looked at
+    the remote while the run was under way, and hosts that begin only then."""
+    for at_work in (True, False):
+        race(at_work)
+
+
+def race(at_work: bool) -> None:
     with hub() as place:
         seed = requests(place, WRITERS, "runs_max: 1\nlease: 10m\n")
         clones = [clone(place, f"host-{number}") for number in range(WRITERS)]
@@ -49,18 +55,19 @@ def bench_writers() -> None:
             reconcile(each)
         context = multiprocessing.get_context("fork")
         barrier, answers = context.Barrier(WRITERS + 1), context.Queue()
-        writers = [context.Process(target=publish_one, args=(each, barrier, answers)) for each in clones]
+        writers = [context.Process(target=publish_one, args=(each, at_work, barrier, answers)) for each in clones]
         for each in writers:
             each.start()
         barrier.wait()
-        began = time.perf_counter()
         told = [answers.get(timeout=300) for _ in writers]
+        began = min(each[5] for each in told)
         took = sorted(each[0] - began for each in told)
         for each in writers:
             each.join()
         published = [line.split()[0] for line in trailers(place)]
         print(
-            f"{WRITERS} writers on one branch: the first landed after {took[0]:.2f} s, the last after {took[-1]:.2f} s"
+            f"{WRITERS} writers on one branch, {'at work' if at_work else 'that begin'}: "
+            f"the first landed after {took[0]:.2f} s, the last after {took[-1]:.2f} s"
         )
         passes, own_s, git_s = (sum(each[index] for each in told) for index in (1, 2, 3))
         print(f"  CPU: {own_s:.2f} s of our own, {git_s:.2f} s of git and the server; load {os.getloadavg()[0]:.1f}")
@@ -72,7 +79,7 @@ def bench_writers() -> None:
         print(f"  landed {len(set(published))} of {WRITERS}, published twice: {len(published) - len(set(published))}")
 
 
-def publish_one(directory: Path, barrier: Any, answers: Any) -> None:
+def publish_one(directory: Path, at_work: bool, barrier: Any, answers: Any) -> None:
     from reconciler.loop import Loop, unproven
     from reconciler.observe import Observer
     from reconciler.remote import Remote
@@ -84,8 +91,12 @@ def publish_one(directory: Path, barrier: Any, answers: Any) -> None:
     world = open_world(directory)
     loop = Loop(world, Observer(world))
     loop.observer.recall()
+    if at_work:
+        loop.observer.ask()
+        loop.observer.observe()
+        calls |= dict.fromkeys(calls, 0)
     barrier.wait()
-    before, passes = os.times(), 0
+    began, before, passes = time.perf_counter(), os.times(), 0
     while True:
         result, passes = loop.run_pass(), passes + 1
         if result.publication or not unproven(result.seen):
@@ -94,7 +105,7 @@ def publish_one(directory: Path, barrier: Any, answers: Any) -> None:
     ended, after = time.perf_counter(), os.times()
     own_s = after.user + after.system - before.user - before.system
     git_s = after.children_user + after.children_system - before.children_user - before.children_system
-    answers.put((ended, passes, own_s, git_s, calls))
+    answers.put((ended, passes, own_s, git_s, calls, began))
 
 
 def bench_failover() -> None:

@@ -19,8 +19,11 @@ SPREAD_S, SPREAD_MAX_S = 0.05, 5.0
 """How long at most to wait after another host was faster: 0.1, 0.2 ... 5 seconds, times a random fraction."""
 TURN_S, LOOK_S = 0.15, 0.03
 """How long one host needs at least to publish (fetch, commit, push), and how often to look whether it has."""
-PACE_MAX_S, LOOKS_A_TURN = 1.0, 5
-"""How long a turn is taken to be at most, and how often during one the next in line looks."""
+PACE_MAX_S, LOOKS_A_TURN, EARLY = 1.0, 5, 0.6
+"""How long a turn is taken to be at most, how often during one the next in line looks, and which part of what the turns
+before the last one are thought to take others sleep: who comes too late keeps everybody waiting."""
+NEAR, MISSED = 4, 8
+"""So few hosts are before this one when its turn is near; so many publications are worth a fetch of their own."""
 TURNS_MAX_S = 30.0
 """How long at most to wait for the turns of others before all that a pass does is done again."""
 FAILURES_MAX = 5
@@ -117,24 +120,39 @@ class Contact:
     def _let_pass(self, ahead: Mapping[str, str], deadline_s: float) -> None:
         """Sleep while hosts whose turn is before ours get on: each takes down or renews its announcement when it has
         published. For those that do not, nobody waits longer than two tries take: they may have nothing to publish."""
-        assert self.world.remote is not None
-        now_s = self.world.now().monotonic_s
+        now_s, missed = self.world.now().monotonic_s, 0
         patience_s, stuck_s, pace_s = 2 * (now_s - self.began_s), 0.0, TURN_S
         # A host that waits announces nothing, and its runs must not be taken for dead.
         until_s = min(deadline_s, now_s + min(TURNS_MAX_S, self.observer.settings.lease_s / ANNOUNCEMENTS_A_LEASE))
         while ahead and stuck_s < patience_s and now_s < until_s:
             # The first of them may be done at any moment; each other one needs a turn after that.
-            pause_s = max(LOOK_S, pace_s / LOOKS_A_TURN) + pace_s * (len(ahead) - 1)
+            pause_s = max(LOOK_S, pace_s / LOOKS_A_TURN) + EARLY * pace_s * (len(ahead) - 1)
             pause_s = min(pause_s, patience_s - stuck_s, until_s - now_s)
             self.world.sleep(max(LOOK_S, pause_s))  # a rest too small for the clock would never end
             try:
-                there = self.world.remote.look(list(ahead))
+                left = self._left(ahead)
+                missed += len(ahead) - len(left)
+                if missed >= MISSED and 0 < len(left) <= NEAR:
+                    left, missed = self._catch_up(left), 0
             except TransientError:
                 return  # the next pass asks too, and says what is wrong
-            left = {ref: oid for ref, oid in ahead.items() if there.get(ref) == oid}
             slept_s, now_s = self.world.now().monotonic_s - now_s, self.world.now().monotonic_s
             pace_s = _pace_s(pace_s, len(ahead) - len(left), slept_s)
             stuck_s, ahead = 0.0 if len(left) < len(ahead) else stuck_s + slept_s, left
+
+    def _left(self, ahead: Mapping[str, str]) -> dict[str, str]:
+        """Return the announcements that still stand at the remote."""
+        assert self.world.remote is not None
+        there = self.world.remote.look(list(ahead))
+        return {ref: oid for ref, oid in ahead.items() if there.get(ref) == oid}
+
+    def _catch_up(self, ahead: Mapping[str, str]) -> dict[str, str]:
+        """Fetch what others have published before the own turn comes, since everybody waits for what is done in a turn;
+        return the announcements that still stand."""
+        assert self.observer.hearing is not None
+        self.observer.ask()
+        self.observer.online = False  # the last of them have not published yet
+        return {ref: oid for ref, oid in ahead.items() if self.observer.hearing.refs.get(ref) == oid}
 
     def patience_s(self) -> float:
         """Return in how many seconds the remote has to be asked."""

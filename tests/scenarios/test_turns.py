@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from reconciler.contact import LOOK_S, SPREAD_S, TURN_S, TURNS_MAX_S, Contact
+from reconciler.contact import LOOK_S, MISSED, NEAR, SPREAD_S, TURN_S, TURNS_MAX_S, Contact
 from reconciler.errors import GitFailed
 from reconciler.model import HostId, Instant, host_ref
 
@@ -26,14 +26,18 @@ class Table:
         self.oids, self.publishes_at = oids, publishes_at
         self.now_s = 0.0
         self.looks = 0
+        self.fetched_s: list[float] = []
         self.answers = True
 
     def look(self, refs: Sequence[str]) -> Mapping[str, str]:
         self.looks += 1
         if not self.answers:
             raise GitFailed("no answer")
-        standing = {host_ref(HostId(host)): oid for host, oid in self.oids.items() if not self._has_published(host)}
+        standing = self._standing()
         return {ref: standing[ref] for ref in refs if ref in standing}
+
+    def _standing(self) -> dict[str, str]:
+        return {host_ref(HostId(host)): oid for host, oid in self.oids.items() if not self._has_published(host)}
 
     def _has_published(self, host: str) -> bool:
         return self.publishes_at.get(host, float("inf")) <= self.now_s
@@ -53,7 +57,13 @@ class Table:
             chance=SimpleNamespace(fraction=lambda: 0.5),
         )
         hearing = SimpleNamespace(hosts=dict.fromkeys(map(HostId, self.oids)), refs=refs)
-        observer: Any = SimpleNamespace(hearing=hearing, settings=SimpleNamespace(lease_s=lease_s))
+
+        def ask() -> None:
+            self.fetched_s.append(self.now_s)
+            hearing.refs, observer.online = self._standing(), True
+
+        settings = SimpleNamespace(lease_s=lease_s)
+        observer: Any = SimpleNamespace(hearing=hearing, settings=settings, ask=ask, online=False)
         return Contact(world, observer, began_s=self.now_s - TRY_S)
 
 
@@ -81,7 +91,17 @@ def test_who_waits_looks_seldom_however_long_turns_take(turn_s: float) -> None:
     tables = {host: Table(HOSTS, done) for host in ORDER[1:]}
     for host, table in tables.items():
         table.contact(host).spread()
-    assert sum(table.looks for table in tables.values()) < 13 * len(tables)
+    assert sum(table.looks for table in tables.values()) < 17 * len(tables)
+
+
+@pytest.mark.parametrize("rank", [1, MISSED - 1, MISSED, 20, 49])
+def test_who_has_missed_much_fetches_it_once_shortly_before_its_turn(rank: int) -> None:
+    table = Table(HOSTS, {host: (index + 1) * 0.2 for index, host in enumerate(ORDER)})
+    contact = table.contact(ORDER[rank])
+    contact.spread()
+    assert len(table.fetched_s) <= 1 and (rank < MISSED) <= (not table.fetched_s)
+    assert rank < 20 or (rank - NEAR) * 0.2 <= table.fetched_s[0] <= rank * 0.2
+    assert not contact.observer.online, "it asks again when its turn has come"
 
 
 def test_the_first_goes_on_after_a_moment() -> None:
