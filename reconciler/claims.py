@@ -168,7 +168,7 @@ class Claims:
         stands = [
             each
             for each in wanted
-            if each.run_id in self.made and not seen.actual.proves(each.run_id, each.claim.number)
+            if each.run_id in self.made and not seen.actual.settles(each.run_id, each.claim.number)
         ]
         return stands, seen
 

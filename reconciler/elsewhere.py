@@ -93,7 +93,7 @@ def _about_held(
 ) -> Action:
     """Decide about one shared claim of a run of which nothing is here."""
     number, where = held.claim.number, f"attempt {held.claim.number} is executed by {held.host_name}"
-    if limits.online and actual.proves(run_id, max(1, number)):
+    if limits.online and actual.settles(run_id, max(1, number)):
         return Release(ref=claim_ref(run_id), oid=held.oid, reason=f"the tip proves {run_id}")
     if not limits.online or not (held.ours or held.silent):
         return Wait(subject=run_id, reason=where)

@@ -674,8 +674,9 @@ def _ids(wanted: Publish) -> list[RunId]:
 def unproven(seen: Observation) -> list[RunId]:
     """Return the runs that have ended and whose evidence the tip does not hold."""
     runs = seen.actual.runs
-    ended = [run_id for run_id, run in runs.items() if phase(run, seen.now) in ENDED]
-    return [run_id for run_id in ended if not seen.actual.proves(run_id, runs[run_id].number)]
+    phases = {run_id: phase(run, seen.now) for run_id, run in runs.items()}
+    ended = [run_id for run_id, each in phases.items() if each in ENDED]
+    return [run_id for run_id in ended if not seen.actual.proves_as(runs[run_id], phases[run_id])]
 
 
 # ------------------------------------------------------------------------------------------------ the pass lock

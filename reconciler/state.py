@@ -75,6 +75,12 @@ class Actual:
         found = self.evidence.get(run_id)
         return found is not None and found.attempt >= number
 
+    def settles(self, run_id: RunId, number: int) -> bool:
+        """Return whether the tip proves attempt `number` of a run, or a later one, so that no claim is needed for it:
+        that it waits does not prove how it ended, and who holds the claim may have that to say."""
+        found = self.evidence.get(run_id)
+        return found is not None and (found.attempt > number or (found.attempt == number and found.waiting is None))
+
     def proves_as(self, run: Run, now_phase: Phase) -> bool:
         """Return whether the tip holds evidence of a run as it is here: that it waits does not prove how it ended."""
         found = self.evidence.get(run.run_id)

@@ -22,7 +22,7 @@ YEAR_S = 365 * 86400.0
 EPOCH_S = 1_900_000_000
 """When every history begins, by the wall clock: 2030-03-17."""
 
-LEASES = ("", "poll_interval: 4s\nlease: 40s\n", "poll_interval: 2s\nlease: 60s\n", "poll_interval: 10s\nlease: 90s\n")
+LEASES = ("", "poll_interval: 4s\nlease: 40s\n", "poll_interval: 12s\nlease: 60s\n", "poll_interval: 20s\nlease: 90s\n")
 SETTINGS = (
     "heartbeat: {interval: 4s, stale_after: 15s}\ngrace: 3s\nruns_max: 2\n",
     "heartbeat: {interval: 5s, stale_after: 30s}\ngrace: 10s\nattempts_max: 5\nruns_max: 4\n",

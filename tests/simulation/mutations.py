@@ -102,7 +102,7 @@ MUTATIONS = (
     Mutation(
         "there is no second look after a claim",
         "claims.py",
-        " and not seen.actual.proves(each.run_id, each.claim.number)",
+        " and not seen.actual.settles(each.run_id, each.claim.number)",
         "",
     ),
     Mutation(
@@ -560,6 +560,12 @@ MUTATIONS = (
         "afar/attempts.py",
         "        self.memory.refresh()\n",
         "",
+    ),
+    Mutation(
+        "that a run waits settles the claim by which its end is to be published",
+        "state.py",
+        "(found.attempt > number or (found.attempt == number and found.waiting is None))",
+        "found.attempt >= number",
     ),
 )
 
