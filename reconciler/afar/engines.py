@@ -126,11 +126,14 @@ class Engines:
         return resting | dict.fromkeys(self.missing, MISSING)
 
     def patience_s(self, executors: Iterable[str]) -> float:
-        """Return in how many seconds one of these engines is to be asked, infinite if none is."""
+        """Return in how many seconds one of these engines is to be asked, or any takes something again that rests now;
+        infinite if none does."""
+        now_s = self.world.now().monotonic_s
         busy = set(executors) & self.said.keys()
         busy -= self.looks.under_way.keys()  # whoever goes on meanwhile is told when they are over
-        due = (max(self.pause(each).until_s, self.pause(each).asked_s + self.said[each].poll_s) for each in busy)
-        return max(0.0, min(due, default=float("inf")) - self.world.now().monotonic_s)
+        due = [max(self.pause(each).until_s, self.pause(each).asked_s + self.said[each].poll_s) for each in busy]
+        due += [each.until_s for name, each in self.pauses.items() if name in self.said and now_s < each.until_s]
+        return max(0.0, min(due, default=float("inf")) - now_s)
 
     # -------------------------------------------------------------------------------------------- addresses
 

@@ -567,6 +567,12 @@ MUTATIONS = (
         "(found.attempt > number or (found.attempt == number and found.waiting is None))",
         "found.attempt >= number",
     ),
+    Mutation(
+        "nobody foresees that an engine takes something again",
+        "afar/engines.py",
+        "        due += [each.until_s for name, each in self.pauses.items() if name in self.said and now_s < each.until_s]\n",
+        "",
+    ),
 )
 
 
