@@ -195,12 +195,14 @@ def _publish(
 
 
 def _done_with(actual: Actual, limits: Limits) -> Iterable[Action]:
-    """Decide about refs of attempts that engines execute: those of attempts that nobody goes on with any more go."""
+    """Decide about refs of attempts that engines execute: those of attempts that nobody goes on with any more go. While
+    another host holds the claim of a run, it may give back the one by which an attempt seems to be over."""
     for ref, oid in sorted(actual.work.items()):
         run_id, number = of_ref(ref) or ("", 0)
         run, held = actual.runs.get(RunId(run_id)), (actual.held or {}).get(RunId(run_id))
         here = run is not None and run.number <= number and run.is_afar and not actual.proves(run.run_id, number)
-        there = held is not None and held.claim.number <= number and not actual.proves(RunId(run_id), number)
+        kept = held is not None and (held.claim.number <= number or not held.ours)
+        there = kept and not actual.proves(RunId(run_id), number)
         if limits.online and not here and not there:
             yield Release(ref=ref, oid=oid, reason=f"attempt {number} of {run_id} is over")
 
