@@ -87,8 +87,8 @@ class Cluster:
         self.said: dict[str, set[Cause | Standing]] = {}
         """What was ever said of a handle."""
         self.calls = 0
-        self.told: dict[tuple[str, str], tuple[Standing, float]] = {}
-        """What the processes of a machine were told last of a handle since it was started, and when by its clock."""
+        self.told: dict[str, dict[Process, tuple[Standing, float]]] = {}
+        """What processes were told last of a handle, and when by their machine's clock."""
         self.passes: dict[Process, list[float]] = {}
         """When a process began its passes, by its machine's clock."""
         self.refused: set[str] = set()
@@ -369,7 +369,8 @@ class SimulatedEngine:
         self._answer("the engine says", ", ".join(f"{each} {found[each].standing.value}" for each in handles))
         assert self.scheduler.current is not None
         me, now_s = self.scheduler.current.me, self.host.monotonic()
-        self.cluster.told |= {(me.boot_id, each): (seen.standing, now_s) for each, seen in found.items()}
+        for each, seen in found.items():
+            self.cluster.told.setdefault(each, {})[me] = (seen.standing, now_s)
         return found
 
     def cancel(self, handles: Collection[str]) -> None:

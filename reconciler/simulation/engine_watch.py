@@ -96,13 +96,15 @@ class EngineWatch(Watch):
             raise Violation(f"attempt {before[1]} of {before[0]} said in time how it ended, and is followed by another")
 
     def _check_followed(self, about: Number, claim: Claim) -> None:
-        """The machine that claimed an attempt was not told last, before the pass that did, that the one before it is
-        queued or executed, unless that had said its last word."""
-        before, unknown = (about[0], about[1] - 1), (Standing.ABSENT, 0.0)
-        standing, told_s = self.cluster.told.get((claim.claimer.boot_id, self.names.get(before, "")), unknown)
-        passes = self.cluster.passes.get(claim.claimer, [])
-        in_time = any(told_s < each <= claim.claimed.monotonic_s for each in passes)
-        if standing not in GONE and in_time and before not in self.words.over:
+        """Of the processes of a machine that claimed an attempt, none was told last that the one before it is over, and
+        all were told before the pass that claimed: then it had said its last word."""
+        before, passes = (about[0], about[1] - 1), self.cluster.passes.get(claim.claimer, [])
+        told = self.cluster.told.get(self.names.get(before, ""), {})
+        here = [each for process, each in told.items() if process.boot_id == claim.claimer.boot_id]
+        if before in self.words.over or not here or any(standing in GONE for standing, _ in here):
+            return
+        standing, told_s = max(here, key=lambda each: each[1])
+        if any(told_s < each <= claim.claimed.monotonic_s for each in passes):
             says = f"its engine said last that it is {standing.value}"
             raise Violation(f"attempt {before[1]} of {before[0]} is followed, and {says}")
 

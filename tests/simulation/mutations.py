@@ -516,7 +516,7 @@ MUTATIONS = (
     Mutation(
         "refs of attempts of other hosts are removed",
         "diff.py",
-        "        there = held is not None and held.claim.number <= number and not actual.proves(RunId(run_id), number)\n",
+        "        there = kept and not actual.proves(RunId(run_id), number)\n",
         "        there = held is None and run_id == ''\n",
     ),
     Mutation(
