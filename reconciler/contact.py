@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from reconciler.claims import ANNOUNCEMENTS_A_LEASE
 from reconciler.conditions import set_condition
-from reconciler.errors import GitFailed, PushRefused, TransientError
+from reconciler.errors import ContentError, GitFailed, PushRefused, TransientError
 from reconciler.host import name_host
 from reconciler.model import host_ref
 from reconciler.observe import Observer
@@ -134,7 +134,8 @@ class Contact:
                 missed += len(ahead) - len(left)
                 if missed >= MISSED and 0 < len(left) <= NEAR:
                     left, missed = self._catch_up(left), 0
-            except TransientError:
+            except (TransientError, ContentError):
+                self.observer.online = False
                 return  # the next pass asks too, and says what is wrong
             slept_s, now_s = self.world.now().monotonic_s - now_s, self.world.now().monotonic_s
             pace_s = _pace_s(pace_s, len(ahead) - len(left), slept_s)

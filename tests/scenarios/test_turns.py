@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from reconciler.contact import LOOK_S, MISSED, NEAR, SPREAD_S, TURN_S, TURNS_MAX_S, Contact
-from reconciler.errors import GitFailed
+from reconciler.errors import ContentError, GitFailed
 from reconciler.model import HostId, Instant, host_ref
 
 TRY_S = 1.0
@@ -27,7 +27,7 @@ class Table:
         self.now_s = 0.0
         self.looks = 0
         self.fetched_s: list[float] = []
-        self.answers = True
+        self.answers, self.broken = True, False
 
     def look(self, refs: Sequence[str]) -> Mapping[str, str]:
         self.looks += 1
@@ -60,6 +60,8 @@ class Table:
 
         def ask() -> None:
             self.fetched_s.append(self.now_s)
+            if self.broken:
+                raise ContentError("reconciler.yaml:1:1: settings that somebody has just broken")
             hearing.refs, observer.online = self._standing(), True
 
         settings = SimpleNamespace(lease_s=lease_s)
@@ -102,6 +104,14 @@ def test_who_has_missed_much_fetches_it_once_shortly_before_its_turn(rank: int) 
     assert len(table.fetched_s) <= 1 and (rank < MISSED) <= (not table.fetched_s)
     assert rank < 20 or (rank - NEAR) * 0.2 <= table.fetched_s[0] <= rank * 0.2
     assert not contact.observer.online, "it asks again when its turn has come"
+
+
+def test_settings_that_are_broken_meanwhile_end_the_wait_and_not_the_watcher() -> None:
+    table = Table(HOSTS, {host: (index + 1) * 0.2 for index, host in enumerate(ORDER)})
+    table.broken = True
+    contact = table.contact(ORDER[20])
+    contact.spread()
+    assert len(table.fetched_s) == 1 and not contact.observer.online
 
 
 def test_the_first_goes_on_after_a_moment() -> None:
