@@ -44,6 +44,7 @@ from reconciler.model import (
     TaskId,
     Workspace,
 )
+from reconciler.notes import believed
 from reconciler.places import Placement
 from reconciler.process import Target
 from reconciler.rundir import RunDirectory
@@ -93,20 +94,21 @@ CLAIMING = (Launch, Adopt, Resume, TakeOver, Reclaim)
 """Actions that need a claim at the remote, where there is one."""
 
 
-def apply(world: World, actions: Sequence[Action], granted: Granted = None) -> list[Done]:
+def apply(world: World, actions: Sequence[Action], granted: Granted = None, unclaimed: str = "") -> list[Done]:
     """Apply everything that concerns single runs, in order. Publishing is `publish.publish`.
 
     `granted` holds the claims at the remote that stand, None where there is no remote; what needs one and has none is
-    left to whoever has it.
+    left to whoever has it, or waits for what `unclaimed` says is in the way.
     """
-    return [_apply_one(world, each, granted) for each in actions if isinstance(each, DOABLE)]
+    return [_apply_one(world, each, granted, unclaimed) for each in actions if isinstance(each, DOABLE)]
 
 
-def _apply_one(world: World, action: Action, granted: Granted) -> Done:
+def _apply_one(world: World, action: Action, granted: Granted, unclaimed: str) -> Done:
     """Apply one action; that the environment refuses it stops nobody else."""
     try:
         if granted is not None and isinstance(action, CLAIMING) and subject_of(action) not in granted:
-            return Done(action=action, sentence=f"{subject_of(action)}: not claimed; another host was first, or asked")
+            why = unclaimed or "another reconciler was first"
+            return Done(action=action, sentence=f"{subject_of(action)}: not claimed; {why}")
         return Done(action=action, sentence=_act(world, action, (granted or {}).get(subject_of(action))))
     except TransientError as error:
         return Done(action=action, sentence=str(error), error=error)
@@ -288,8 +290,9 @@ def _is_about(claim: Claim, earlier: Claim) -> bool:
 
 
 def taking_claims(world: World, action: TakeOver) -> tuple[Claim, ...]:
-    """Return all claims of a run that is taken over, the newest on a plan that is frozen here."""
-    claims, number = action.held.claim.claims, action.number
+    """Return all claims of a run that is taken over, the newest on a plan that is frozen here. What was decided, and
+    how nested runs ended, is found at the branch when the run comes to where it waits."""
+    claims, number = believed(action.held.claim.claims), action.number
     if action.outcome is not None:
         return (*claims[:-1], replace(claims[-1], plan=_plan_file(number)))
     last = claims[-1] if claims else None
@@ -299,10 +302,7 @@ def taking_claims(world: World, action: TakeOver) -> tuple[Claim, ...]:
     newest = make_claim(
         world, action.plan, number + 1, series, file, reason=action.reason, actor=ACTOR, keeps_from=keeps
     )
-    newest = _placed(newest, action)
-    if last is not None and _is_about(newest, last):
-        newest = replace(newest, decisions=last.decisions, children=last.children)
-    return (*claims, newest)
+    return (*claims, _placed(newest, action))
 
 
 def claims_here(world: World, action: Reclaim) -> tuple[Claim, ...]:
@@ -323,7 +323,7 @@ def claims_for(world: World, action: Action, held: Held | None) -> tuple[Claim, 
         case Launch():
             return (launching_claim(world, action),)
         case Adopt():
-            return action.held.claim.claims
+            return believed(action.held.claim.claims)
         case Resume() | TakeOver():
             if world.disk.lock_is_held(world.runs.directory(action.task_id, action.run_id).lock):
                 raise LockHeld(f"{action.run_id}: an attempt of this run is alive")

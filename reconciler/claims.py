@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
-from reconciler import codec
+from reconciler import codec, notes
 from reconciler.errors import InvariantError, PushRefused, PushUnclear, TransientError
 from reconciler.launches import groups_taken
 from reconciler.model import Announcement, Claim, HostId, Instant, RunId, SharedClaim, TaskId, claim_ref, host_ref
@@ -38,8 +38,12 @@ ANNOUNCEMENTS_A_LEASE = 6
 HELD_LOOKS, HELD_MAX_S = 3, 10.0
 """How often a host looks whether others make room for its claim, and how long it waits at most before each look: as
 long as the push and the look took, then twice, then four times."""
-CLAIMS_HELD_MAX = 50
-"""A claim at the remote tells of so many attempts; the notes stay small however often a run is resumed."""
+CLAIMS_AT_ONCE_MAX = 1_000
+"""So many claims are made by one push at most, and so many refs released: a command line is finite."""
+HIDDEN = (
+    "the remote took a claim and does not show it: it hides refs/reconciler from who fetches, or what is fetched "
+    "comes from another repository (remote.<name>.pushurl) than what is pushed to"
+)
 
 
 @frozen
@@ -64,8 +68,10 @@ class Claims:
     announced: Instant | None = None
     said: Mapping[RunId, int] = field(default_factory=dict)
     made: dict[RunId, RefUpdate] = field(default_factory=dict)
-    refused: PushRefused | None = None
-    """What the remote refused of the last push, though it may have granted other claims of it."""
+    refused: TransientError | None = None
+    """Why the remote did not do what the last push asked, though it may have granted other claims of it."""
+    taken: frozenset[str] = frozenset()
+    """The refs of the last push of which the remote said that it moved them."""
 
     def shared(self, run_id: RunId, task_id: TaskId, claims: Iterable[Claim], group: str, fired_at: str) -> SharedClaim:
         """Return the claim of this host to a run, with its concurrency group and the fire it was launched for."""
@@ -73,7 +79,7 @@ class Claims:
             run_id=run_id,
             task_id=task_id,
             host=self._me(),
-            claims=tuple(claims)[-CLAIMS_HELD_MAX:],
+            claims=tuple(claims),
             nonce=self.world.chance.nonce(),
             group=group,
             fired_at=fired_at,
@@ -82,14 +88,15 @@ class Claims:
     def keep(
         self, wanted: Sequence[Wanted], released: Sequence[RefUpdate], living: Mapping[RunId, int]
     ) -> frozenset[RunId]:
-        """Make claims, release refs, announce the runs that live here if that is due; return the runs whose claim is
-        granted. Raise TransientError if the remote cannot be asked."""
-        self.refused, self.made = None, {}
+        """Make claims, release refs (at most CLAIMS_AT_ONCE_MAX), announce the runs that live here if that is due;
+        return the runs whose claim is granted. Raise TransientError if the remote cannot be asked."""
+        self.refused, self.made, self.taken = None, {}, frozenset()
+        wanted = _announceable(wanted, living)
         runs = {**living, **{each.run_id: each.claim.number for each in wanted}}
-        messages = [codec.compact(each.claim) for each in wanted]
+        messages = [notes.claimed(each.claim) for each in wanted]
         announce = bool(wanted) or self._announcement_is_due(runs)
         if announce and runs:
-            messages.append(codec.compact(self._announcement(runs)))
+            messages.append(notes.announced(self._announcement(runs)))
         oids = self._write(messages)
         assert self.observer.hearing is not None
         self.observer.hearing.wrote(dict(zip(oids, messages, strict=True)))
@@ -102,12 +109,15 @@ class Claims:
         if not updates:
             return frozenset()
         began, known = self.world.now(), frozenset(self.observer.hearing.refs)
-        self._push(updates)
+        unclear = self._push(updates)
         granted = self._look_again(wanted, updates, known, began) if wanted else frozenset()
+        if unclear is not None:
+            self._settle(unclear, updates, is_asked=bool(wanted))
         return granted if not announce or self._announce(updates, runs, began) else frozenset()
 
-    def _push(self, updates: Sequence[RefUpdate]) -> None:
-        """Push; what is rejected or unclear is settled by the next look at the remote."""
+    def _push(self, updates: Sequence[RefUpdate]) -> PushUnclear | None:
+        """Push; what is rejected or unclear is settled by the next look at the remote. Return why it is unclear, if it
+        is."""
         assert self.world.remote is not None and self.observer.hearing is not None
         failed: frozenset[str] = frozenset()
         try:
@@ -116,12 +126,23 @@ class Claims:
             self.refused, failed = error, error.refused | error.rejected
             if not failed:
                 raise
-        except PushUnclear:
+        except PushUnclear as error:
             self.observer.online = False
-            return
+            return error
+        self.taken = frozenset(each.ref for each in updates) - failed
         self.observer.hearing.note([each for each in updates if each.ref not in failed])
         if failed:
             self.observer.online = False
+        return None
+
+    def _settle(self, unclear: PushUnclear, updates: Sequence[RefUpdate], *, is_asked: bool) -> None:
+        """Note an unclear push as refused if the remote shows nothing of it: only the acknowledgement may be lost."""
+        assert self.observer.hearing is not None
+        if not is_asked:
+            self.observer.ask()
+        refs = self.observer.hearing.refs
+        if not any(refs.get(each.ref) == each.new for each in updates):
+            self.refused = unclear
 
     def _announce(self, updates: Sequence[RefUpdate], runs: Mapping[RunId, int], began: Instant) -> bool:
         """Take the lease from when the push of an announcement began, if that stands; return whether it does. A run
@@ -160,15 +181,24 @@ class Claims:
         self.observer.ask()
         seen = self.observer.observe()
         refs = self.observer.hearing.refs
-        self.made = {
-            each.run_id: RefUpdate(ref=claim_ref(each.run_id), old=oid, new=each.old)
+        shown = {each.run_id for each in wanted if refs.get(claim_ref(each.run_id)) == ours[claim_ref(each.run_id)]}
+        # One that was taken, and in place of which the remote shows what was there before, is there all the same.
+        hidden = {
+            each.run_id
             for each in wanted
-            if (oid := ours[claim_ref(each.run_id)]) is not None and refs.get(claim_ref(each.run_id)) == oid
+            if claim_ref(each.run_id) in self.taken
+            and each.run_id not in shown
+            and refs.get(claim_ref(each.run_id)) == each.old
+        }
+        if hidden:
+            self.refused = TransientError(HIDDEN)
+        self.made = {
+            each.run_id: RefUpdate(ref=claim_ref(each.run_id), old=ours[claim_ref(each.run_id)], new=each.old)
+            for each in wanted
+            if each.run_id in shown | hidden
         }
         stands = [
-            each
-            for each in wanted
-            if each.run_id in self.made and not seen.actual.settles(each.run_id, each.claim.number)
+            each for each in wanted if each.run_id in shown and not seen.actual.settles(each.run_id, each.claim.number)
         ]
         return stands, seen
 
@@ -266,6 +296,12 @@ class Claims:
         if me is None:
             raise InvariantError("a pass acts at the remote before this host has a name")
         return me
+
+
+def _announceable(wanted: Sequence[Wanted], living: Mapping[RunId, int]) -> Sequence[Wanted]:
+    """Return the claims that can be made now: what a host cannot announce, others would take for dead."""
+    fits = set(notes.fitting({each.run_id: each.claim.number for each in wanted}, living))
+    return [each for each in wanted if each.run_id in fits][:CLAIMS_AT_ONCE_MAX]
 
 
 def _granted(stands: Sequence[Wanted], seen: Observation) -> frozenset[RunId]:

@@ -43,6 +43,8 @@ class Contact:
     failures: int = 0
     refused: bool = False
     """Whether the last failure was a refusal: then the remote does answer, and that alone is no success."""
+    trouble: str = ""
+    """What is in the way of the remote, "" if nothing is known to be."""
     rejections: int = 0
     not_before_s: float = float("-inf")
     asked_for: bool = False
@@ -77,20 +79,21 @@ class Contact:
             self._well()
 
     def _well(self) -> None:
-        self.failures, self.refused = 0, False
+        self.failures, self.refused, self.trouble = 0, False, ""
         self._say("")
 
-    def lost(self, error: TransientError) -> None:
-        """Note that the remote did not answer, or not clearly: it is left alone for a while."""
+    def lost(self, error: TransientError, *, refused: bool = False) -> None:
+        """Note that the remote did not answer, or not clearly, or `refused` a push: it is left alone for a while."""
         self.observer.online = False
         self.failures += 1
-        self.refused = isinstance(error, PushRefused)
+        self.refused = refused or isinstance(error, PushRefused)
         if isinstance(error, GitFailed) and ".lock" in error.stderr:
             self.world.repository.clear_stale_locks()
         longest_s = min(BACKOFF_MAX_S, self.observer.settings.lease_s / ANNOUNCEMENTS_A_LEASE)
         pause_s = min(longest_s, BACKOFF_S * 2 ** min(self.failures, 16)) * (0.5 + self.world.chance.fraction())
         self.not_before_s = self.world.now().monotonic_s + pause_s
         tries = f"{self.failures} tries" if self.failures > 1 else "1 try"
+        self.trouble = str(error)
         self._say(f"the remote cannot be used ({tries}, the next one after {pause_s:.1f} s): {error}")
 
     def landed(self) -> None:

@@ -12,9 +12,8 @@ which evidence was seen that the branch does not hold any more. Losing it delays
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from reconciler import codec
 from reconciler.errors import GitFailed
@@ -32,17 +31,12 @@ from reconciler.model import (
     claim_ref,
     host_ref,
 )
+from reconciler.notes import ID, Note, parsed
 from reconciler.remote import RefUpdate, read_notes
 from reconciler.values import frozen
 from reconciler.world import World
 
 MEMORY_BYTES_MAX = 16 * 1024 * 1024
-ID = re.compile(r"[a-z0-9](\.?[a-z0-9_-]){0,99}")
-PLAN_FILE = re.compile(r"plan\.json|plans/[1-9][0-9]{0,8}\.json")
-NUMBER_MAX = 10**6
-NAME_CHARACTERS_MAX = 100
-
-Note = SharedClaim | Announcement
 
 
 @frozen
@@ -192,7 +186,7 @@ class Hearing:
         unread = [oid for oid in unread if oid not in found]
         there = self.world.repository.look_up(unread) if unread else ()
         gone = {oid for oid, known in zip(unread, there, strict=True) if known is None}
-        self._notes.update({oid: _parsed(kinds[oid], found.get(oid)) for oid in new if oid not in gone})
+        self._notes.update({oid: parsed(kinds[oid], found.get(oid)) for oid in new if oid not in gone})
         return gone
 
     def _claim(self, ref: str, oid: str) -> SharedClaim:
@@ -242,21 +236,3 @@ class Hearing:
         """Forget that the evidence of a run was lost: it is there."""
         if self.memory.lost.pop(run_id, None) is not None:
             self.changed = True
-
-
-def _parsed(kind: type[Note], data: bytes | None) -> Note | None:
-    """Return the note in a commit message, None if it is none: whoever may push can write anything there."""
-    if data is None:
-        return None
-    try:
-        note = codec.parse(kind, data)
-    except codec.CodecError:
-        return None
-    if not ID.fullmatch(note.host):
-        return None
-    if isinstance(note, Announcement):
-        return replace(note, name=note.name[:NAME_CHARACTERS_MAX], lease_s=min(max(note.lease_s, 0.0), 86400.0))
-    numbers = [each.number for each in note.claims]
-    in_order = numbers == sorted(set(numbers)) and all(0 < each <= NUMBER_MAX for each in numbers)
-    # The name of a file on another machine becomes one here when a run is taken over.
-    return note if in_order and all(PLAN_FILE.fullmatch(each.plan) for each in note.claims) else None

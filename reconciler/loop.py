@@ -33,7 +33,7 @@ from reconciler.actions import (
     Yield,
 )
 from reconciler.apply import Done, apply, claims_for, fence, is_recorded, subject_of
-from reconciler.claims import Claims, Wanted
+from reconciler.claims import CLAIMS_AT_ONCE_MAX, Claims, Wanted
 from reconciler.conditions import set_condition
 from reconciler.contact import Contact
 from reconciler.control.gate import Gate
@@ -336,9 +336,9 @@ class Loop:
         fence(self.world, actions)
         living = self._fence_afar(seen, actions)
         self._renew_afar(seen)
-        doable = [each for each in actions if subject_of(each) not in living]
+        doable = _releasing_some([each for each in actions if subject_of(each) not in living])
         granted = None if self.world.remote is None else self._agree(seen, doable)
-        done = (*apply(self.world, doable, granted), *self._hand_over(seen, doable))
+        done = (*apply(self.world, doable, granted, self.contact.trouble), *self._hand_over(seen, doable))
         done += tuple(
             Done(action=each, sentence=living[subject_of(each)]) for each in actions if subject_of(each) in living
         )
@@ -454,9 +454,9 @@ class Loop:
             return {}
         if self.claims.refused is not None:
             # What the remote did grant, and evidence, go their way; it is left alone after that.
-            self.contact.lost(self.claims.refused)
+            self.contact.lost(self.claims.refused, refused=True)
             self.observer.online = bool(granted or living(seen))
-        elif wanted or released:
+        elif self.claims.taken:
             self.contact.obeyed()
         return {each.run_id: each.claim for each in wanted if each.run_id in granted}
 
@@ -515,6 +515,8 @@ class Loop:
         shared = self.claims.shared(plan.run_id, plan.task_id, claims, plan.group, plan.fired_at)
         wanted = Wanted(run_id=plan.run_id, old=held.oid if held is not None else None, claim=shared, begins=True)
         if plan.run_id not in self.claims.keep([wanted], [], living(seen)):
+            if self.claims.refused is not None:
+                raise self.claims.refused
             raise LockHeld(f"{plan.run_id}: another host claimed it first, or another run of its group")
         return claim
 
@@ -573,6 +575,7 @@ class Loop:
         self.published_s, self.last = self.world.now().monotonic_s, publication
         self.locked, self.locked_s = 0, float("inf")
         self.contact.landed()
+        self.contact.obeyed()
         if self.observer.hearing is not None:
             self.observer.hearing.note(publication.pushed)
 
@@ -612,6 +615,13 @@ class Loop:
     def _unblocked(self, result: Pass) -> Pass:
         set_condition(self.world.repository.state, "publish", "", result.seen.now.at, self.world.disk)
         return result
+
+
+def _releasing_some(actions: Sequence[Action]) -> list[Action]:
+    """Return actions with as many releases of refs as one push can hold: another pass, at once, does the others."""
+    releases = [each for each in actions if isinstance(each, Release)][CLAIMS_AT_ONCE_MAX:]
+    later = {each.ref for each in releases}
+    return [each for each in actions if not isinstance(each, Release) or each.ref not in later]
 
 
 def _go_on() -> None:

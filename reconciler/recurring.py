@@ -88,6 +88,14 @@ class Recurring:
             known = self.fires[path] = Fires(made_of, now.at, until, Asked(*fires))
         return known.asked
 
+    def has_fired(self, request: Request, fired_at: str) -> bool:
+        """Return whether the schedule of a request has fired at an instant. What says so elsewhere may be made up: by
+        who may write refs and not the branch."""
+        if request.schedule is None:
+            return False
+        zone = self.world.contracts.zone(request.schedule.timezone)
+        return zone is not None and schedule.is_fire(request.schedule, zone, fired_at, self.world.now())
+
     # -------------------------------------------------------------------------------------------- inputs
 
     def _inputs(self, request: Request, tip: str, checklists: tuple[str, ...]) -> Occasion | Rejection:

@@ -51,7 +51,7 @@ REASON_CHARACTERS_MAX = 300
 FETCHED_BYTES_MAX = 1024 * 1024 * 1024
 """A pack that comes together with what attempts at engines say is not larger. Where it would be, the attempts' refs are
 fetched one by one, each within this bound, and the rest without one."""
-NOTE_BYTES_MAX = 64 * 1024
+NOTE_BYTES_MAX = 256 * 1024
 NOTE_REF = "refs/reconciler/note"
 """Named by the stream that makes notes, and never written: git is told to forget it before the stream ends."""
 

@@ -18,6 +18,8 @@ from reconciler.model import Instant, Schedule
 
 FIRES_TRIED_MAX = 3
 """Of these the newest that counts is taken: the first may lie a moment ahead, and behind `until` there is another."""
+AHEAD_MAX = timedelta(days=1)
+"""So far ahead of ours may the clock of a machine be that launched a run for a fire."""
 _MINUTE = timedelta(minutes=1)
 
 
@@ -60,6 +62,14 @@ def following(schedule: Schedule, zone: tzinfo, now: Instant, since_s: int | Non
     if fire is None or (schedule.until is not None and fire > datetime.fromisoformat(schedule.until)):
         return None
     return _named(fire)
+
+
+def is_fire(schedule: Schedule, zone: tzinfo, fired_at: str, now: Instant) -> bool:
+    """Return whether a schedule fires at an instant, and has by now as far as clocks of machines agree."""
+    fire, here = datetime.fromisoformat(fired_at), datetime.fromisoformat(now.at)
+    if fire > here + AHEAD_MAX or (schedule.until is not None and fire > datetime.fromisoformat(schedule.until)):
+        return False
+    return fired_at in map(_named, islice(_backwards(schedule.cron, fire.astimezone(UTC), zone), FIRES_TRIED_MAX))
 
 
 def _backwards(cron: str, start: datetime, zone: tzinfo) -> Iterator[datetime]:

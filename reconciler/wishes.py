@@ -157,7 +157,8 @@ class Wishes:
             return None
         asked = self._occasions_of(request) if not pinned or request.on_change else Asked(None)
         known = [] if isinstance(asked, Rejection) else [asked.current, asked.coming]
-        occasions = (Occasion(fired_at=fired_at), *(each for each in known if each is not None))
+        fired = [Occasion(fired_at=fired_at)] if fired_at and self.occasions.has_fired(request, fired_at) else []
+        occasions = (*fired, *(each for each in known if each is not None))
         found = next((each for each in occasions if resolve.run_id(request, each) == run_id), None)
         return self._occasional(request, run_id, found) if found is not None else None
 

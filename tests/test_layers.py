@@ -130,6 +130,7 @@ LINES: dict[str, tuple[str, ...]] = {
     ),
     "world": ("world",),
     "joints": (
+        "notes",
         "hearing",
         "recurring",
         "tip",

@@ -17,8 +17,8 @@ from reconciler import (
     checklist,
     codec,
     evidence,
-    hearing,
     loop,
+    notes,
     observe,
     parse,
     phases,
@@ -214,7 +214,7 @@ BY_IDENTITY = [
     (module, name, _by_identity(getattr(module, name)))
     for module, name in ((resolve, "run_id"), (observe, "executors_here"), (phases, "judge"))
 ]
-REPLACING = [(module, "replace", _quick_replace) for module in (apply, hearing, loop, resolve, wishes)]
+REPLACING = [(module, "replace", _quick_replace) for module in (apply, loop, notes, resolve, wishes)]
 QUICK: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
     (codec, "parse", _quick_parse),
     (codec, "compact", _quick_compact),

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PROCESSES = 2
 ROUNDS = (
     ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/scenarios/test_decisions.py::test_the_pass_decides",
-     "tests/scenarios/test_silence.py", "tests/unit/test_manifest.py"],
+     "tests/scenarios/test_silence.py", "tests/unit/test_manifest.py", "tests/unit/test_notes.py"],
     ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/contract/test_remote.py",
      "tests/contract/test_afar.py", "tests/contract/test_at_once.py", "tests/unit/test_ordering.py"],
     ["-m", "tests.simulation", "--seeds", "0:300", "-j", "1", "--brief"],
@@ -82,6 +82,12 @@ MUTATIONS = (
         "        heard, asked = self.memory.heard.get(ref), self.world.now()\n",
     ),
     Mutation(
+        "decisions and ends of nested runs are believed that a ref tells of",
+        "notes.py",
+        "    return replace(note, claims=tuple(map(_without_proofs, note.claims))) if proves else note\n",
+        "    return note\n",
+    ),
+    Mutation(
         "a push names no value that it replaces",
         "remote.py",
         "        leases = [f\"--force-with-lease={each.ref}:{each.old or ''}\" for each in updates]\n",
@@ -108,8 +114,8 @@ MUTATIONS = (
     Mutation(
         "whoever pushed believes to have the claim",
         "claims.py",
-        "            if (oid := ours[claim_ref(each.run_id)]) is not None and refs.get(claim_ref(each.run_id)) == oid\n",
-        "            if (oid := ours[claim_ref(each.run_id)]) is not None\n",
+        "if refs.get(claim_ref(each.run_id)) == ours[claim_ref(each.run_id)]}",
+        "}",
     ),
     Mutation(
         "the lease is renewed for longer than others wait",

@@ -12,8 +12,9 @@ import pytest
 
 from reconciler import codec
 from reconciler.errors import GitFailed
-from reconciler.hearing import Hearing, _parsed
+from reconciler.hearing import Hearing
 from reconciler.model import Announcement, Claim, HostId, Instant, Process, RunId, SharedClaim, TaskId, claim_ref
+from reconciler.notes import parsed
 from reconciler.remote import RefUpdate, write_notes
 from reconciler.world import open_world
 from tests.scratch import Hub
@@ -38,8 +39,8 @@ LIVING = Announcement(
 
 
 def test_a_claim_and_an_announcement_are_read_as_they_were_written() -> None:
-    assert _parsed(SharedClaim, codec.compact(SHARED)) == SHARED
-    assert _parsed(Announcement, codec.compact(LIVING)) == LIVING
+    assert parsed(SharedClaim, codec.compact(SHARED)) == SHARED
+    assert parsed(Announcement, codec.compact(LIVING)) == LIVING
 
 
 @pytest.mark.parametrize(
@@ -50,30 +51,51 @@ def test_a_claim_and_an_announcement_are_read_as_they_were_written() -> None:
         (replace(CLAIM, plan="plans/../plan.json"),),
         (replace(CLAIM, number=0),),
         (replace(CLAIM, number=10**9),),
+        (replace(CLAIM, number=10**6),),
+        (replace(CLAIM, series=2),),
+        (replace(CLAIM, claimed=replace(AT, at="garbage")),),
+        (replace(CLAIM, commit="--output=/tmp/x"),),
         (CLAIM, CLAIM),
         (replace(CLAIM, number=2), CLAIM),
     ],
-    ids=["a path", "an absolute path", "a detour", "no number", "a huge number", "twice", "out of order"],
+    ids=[
+        "a path",
+        "an absolute path",
+        "a detour",
+        "no number",
+        "a huge number",
+        "none after it",
+        "a later series",
+        "no instant",
+        "no commit",
+        "twice",
+        "out of order",
+    ],
 )
 def test_a_claim_that_nobody_of_us_would_make_is_none(claims: tuple[Claim, ...]) -> None:
-    assert _parsed(SharedClaim, codec.compact(replace(SHARED, claims=claims))) is None
+    assert parsed(SharedClaim, codec.compact(replace(SHARED, claims=claims))) is None
+
+
+@pytest.mark.parametrize("fire", ["garbage", "2026-01-01", "2026-01-01T00:00:00Z\n"])
+def test_a_fire_is_an_instant(fire: str) -> None:
+    assert parsed(SharedClaim, codec.compact(replace(SHARED, fired_at=fire))) is None
 
 
 @pytest.mark.parametrize("host", ["../x", "", "A", "a b", "a/b", "a" * 200])
 def test_the_name_of_a_host_is_a_word(host: str) -> None:
-    assert _parsed(SharedClaim, codec.compact(replace(SHARED, host=HostId(host)))) is None
-    assert _parsed(Announcement, codec.compact(replace(LIVING, host=HostId(host)))) is None
+    assert parsed(SharedClaim, codec.compact(replace(SHARED, host=HostId(host)))) is None
+    assert parsed(Announcement, codec.compact(replace(LIVING, host=HostId(host)))) is None
 
 
 @pytest.mark.parametrize("data", [None, b"", b"{", b"[]", b"null", b"{}", b"\xff", b'{"host": "x"}', b"[" * 10_000])
 def test_what_is_no_note_is_none(data: bytes | None) -> None:
-    assert _parsed(SharedClaim, data) is None
-    assert _parsed(Announcement, data) is None
+    assert parsed(SharedClaim, data) is None
+    assert parsed(Announcement, data) is None
 
 
 @pytest.mark.parametrize(("said", "taken"), [(-5.0, 0.0), (1e12, 86400.0), (60.0, 60.0)])
 def test_a_lease_is_bounded(said: float, taken: float) -> None:
-    found: Any = _parsed(Announcement, codec.compact(replace(LIVING, lease_s=said)))
+    found: Any = parsed(Announcement, codec.compact(replace(LIVING, lease_s=said)))
     assert found.lease_s == taken
 
 
