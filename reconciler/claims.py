@@ -40,6 +40,7 @@ HELD_LOOKS, HELD_MAX_S = 3, 10.0
 long as the push and the look took, then twice, then four times."""
 CLAIMS_AT_ONCE_MAX = 1_000
 """So many claims are made by one push at most, and so many refs released: a command line is finite."""
+FULL = "this host holds as many runs as it can announce; evidence that lands makes room"
 HIDDEN = (
     "the remote took a claim and does not show it: it hides refs/reconciler from who fetches, or what is fetched "
     "comes from another repository (remote.<name>.pushurl) than what is pushed to"
@@ -72,6 +73,8 @@ class Claims:
     """Why the remote did not do what the last push asked, though it may have granted other claims of it."""
     taken: frozenset[str] = frozenset()
     """The refs of the last push of which the remote said that it moved them."""
+    left_out: frozenset[RunId] = frozenset()
+    """The runs that were not claimed because they could not be announced, or were too many for one push."""
 
     def shared(self, run_id: RunId, task_id: TaskId, claims: Iterable[Claim], group: str, fired_at: str) -> SharedClaim:
         """Return the claim of this host to a run, with its concurrency group and the fire it was launched for."""
@@ -91,7 +94,8 @@ class Claims:
         """Make claims, release refs (at most CLAIMS_AT_ONCE_MAX), announce the runs that live here if that is due;
         return the runs whose claim is granted. Raise TransientError if the remote cannot be asked."""
         self.refused, self.made, self.taken = None, {}, frozenset()
-        wanted = _announceable(wanted, living)
+        asked, wanted = wanted, _announceable(wanted, living)
+        self.left_out = frozenset(each.run_id for each in asked) - {each.run_id for each in wanted}
         runs = {**living, **{each.run_id: each.claim.number for each in wanted}}
         messages = [notes.claimed(each.claim) for each in wanted]
         announce = bool(wanted) or self._announcement_is_due(runs)

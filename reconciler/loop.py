@@ -33,7 +33,7 @@ from reconciler.actions import (
     Yield,
 )
 from reconciler.apply import Done, apply, claims_for, fence, is_recorded, subject_of
-from reconciler.claims import CLAIMS_AT_ONCE_MAX, Claims, Wanted
+from reconciler.claims import CLAIMS_AT_ONCE_MAX, FULL, Claims, Wanted
 from reconciler.conditions import set_condition
 from reconciler.contact import Contact
 from reconciler.control.gate import Gate
@@ -103,8 +103,8 @@ POLL_S = 0.25
 @frozen
 class Pass:
     """What one pass saw, decided and did. `blocked` says why evidence could not be committed, `told` what became of
-    pull requests, `troubles` what subscribers threw and what could not be delivered. Of the runs in `living`, an
-    attempt that is to end may live at its engine: nothing was done with those."""
+    pull requests, `troubles` what subscribers threw and what could not be delivered. Nothing was done with the runs in
+    `untouched`: an attempt that is to end may live at its engine, or they were too many to be claimed."""
 
     seen: Observation
     actions: tuple[Action, ...]
@@ -115,7 +115,7 @@ class Pass:
     online: bool = True
     told: tuple[str, ...] = ()
     troubles: tuple[str, ...] = ()
-    living: frozenset[RunId] = frozenset()
+    untouched: frozenset[RunId] = frozenset()
 
     @property
     def phases(self) -> dict[RunId, Phase]:
@@ -128,7 +128,7 @@ class Pass:
     @property
     def leads_on(self) -> bool:
         """Return whether the pass changed something itself, so that another one is due at once."""
-        done = [each for each in self.actions if subject_of(each) not in self.living]
+        done = [each for each in self.actions if subject_of(each) not in self.untouched]
         settling = any(isinstance(each, SETTLING) or _is_for_engine(each) for each in done)
         return self.publication is not None or self.tip_moved or settling
 
@@ -338,7 +338,8 @@ class Loop:
         self._renew_afar(seen)
         doable = _releasing_some([each for each in actions if subject_of(each) not in living])
         granted = None if self.world.remote is None else self._agree(seen, doable)
-        done = (*apply(self.world, doable, granted, self.contact.trouble), *self._hand_over(seen, doable))
+        unclaimed = self.contact.trouble or (FULL if self.claims.left_out else "")
+        done = (*apply(self.world, doable, granted, unclaimed), *self._hand_over(seen, doable))
         done += tuple(
             Done(action=each, sentence=living[subject_of(each)]) for each in actions if subject_of(each) in living
         )
@@ -347,7 +348,8 @@ class Loop:
         if granted is not None:
             self._give_back(doable, granted)
         online = self.world.remote is None or self.observer.online
-        result = Pass(seen=seen, actions=actions, done=done, online=online, living=frozenset(living))
+        untouched = frozenset((*living, *self.claims.left_out))
+        result = Pass(seen=seen, actions=actions, done=done, online=online, untouched=untouched)
         if self.world.remote is not None and granted and self.observer.tip.commit != seen.tip:
             return replace(result, tip_moved=True)
         wanted = next((each for each in actions if isinstance(each, Publish)), None)

@@ -36,4 +36,4 @@ class Pacing:
 
 def _is_refused(result: Pass) -> bool:
     """Return whether the environment kept a pass from doing what it decided; of the remote, `contact` takes care."""
-    return bool(result.blocked or result.living) or any(each.error for each in result.done)
+    return bool(result.blocked or result.untouched) or any(each.error for each in result.done)

@@ -558,7 +558,7 @@ MUTATIONS = (
     Mutation(
         "who may live at its engine is left alone for a while",
         "pacing.py",
-        "    return bool(result.blocked or result.living) or ",
+        "    return bool(result.blocked or result.untouched) or ",
         "    return bool(result.blocked) or ",
     ),
     Mutation(

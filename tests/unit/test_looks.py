@@ -192,7 +192,7 @@ def test_an_attempt_is_told_to_end_when_the_look_is_over(beside: Beside) -> None
     beside.scratch.commit()
     result = beside.run_pass()
     assert beside.engine.cancelled == []
-    assert result.living, "it may live, and nothing is said of it"
+    assert result.untouched, "it may live, and nothing is said of it"
     beside.answered()
     beside.engine.go.set()
     beside.run_pass()
