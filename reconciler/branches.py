@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from reconciler.errors import ContentError, GitFailed
+from reconciler.errors import ContentError, GitFailed, TransientError
 from reconciler.hearing import Hearing
+from reconciler.remote import HEADS
 from reconciler.tip import Tip, Trees
 from reconciler.world import World
 
@@ -22,6 +23,8 @@ class Branches:
         if self.hearing is not None:
             if self.hearing.asked is None and not self.hearing.refs:
                 self.hearing.recall(self.read())
+                if self.looking and f"{HEADS}{branch}" not in self.hearing.refs:
+                    self._ask_once(self.hearing, branch)
             return self._at_remote(self.hearing, branch)
         commit = self.world.repository.commit_of(branch)
         if commit is None:
@@ -47,14 +50,24 @@ class Branches:
             self.tip.branch = self.tip.settings.branch or self.world.repository.head_branch()
         return self.tip.branch
 
+    def _ask_once(self, hearing: Hearing, branch: str) -> None:
+        """Ask the remote for somebody who only looks: nobody did that in this clone, so there is nothing to look at."""
+        assert self.world.remote is not None
+        try:
+            hearing.ask(self.read())
+        except TransientError as error:
+            name = self.world.remote.name
+            raise ContentError(
+                f"nothing is known of branch '{branch}' at {name} yet, which does not answer: {error}"
+            ) from None
+
     def _at_remote(self, hearing: Hearing, branch: str) -> str:
         assert self.world.remote is not None
-        commit = hearing.refs.get(f"refs/heads/{branch}")
+        commit = hearing.refs.get(f"{HEADS}{branch}")
         if commit is None:
             name = self.world.remote.name
             if hearing.asked is None:
-                unknown = f"nothing is known of branch '{branch}' at {name} yet"
-                raise ContentError(f"{unknown}; run: reconciler reconcile") if self.looking else GitFailed(unknown)
+                raise GitFailed(f"nothing is known of branch '{branch}' at {name} yet")
             cure = f"git push {name} {branch}, or name another branch in reconciler.yaml"
             raise ContentError(f"there is no branch '{branch}' at {name}; {cure}")
         return commit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -454,3 +455,21 @@ def test_two_hosts_share_a_branch_of_evidence(hub: Hub) -> None:
     assert sorted(hub.manifests("reconciler/evidence")) == ["x", "y"]
     assert (hub.outside / "ran").read_text() == "x\ny\n"
     assert moved_back(hub, "reconciler/evidence") == []
+
+
+def test_who_looks_at_a_repository_that_nobody_has_fetched_sees_what_is_asked_for(hub: Hub, tmp_path: Path) -> None:
+    """Nothing is executed to learn what would be."""
+    (a,) = hub.clones("a")
+    a.simple("x", "true")
+    a.push()
+    url, cache = hub.path.as_uri(), {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    planned = a.run("--repo", url, "plan", **cache)
+    assert (planned.returncode, planned.stdout[:8]) == (0, "launch x"), planned.stderr
+    [row] = json.loads(a.run("--repo", url, "status", "--format", "json", **cache).stdout)["runs"]
+    assert row["phase"] == "absent"
+    assert hub.shared() == []
+    away = hub.path.rename(hub.path.with_name("away.git"))
+    unknown = a.run("--repo", url, "status", XDG_CACHE_HOME=str(tmp_path / "other"))
+    assert (unknown.returncode, unknown.stdout) == (2, ""), unknown.stderr
+    assert "cannot be reached" in unknown.stderr
+    away.rename(hub.path)
