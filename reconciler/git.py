@@ -47,22 +47,40 @@ REFLOG = "reconciler: publish evidence"
 OPTIONS = (
     "-c", "core.hooksPath=/dev/null",
     "-c", "core.fsync=committed,loose-object",
-    "-c", "core.quotePath=false",
     "-c", "gc.auto=0",
     "-c", "maintenance.auto=false",
     "-c", "protocol.allow=user",
     "-c", "protocol.ext.allow=never",
-    "-c", "advice.diverging=false",
-    "-c", "merge.verifySignatures=false",
     "-c", "core.fsmonitor=false",
-    "-c", "color.ui=false",
-    "-c", "color.grep=false",
-    "-c", "trailer.separators=:",
     *packs.KEPT,
+    *(word for setting in (
+        # what is written into objects
+        "i18n.commitEncoding=UTF-8", "core.safecrlf=false",
+        # what is found, and how it is told
+        "grep.patternType=basic", "grep.extendedRegexp=false", "core.quotePath=false", "core.commentChar=#",
+        "trailer.separators=:", "i18n.logOutputEncoding=UTF-8", "log.showSignature=false", "log.follow=false",
+        "log.mailmap=false", "advice.diverging=false", *(f"color.{each}=false" for each in (
+            "ui", "advice", "branch", "diff", "grep", "push", "remote", "status", "transport")),
+        # how files differ
+        "diff.algorithm=default", "diff.colorMoved=no", "diff.context=3", "diff.dstPrefix=b/",
+        "diff.ignoreSubmodules=none", "diff.indentHeuristic=true", "diff.interHunkContext=0",
+        "diff.mnemonicPrefix=false", "diff.noprefix=false", "diff.orderFile=/dev/null", "diff.relative=false",
+        "diff.srcPrefix=a/", "diff.submodule=short", "diff.suppressBlankEmpty=false", "diff.wsErrorHighlight=none",
+        # what is merged
+        "merge.default=text", "merge.renames=true", "merge.verifySignatures=false",
+        # what goes over the wire beside what was asked for
+        "fetch.prune=false", "fetch.pruneTags=false", "fetch.recurseSubmodules=false", "fetch.writeCommitGraph=false",
+        "push.followTags=false", "push.gpgSign=false", "push.negotiate=false", "push.pushOption=",
+        "push.recurseSubmodules=no", "push.useForceIfIncludes=false", "submodule.recurse=false",
+        # what is kept of a worktree
+        "worktree.useRelativePaths=false",
+    ) for word in ("-c", setting)),
 )  # fmt: skip
 """Before every command: no hooks, durable objects and refs (git syncs no ref by default), no maintenance in the
 middle of a pass, no transport that runs a command, no watcher that a repository's configuration names, no loose objects
-of an import or a fetch, which somebody's garbage collection may take."""
+of an import or a fetch, which somebody's garbage collection may take. Then all by which a person has git find, tell,
+convert or send something else than it does by itself: that is for the person's own eyes, and evidence is the same
+whoever makes it. What says how to reach a remote, who somebody is and what is ignored stays the person's."""
 
 KEPT_VARIABLES = re.compile(
     r"GIT_(EXEC_PATH|SSH|SSH_COMMAND|SSL_\w+|CONFIG_(GLOBAL|SYSTEM|NOSYSTEM|COUNT|KEY_\d+|VALUE_\d+)"
@@ -374,8 +392,9 @@ class Objects:
             raise GitFailed("git cat-file: a name holds a line break")
         if self._process is None or self._process.poll() is not None:
             self.close()
+            # Named, and not found by git: a person may have it take no bare repository that it was not told of.
             self._process = _popen(
-                ["cat-file", "--batch-command"],
+                [f"--git-dir={self._directory}", "cat-file", "--batch-command"],
                 self._directory,
                 subprocess.PIPE,
                 quiet=True,
@@ -460,9 +479,6 @@ class LastChange:
     at: str
     signer: str | None
 
-
-PLAIN_LOG = ("i18n.logOutputEncoding=UTF-8", "log.follow=false", "log.mailmap=false")
-"""Whatever a person wants to see in a log."""
 
 SIGNING_TIMEOUT_S = 120.0
 """A person may have to type a passphrase, or touch a key."""
@@ -652,7 +668,7 @@ class Repository:
         form = "%H%x00%an <%ae>%x00%ct%x00" + ("%G?%x00%GS" if signers is not None else "%x00")
         believed = () if signers is None else (f"gpg.ssh.allowedSignersFile={signers}", *NO_OTHER_SIGNATURES)
         asked = ("log", "-1", "--no-show-signature", f"--format={form}", "--end-of-options", tip, "--")
-        found = _text(self.git(*asked, f":(literal){path}", config=(*PLAIN_LOG, *believed))).split("\0")
+        found = _text(self.git(*asked, f":(literal){path}", config=believed)).split("\0")
         if len(found) != 5 or found[0] in self._cut_off():
             return None
         at = datetime.fromtimestamp(int(found[2]), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -664,7 +680,7 @@ class Repository:
         path."""
         words = ("--full-history", "--no-show-signature", "-z", f"--max-count={CHANGERS_MAX}", "--format=%H %an <%ae>")
         asked = ("log", *words, "--end-of-options", tip, "--", f":(literal){path}")
-        lines = _text(self.git(*asked, config=PLAIN_LOG)).split("\0")
+        lines = _text(self.git(*asked)).split("\0")
         return tuple((commit, author) for commit, _, author in (each.partition(" ") for each in lines if each))
 
     def authors(self, old: str, new: str, folder: str, commits_max: int) -> dict[str, list[tuple[str, str]]]:
@@ -674,7 +690,7 @@ class Repository:
         limits = ("-z", f"--max-count={commits_max}", "--format=%x01%H%x00%an <%ae>%x00")
         asked = ("log", *words, *limits, "--end-of-options", new, f"^{old}", "--", f":(top,literal){folder}")
         found: dict[str, list[tuple[str, str]]] = {}
-        for each in self.git(*asked, config=PLAIN_LOG).split("\x01")[1:]:
+        for each in self.git(*asked).split("\x01")[1:]:
             commit, author, *paths = each.split("\0")
             for path in filter(None, (path.strip("\n") for path in paths)):
                 found.setdefault(path, []).append((commit, _text(author)))
@@ -830,7 +846,11 @@ class Repository:
         new = ((os.fsencode(path), each) for path, each in files.items() if each is not None)
         feed = b"".join(b"%s %s\t%s\0" % (each.mode.encode(), each.oid.encode(), path) for path, each in new)
         with packs.incoming(self) as place:
-            variables = {"GIT_INDEX_FILE": str(place / "index"), **self._beside(place)}
+            variables = {
+                "GIT_DIR": str(self.common),
+                "GIT_INDEX_FILE": str(place / "index"),
+                **self._beside(place),
+            }
             run(("read-tree", "--end-of-options", base), directory=self.common, variables=variables)
             asked = ("update-index", "-z", "--index-info")
             run(asked, directory=self.common, standard_input=gone + feed, variables=variables)
@@ -1161,7 +1181,7 @@ def _bare_answer(directory: Path, error: GitFailed) -> list[str]:
         lines = []
     if lines and lines[0] == "true":
         return lines
-    if "dubious ownership" in error.stderr:
+    if "dubious ownership" in error.stderr or "safe.bareRepository" in error.stderr:
         raise UsageError(f"{directory}: {error.stderr.splitlines()[0].removeprefix('fatal: ')}")
     raise UsageError(f"{directory}: not in a git repository; run 'git init' first, or name one with --repo")
 

@@ -806,6 +806,9 @@ def test_hooks_never_run(repository: Repository, scratch: Scratch) -> None:
         ("core.pager", "false"),
         ("log.showSignature", "true"),
         ("grep.patternType", "perl"),
+        ("grep.patternType", "fixed"),
+        ("grep.extendedRegexp", "true"),
+        ("core.commentChar", "R"),
         ("grep.lineNumber", "true"),
         ("grep.fullName", "true"),
         ("grep.column", "true"),
@@ -828,12 +831,14 @@ def test_what_a_repository_configures_changes_nothing(
     repository: Repository, scratch: Scratch, key: str, value: str
 ) -> None:
     scratch.git("config", key, value)
-    message = "evidence: x\n\nReconciler-Run: a-1a2b3c4d succeeded\n"
+    named = f"m.json sha256:{'0' * 64}"
+    message = f"evidence: x\n\nReconciler-Run: a-1a2b3c4d succeeded\nReconciler-Manifest: {named}\n"
     commit = repository.make_commit(draft(tip(repository), {"tasks/ü.md": b"t/green\n"}, message=message))
     advance(repository, commit)
     assert tip(repository) == commit and repository.head_branch() == "main"
     assert repository.search(commit, ["t/green"], ["tasks/*.md"]) == ("tasks/ü.md",)
     assert repository.evidence_commits("main") == {"a-1a2b3c4d": commit}
+    assert repository.manifest_digests("main") == {"m.json": "0" * 64}
     assert content(repository, commit, "tasks/ü.md") == b"t/green\n"
 
 
