@@ -501,7 +501,7 @@ class Repository:
     bare: bool
     objects: Objects
     known: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
-    """What git says of every repository of this kind, so that it is asked once."""
+    """What git says of this repository for good, so that it is asked once."""
 
     def git(
         self,
@@ -527,6 +527,15 @@ class Repository:
             file_bytes_max=file_bytes_max,
         )
         return output.decode(errors="surrogateescape").removesuffix("\n")
+
+    @property
+    def git_directory(self) -> Path:
+        """The git directory of this checkout alone: that of a linked worktree lies in `common`."""
+        if self.bare or (self.directory / ".git").is_dir():
+            return self.common
+        if "git directory" not in self.known:
+            self.known["git directory"] = self.git("rev-parse", "--absolute-git-dir")
+        return Path(self.known["git directory"])
 
     @property
     def state(self) -> Path:

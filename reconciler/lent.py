@@ -1,4 +1,4 @@
-"""The edge to a git directory that is lent to one push: the repository but for its refs, and a guard of our own.
+"""The edge to a directory that is lent to one push: what worktrees share but for its refs, and a guard of our own.
 
 Git compares every ref that it is told to push with every ref there is, here and at the remote, and every lease with
 every ref at the remote: to delete 1,000 claims by their names takes it 1.4 s. So nothing of ours is there to compare
@@ -35,10 +35,12 @@ asked=$(while read -r _ new ref old; do printf '%s\\n' "$ref $old $new"; done | 
 
 @contextlib.contextmanager
 def without_refs(repository: Repository, oid: str) -> Iterator[Path | None]:
-    """Lend a git directory that is the repository but for its refs, None where they are not stored as files.
+    """Lend a directory that is what all worktrees of a repository share but for its refs, None where they are not
+    stored as files.
 
-    The directory lies in that of the repository, and includes its configuration: what that says relative to a place
-    (`include.path`, `includeIf.gitdir`) holds here too. `oid` is any object id, for how long they are.
+    It takes the place of that alone (`GIT_COMMON_DIR`) and includes its configuration. The git directory stays the
+    repository's own: so all that is configured holds here too, also on the condition of a place or a branch
+    (`includeIf`), and no setting, which may be a secret, is copied. `oid` is any object id, for how long they are.
     """
     if (repository.common / "reftable").exists():
         yield None
@@ -47,11 +49,11 @@ def without_refs(repository: Repository, oid: str) -> Iterator[Path | None]:
     _remove_abandoned(repository.state)
     with tempfile.TemporaryDirectory(prefix="push-", dir=repository.state) as name:
         place = Path(name)
-        (place / "HEAD").write_text("ref: refs/heads/main\n", encoding="ascii")
         (place / "refs").mkdir()
         for each in ("objects", "shallow"):
             (place / each).symlink_to(repository.common / each)
-        included = [_configuration(repository.common / each) for each in ("config", "config.worktree")]
+        places = (repository.common / "config", repository.git_directory / "config.worktree")
+        included = [_configuration(each) for each in places]
         kind = "sha256" if len(oid) == 64 else "sha1"
         head = f"[core]\nrepositoryFormatVersion = 1\n[extensions]\nobjectFormat = {kind}\n".encode()
         (place / "config").write_bytes(head + b"".join(included))

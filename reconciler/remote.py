@@ -256,7 +256,7 @@ class Remote:
         options = ("--porcelain", "--no-follow-tags", "--no-signed", "--no-progress", "--no-force-if-includes")
         words = ("push", *options, "--recurse-submodules=no", *words)
         try:
-            return _told(self._network(*words, git_directory=place, settings=settings, more_s=more_s)), ""
+            return _told(self._network(*words, lent=place, settings=settings, more_s=more_s)), ""
         except GitFailed as error:
             told = _told(error.stdout)
             if not told:
@@ -289,12 +289,13 @@ class Remote:
     def _network(
         self,
         *arguments: str,
-        git_directory: Path | None = None,
+        lent: Path | None = None,
         settings: Sequence[str] = (),
         more_s: Callable[[], float] = lambda: 0.0,
         file_bytes_max: int = 0,
     ) -> str:
-        """Run git against the remote, as if nothing but its address were configured for it."""
+        """Run git against the remote, as if nothing but its address were configured for it, with what is `lent` in the
+        place of what worktrees share."""
         config = (
             *settings,
             *(self.login.settings if self.login is not None else ()),
@@ -308,8 +309,11 @@ class Remote:
             *arguments,
             timeout_s=self.timeout_s,
             config=config,
-            variables=self.login.variables() if self.login is not None else None,
-            git_directory=git_directory,
+            variables={
+                **(self.login.variables() if self.login is not None else {}),
+                **({"GIT_COMMON_DIR": str(lent)} if lent is not None else {}),
+            },
+            git_directory=self.repository.git_directory if lent is not None else None,
             more_s=more_s,
             file_bytes_max=file_bytes_max,
         )

@@ -580,13 +580,31 @@ def test_a_push_comes_from_any_kind_of_repository(ground: Ground, kind: str) -> 
     assert not list(remote.repository.state.glob("push*"))
 
 
-@pytest.mark.parametrize("key", ["include.path", "includeIf.gitdir:{}/.path"])
-def test_a_push_obeys_what_the_configuration_includes(ground: Ground, key: str) -> None:
+@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
+@pytest.mark.parametrize(
+    "key",
+    ["include.path", "includeIf.gitdir:{}/.path", "includeIf.gitdir:{}/.git.path", "includeIf.onbranch:mine.path"],
+)
+def test_a_push_obeys_what_the_configuration_includes(ground: Ground, key: str, many: bool) -> None:
+    claims = [f"{CLAIM}-{number}" for number in range(60)] if many else []
+    note = ground.note("claim")
+    ground.remote.push([move(each, None, note) for each in claims])
+    ground.scratch.git("checkout", "-q", "-b", "mine")
     ground.scratch.git("config", "remote.origin.url", "/nowhere")
     ground.scratch.git("config", key.format(ground.scratch.path), "near.config")
     (ground.remote.repository.common / "near.config").write_text(f'[remote "origin"]\n\tpushurl = {ground.bare}\n')
+    assert ground.remote.push([move(CLAIM, None, note), *(move(each, note, None) for each in claims)]) == frozenset()
+    assert ground.refs() == {MAIN: ground.first, CLAIM: note}
+
+
+def test_a_push_from_a_linked_worktree_obeys_what_is_configured_for_that(ground: Ground) -> None:
+    place = ground.place / "linked"
+    ground.scratch.git("worktree", "add", "-q", "--detach", str(place))
+    ground.scratch.git("config", "extensions.worktreeConfig", "true")
+    ground.scratch.git("config", "--worktree", "remote.origin.pushurl", "/nowhere")
+    in_tree(place, "config", "--worktree", "remote.origin.pushurl", str(ground.bare))
     note = ground.note("claim")
-    assert ground.remote.push([move(CLAIM, None, note)]) == frozenset()
+    assert ground.open(place).push([move(CLAIM, None, note)]) == frozenset()
     assert ground.refs()[CLAIM] == note
 
 
