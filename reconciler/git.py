@@ -928,7 +928,20 @@ class Repository:
 
     def exclude(self, line: str) -> None:
         """Add a line to `info/exclude`, once."""
-        path = self.common / "info" / "exclude"
+        self._note("exclude", line)
+
+    def keep_as_written(self, patterns: Iterable[str]) -> None:
+        """Let git put the files that match through no filter of contents, here and in all worktrees.
+
+        What we commit never came through one, so it would look edited as soon as git looks at it, for ever, and block
+        what is committed next.
+        """
+        for each in patterns:
+            self._note("attributes", f"{each} -filter")
+
+    def _note(self, name: str, line: str) -> None:
+        """Add a line to a file that git reads for this repository alone, once."""
+        path = self.common / "info" / name
         known = path.read_bytes() if path.exists() else b""
         if line.encode() in known.splitlines():
             return

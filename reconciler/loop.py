@@ -55,7 +55,7 @@ from reconciler.locks import LOCK_AGE_S
 from reconciler.model import Claim, Held, Phase, Plan, Process, RunId, Settings, SharedClaim
 from reconciler.observe import Observation, Observer
 from reconciler.phases import ENDED, phase
-from reconciler.publish import Publication, publish, push_branch, refresh
+from reconciler.publish import AS_WRITTEN, Publication, publish, push_branch, refresh
 from reconciler.pulls import Opener, PullRequests
 from reconciler.remote import RefUpdate
 from reconciler.slots import of_plan
@@ -333,6 +333,7 @@ class Loop:
     def _act(self, seen: Observation, actions: tuple[Action, ...]) -> Pass:
         if any(not isinstance(each, Wait) for each in actions):
             self.world.repository.exclude("/.runs/")
+            self.world.repository.keep_as_written(AS_WRITTEN)
         fence(self.world, actions)
         living = self._fence_afar(seen, actions)
         self._renew_afar(seen)

@@ -32,6 +32,8 @@ from reconciler.world import World
 
 IDENTITY = "Reconciler <reconciler@localhost>"
 INDEX_PATH = "tasks/index.json"
+AS_WRITTEN = ("/.runs/**", "/out/*/state.json", "/out/*/README.md")
+"""Which files nobody but us writes, as patterns of git."""
 ERROR_TAIL_BYTES = 4096
 
 

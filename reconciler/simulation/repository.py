@@ -343,6 +343,9 @@ class SimulatedRepository(Repository):
     def exclude(self, line: str) -> None:
         self.move("")
 
+    def keep_as_written(self, patterns: Iterable[str]) -> None:
+        """No file of a simulated repository goes through a filter."""
+
     def make_commit(self, draft: Draft) -> str:
         self._ask("commit on", draft.parent)
         if draft.parent not in self.store.commits:
