@@ -229,7 +229,7 @@ class History:
                 return False
         marks = [host.disk.node(f"{host.repository.state}/live") for host in self.present()]
         names = {name for each in marks if isinstance(each, Folder) for name in each.names}
-        refs = set(self.server.refs) - {self.branch} - {claim_ref(each) for each in suspended}
+        refs = {ref for ref in self.server.refs if not ref.startswith(HEADS)} - {claim_ref(each) for each in suspended}
         refs |= {ref for ref in self.hosts[0].repository.refs if ref.startswith(WORK)}
         refs -= {ref for ref in refs if (of_ref(ref) or ("", 0))[0] in suspended}
         shared = {ref for ref in refs if not ref.startswith(HOSTS) or not suspended}

@@ -14,8 +14,9 @@ from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from reconciler.errors import GitFailed, PublishBlocked, TipMoved
-from reconciler.git import TREE_MODE, Draft, Entry, LastChange, Objects, Repository
+from reconciler.disk import RECORD_BYTES_MAX
+from reconciler.errors import GitFailed, PublishBlocked, TipMoved, UsageError
+from reconciler.git import TREE_MODE, Change, Draft, Entry, LastChange, Objects, Repository
 from reconciler.simulation.disk import SimulatedDisk
 from reconciler.simulation.seams import Machine
 from reconciler.values import frozen
@@ -338,6 +339,19 @@ class SimulatedRepository(Repository):
     def identity(self) -> str:
         return "Ann Author <ann@example.invalid>"
 
+    def change(self, workspace: Path, base: str | None, index: Path, bytes_max: int) -> Change:
+        """Return what stages have made in a workspace. No file of the commit is checked out there, and none changes."""
+        self._ask("look for what was changed in", workspace)
+        lines = {path: data.count(b"\n") for path, data in self._made(workspace).items()}
+        return Change(patch=b"", whole=True, stats=tuple((path, count, 0) for path, count in lines.items()))
+
+    def _made(self, workspace: Path) -> dict[str, bytes]:
+        """Return the files that stages have made. Raise as git does that is to work in a directory that is gone."""
+        if self.disk.look(workspace) is None:
+            raise UsageError(f"{workspace}: no such directory")
+        names = [each for each in sorted(self.disk.names(workspace)) if each != ".git"]
+        return {each: self.disk.read(workspace / each, RECORD_BYTES_MAX) for each in names}
+
     # -------------------------------------------------------------------------------------------- writing
 
     def exclude(self, line: str) -> None:
@@ -356,6 +370,27 @@ class SimulatedRepository(Repository):
 
     def make_commits(self, drafts: Sequence[Draft]) -> tuple[str, ...]:
         return tuple(self.make_commit(each) for each in drafts)
+
+    def snapshot(
+        self, workspace: Path, base: str, *, message: str, identity: str, epoch_s: int, start: str = ""
+    ) -> str | None:
+        self._ask("make a commit of", workspace)
+        made = self._made(workspace)
+        old = self.store.commits[base].tree
+        tree = self.store.changed(old, made) or old
+        if tree == old:
+            return None
+        commit = Commit(tree=tree, parents=(base,), message=message, identity=identity, epoch_s=epoch_s)
+        return self.store.commit(commit)
+
+    def create_branch(self, branch: str, commit: str) -> None:
+        ref = f"refs/heads/{branch}"
+        self._ask("make the branch", ref)
+        if ref in self.refs:
+            raise GitFailed(f"git update-ref: cannot lock ref '{ref}': reference already exists")
+        self.refs[ref] = commit
+        self.host.moved(ref, None, commit)
+        self.move("")
 
     def _commit_of(self, draft: Draft) -> Commit:
         base = draft.base_tree or draft.parent

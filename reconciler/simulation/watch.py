@@ -33,6 +33,9 @@ from reconciler.simulation.repository import Store
 from reconciler.simulation.scheduler import Actor, Violation
 from reconciler.simulation.story import Story
 
+DELIVERED = "refs/heads/runs/"
+"""Below that lie the branches of what agents changed."""
+
 
 class Watch:
     """Remembers what was promised, and raises Violation when it is broken."""
@@ -215,7 +218,9 @@ class Watch:
     # -------------------------------------------------------------------------------------------- the branch
 
     def branch_moved(self, ref: str, old: str | None, new: str | None) -> None:
-        """A ref moved; the branch, by a reconciler: forward, and by nothing but evidence."""
+        """A ref moved; the branch, by a reconciler: forward, and by nothing but evidence. What was delivered stays."""
+        if ref.startswith(DELIVERED) and old is not None:
+            raise Violation(f"{ref}, which was delivered, was moved or deleted")
         if ref != self.branch:
             return
         if new is None:

@@ -294,6 +294,7 @@ class SimulatedWorker:
         spoken = failed if status == StageStatus.FAILED else said or ongoing.stage.summary_hint
         if status == StageStatus.SUCCEEDED:
             self.history.watch.succeeded(self.run_id, ongoing.stage)
+            self._leave_change(ongoing.stage)
         return replace(
             ongoing.record,
             status=status,
@@ -306,6 +307,13 @@ class SimulatedWorker:
             log_sha256=hashlib.sha256(whole).hexdigest(),
             process=None,
         )
+
+    def _leave_change(self, stage: PlannedStage) -> None:
+        """Let an agent whose change is delivered have changed something, where there is room."""
+        if stage.agent is not None and stage.agent.get("deliver"):
+            with contextlib.suppress(OSError):
+                self.disk.create(self.directory.workspace / f"made-by-{stage.id}", b"made\n", sync=False)
+                self.history.count("changes by agents")
 
     # -------------------------------------------------------------------------------------------- the record
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.scratch import Scratch
 
 
@@ -86,3 +88,19 @@ def test_what_is_asked_for_and_nobody_has_waits_for_a_person(scratch: Scratch) -
     scratch.commit()
     told = scratch.run("chaos", "--minutes", "0.01", "--format", "json")
     assert (json.loads(told.stdout)["broken"], told.returncode) == ([], 0), told.stdout
+
+
+@pytest.mark.parametrize("how", ["branch", "pull_request"])
+@pytest.mark.parametrize("engine", [False, True], ids=["here", "at an engine"])
+def test_what_an_agent_changed_is_delivered(scratch: Scratch, how: str, engine: bool) -> None:
+    agent = {"use": "command", "command": ["sh", "-c", "echo hi > f"], "prompt": "x", "deliver": how}
+    scratch.pipeline("p", json.dumps({"stages": [{"id": "s", "agent": agent}, {"id": "t", "command": "make test"}]}))
+    scratch.request("a", "p", proves="[t/one]")
+    scratch.request("b", "p")
+    scratch.write("tasks/t.md", "- [ ] One <!-- item: t/one -->\n")
+    scratch.commit()
+    words = ("--engine",) if engine else ()
+    told = scratch.run("chaos", "--seed", "11", "--minutes", "0.1", "--format", "json", *words)
+    document = json.loads(told.stdout)
+    assert (document["broken"], told.returncode) == ([], 0), told.stdout
+    assert document["happened"].get("changes by agents", 0) > 0
