@@ -88,6 +88,10 @@ KEPT_VARIABLES = re.compile(
 )
 """How to reach and identify, not which repository: the variables that name one leak from hooks and break the rest."""
 
+BRANCH_CHARACTERS_MAX = 244
+"""As much of a name fits into settings and records."""
+NAME_SHOWN_MAX = 100
+
 REGULAR_MODES = ("100644", "100755")
 TREE_MODE = "040000"
 
@@ -545,11 +549,18 @@ class Repository:
     # -------------------------------------------------------------------------------------------- reading
 
     def head_branch(self) -> str:
-        """Return the branch HEAD names, also when it has no commit yet. Raise ContentError if HEAD is detached."""
+        """Return the branch HEAD names, also when it has no commit yet. Raise ContentError if HEAD is detached, or if
+        no record could hold that name."""
         try:
-            return self.git("symbolic-ref", "HEAD").removeprefix("refs/heads/")
+            name = self.git("symbolic-ref", "HEAD").removeprefix("refs/heads/")
         except GitFailed:
             raise ContentError("HEAD is detached; say in reconciler.yaml which 'branch' is meant") from None
+        is_text = not any("\ud800" <= each <= "\udfff" for each in name)
+        if not is_text or len(name) > BRANCH_CHARACTERS_MAX:
+            fault = f"is longer than {BRANCH_CHARACTERS_MAX} characters" if is_text else "is no text in UTF-8"
+            cure = "no record can say it, and git branch -m NAME gives it another one"
+            raise ContentError(f"the name of the branch at HEAD, {ascii(name)[:NAME_SHOWN_MAX]}, {fault}; {cure}")
+        return name
 
     def look_up(self, names: Sequence[str]) -> tuple[str | None, ...]:
         """Return the object id of each name (`<ref>`, `<oid>:<path>`), None where there is nothing."""

@@ -63,6 +63,8 @@ SPACES = {HEADS: f"{OWN}heads/", **{each: each.replace("refs/reconciler/", OWN) 
 
 REF = re.compile(r"refs/[^\x00-\x20\x7f:^~?*\[\\]+")
 REF_CHARACTERS_MAX = 200
+HEAD_CHARACTERS_MAX = len(HEADS) + git.BRANCH_CHARACTERS_MAX
+"""Of branches few are moved at once, and their names are people's."""
 OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 REMOTE_NAME = re.compile(r"\w[\w.+/-]*", re.ASCII)
 
@@ -103,7 +105,8 @@ class RefUpdate:
     new: str | None
 
     def __post_init__(self) -> None:
-        if not REF.fullmatch(self.ref) or len(self.ref) > REF_CHARACTERS_MAX:
+        characters_max = HEAD_CHARACTERS_MAX if self.ref.startswith(HEADS) else REF_CHARACTERS_MAX
+        if not REF.fullmatch(self.ref) or len(self.ref) > characters_max:
             raise ValueError(f"{self.ref!r}: not the full name of a ref")
         if any(oid is not None and not OID.fullmatch(oid) for oid in (self.old, self.new)):
             raise ValueError(f"{self.ref}: not a full object id")
@@ -409,7 +412,7 @@ def _configured(repository: Repository, key: str) -> list[str]:
 
 
 def _pairs(text: str, separator: str) -> Iterator[tuple[str, str]]:
-    for line in text.splitlines():
+    for line in text.split("\n"):  # not at what else ends a line: a name of a ref may hold that
         first, _, second = line.partition(separator)
         yield first, second
 
@@ -467,7 +470,7 @@ class Told:
 
 def _told(answer: str) -> dict[str, Told]:
     """Return ref -> what git tells of it, of the lines `<flag> TAB <from>:<to> TAB <summary> (<reason>)`."""
-    lines = [line.split("\t", 2) for line in answer.splitlines()]
+    lines = [line.split("\t", 2) for line in answer.split("\n")]
     return {each[1].rpartition(":")[2]: Told(each[0], each[2]) for each in lines if len(each) == 3}
 
 

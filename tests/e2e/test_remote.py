@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -473,3 +474,26 @@ def test_who_looks_at_a_repository_that_nobody_has_fetched_sees_what_is_asked_fo
     assert (unknown.returncode, unknown.stdout) == (2, ""), unknown.stderr
     assert "cannot be reached" in unknown.stderr
     away.rename(hub.path)
+@pytest.mark.parametrize("name", ["x" * 195, f"{'x' * 122}/{'y' * 121}", "größe/👨‍💻", "a\u2028b\x85c"])
+def test_a_branch_may_have_any_name_that_fits_into_a_record(hub: Hub, name: str) -> None:
+    [a] = hub.clones("a")
+    a.git("checkout", "-q", "-b", name)
+    a.simple("x", "true")
+    a.git("push", "-q", "origin", "HEAD")
+    reconciled(a)
+    assert hub.manifests(name)["x"]["branch"] == name
+    assert hub.shared() == []
+
+
+@pytest.mark.parametrize("name", [os.fsdecode(b"b\xff"), "x" * 245])
+@pytest.mark.parametrize("alone", [False, True], ids=["with a remote", "alone"])
+def test_a_branch_whose_name_fits_into_no_record_is_refused_before_anything_runs(
+    hub: Hub, name: str, alone: bool
+) -> None:
+    [a] = hub.clones("a")
+    a.git("checkout", "-q", "-b", name)
+    a.simple("x", f"echo ran >> {hub.outside}/ran")
+    a.git("remote", "remove", "origin") if alone else a.git("push", "-q", "origin", "HEAD")
+    told = a.run("reconcile", "--wait")
+    assert (told.returncode, "git branch -m NAME" in told.stderr) == (1, True), told.stderr
+    assert not (hub.outside / "ran").exists() and hub.shared() == []

@@ -417,6 +417,16 @@ def test_a_detached_head_is_told_with_the_cure(repository: Repository, scratch: 
         repository.head_branch()
 
 
+@pytest.mark.parametrize("name", [os.fsdecode(b"b\xff"), "a" * 200 + "/" + "b" * 44])
+def test_a_branch_whose_name_no_record_can_hold_is_told_with_the_cure(
+    repository: Repository, scratch: Scratch, name: str
+) -> None:
+    scratch.git("checkout", "-q", "-b", name)
+    with pytest.raises(ContentError, match="git branch -m NAME gives it another one") as told:
+        repository.head_branch()
+    assert str(told.value).isprintable()
+
+
 def test_who_sits_at_this_machine(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     assert repository.identity() == "Ann Author <ann@example.invalid>"
     for name in ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL", "EMAIL"):
