@@ -370,8 +370,10 @@ class Branches:
         return self.said or self.head
 
 
-def branch(seen: Branches) -> Finding:
-    """Return whether there is a branch to read requests from."""
+def branch(seen: Branches, unusable: str = "") -> Finding:
+    """Return whether there is a branch to read requests from. `unusable` says why the one HEAD names cannot be that."""
+    if seen.name is None and unusable:
+        return error("branch", unusable.partition("; ")[0], "git branch -m NAME")
     if seen.name is None:
         text = "HEAD is detached, and reconciler.yaml names no 'branch'"
         return error("branch", text, "git switch main, or: echo 'branch: main' >> reconciler.yaml")

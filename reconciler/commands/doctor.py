@@ -17,7 +17,7 @@ from reconciler import git, health, parse, probes, redact
 from reconciler.check import SETTINGS_PATH, Content, Kind
 from reconciler.commands.validate import Batch, everything, problems_of
 from reconciler.conditions import read_conditions
-from reconciler.errors import GitFailed, NoAtomicPush, ReconcilerError, TransientError
+from reconciler.errors import ContentError, GitFailed, NoAtomicPush, ReconcilerError, TransientError
 from reconciler.health import Finding, Level
 from reconciler.installed import ROLES, SUBSCRIBERS, cure, entry_points, has_extra, missing_roles
 from reconciler.locks import old_locks
@@ -107,7 +107,7 @@ def _repository(repo: str) -> dict[str, list[Finding]]:
     groups: dict[str, Mapping[str, Look]] = {
         "repository": {
             "repository": place.kind,
-            "branch": lambda: [health.branch(place.branches)],
+            "branch": lambda: [health.branch(place.branches, place.unusable)],
             "remote": lambda: health.remote(place.settings.remote, place.contact),
             "clock": lambda: [health.clock(time.time(), place.newest_s)],
             "locks": lambda: [health.locks(old_locks(world.repository.common))],
@@ -150,6 +150,17 @@ class Place:
             return self.world.repository.head_branch()
         except ReconcilerError:
             return None
+
+    @cached_property
+    def unusable(self) -> str:
+        """Why the branch that HEAD names cannot be used, "" if it can or if HEAD names none."""
+        try:
+            self.world.repository.head_branch()
+        except ContentError as error:
+            return "" if "detached" in str(error) else str(error)
+        except ReconcilerError:
+            pass
+        return ""
 
     @cached_property
     def remote(self) -> Remote | None:

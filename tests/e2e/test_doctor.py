@@ -207,6 +207,12 @@ def test_a_detached_head(ready: Scratch) -> None:
     assert findings(ready.path, code=0)["branch"]["level"] == "ok"
 
 
+def test_a_branch_whose_name_no_record_can_hold(ready: Scratch) -> None:
+    ready.git("switch", "-q", "-c", "x" * 245)
+    found = findings(ready.path, code=1)["branch"]
+    assert (f"'{'x' * 50}" in found["text"], found["cure"]) == (True, "git branch -m NAME")
+
+
 def test_a_bare_repository(ready: Scratch, tmp_path: Path) -> None:
     ready.git("clone", "-q", "--bare", ".", str(tmp_path / "bare"))
     ready.git("-C", str(tmp_path / "bare"), "remote", "remove", "origin")
