@@ -18,7 +18,15 @@ from reconciler import aggregate, codec, drift, manifest, rundir
 from reconciler.agent import wants_delivery
 from reconciler.deliver import deliver
 from reconciler.disk import Disk
-from reconciler.errors import ContentError, NoAtomicPush, PublishBlocked, PushUnclear, TipMoved, TransientError
+from reconciler.errors import (
+    ContentError,
+    NoAtomicPush,
+    PublishBlocked,
+    PushRefused,
+    PushUnclear,
+    TipMoved,
+    TransientError,
+)
 from reconciler.git import Draft
 from reconciler.model import Link, RunId, Status, TaskId, claim_ref
 from reconciler.observe import Observation
@@ -235,7 +243,7 @@ def _push(
         rejected = remote.push(updates, atomic=True)
     except NoAtomicPush:
         warnings.append(f"{remote.name} cannot push atomically; upgrade git there, or reconcile from one machine only")
-        rejected = _push_in_turn(remote, branch, updates[1:])
+        return _push_in_turn(remote, branch, updates[1:], ground, warnings)
     except PushUnclear as error:
         _insist(remote, branch, error)
         return updates
@@ -268,16 +276,29 @@ def _insist(remote: Remote, update: RefUpdate, error: PushUnclear) -> None:
         raise error
 
 
-def _push_in_turn(remote: Remote, branch: RefUpdate, rest: Sequence[RefUpdate]) -> frozenset[str]:
+def _push_in_turn(
+    remote: Remote, branch: RefUpdate, rest: Sequence[RefUpdate], ground: Ground, warnings: list[str]
+) -> tuple[RefUpdate, ...]:
     """Push to a server that cannot do all or nothing: look whether the claims are ours, the branch first, then the
-    deletions. What is left of them by a crash is released by a later pass."""
+    deletions; return what was changed.
+
+    What is left of them by a crash, or because the server did not want it, is released by a later pass: the evidence is
+    there, so that is no reason to say that it waits.
+    """
     there = remote.look([each.ref for each in rest])
-    if any(there.get(each.ref) != each.old for each in rest):
-        return frozenset({branch.ref})
-    rejected = remote.push([branch], atomic=False)
-    if not rejected and rest:
-        remote.push(rest, atomic=False)
-    return rejected
+    if any(there.get(each.ref) != each.old for each in rest) or remote.push([branch], atomic=False):
+        raise TipMoved(f"{ground.branch}: moved while evidence was made for {ground.old[:12]}")
+    left: frozenset[str] = frozenset()
+    try:
+        left = remote.push(rest, atomic=False)
+    except PushRefused as error:
+        left = (error.refused | error.rejected) or frozenset(each.ref for each in rest)
+        cure = "let the reconciler delete refs below refs/reconciler/ there"
+        warnings.append(f"evidence is at {remote.name}, but the claims of its runs are too: {error}; {cure}")
+    except TransientError as error:
+        left = frozenset(each.ref for each in rest)
+        warnings.append(f"evidence is at {remote.name}; whether the claims of its runs are gone is not known: {error}")
+    return (branch, *(each for each in rest if each.ref not in left))
 
 
 def _spare_ignored_work(world: World, seen: Observation, files: Mapping[str, bytes]) -> None:

@@ -157,6 +157,25 @@ def test_older_servers_will_do(hub: Hub, there: dict[str, str], here: dict[str, 
     assert hub.shared() == []
 
 
+def test_who_may_not_delete_claims_at_an_older_server_is_told_so_and_that_evidence_is_there(hub: Hub) -> None:
+    hub.git("config", "receive.advertiseAtomic", "false")
+    [a] = hub.clones("a")
+    a.simple("x", f"echo x >> {hub.outside}/ran")
+    a.push()
+    hook = hub.hook(
+        "update", 'case "$1 $3" in refs/reconciler/claims/*" 000"*) echo nobody deletes here >&2; exit 1;; esac'
+    )
+    told = a.run("reconcile", "--wait", "--timeout", "20s")
+    assert hub.outcomes("x") == ["succeeded"]
+    assert "evidence waits" not in told.stderr and "evidence of" in told.stderr
+    assert "evidence is at origin, but the claims of its runs are too" in told.stderr
+    assert "nobody deletes here" in told.stderr and "delete refs below refs/reconciler/" in told.stderr
+    assert any(each.startswith("refs/reconciler/claims/") for each in hub.shared())
+    hook.unlink()
+    reconciled(a)
+    assert hub.shared() == [] and (hub.outside / "ran").read_text() == "x\n"
+
+
 # ------------------------------------------------------------------------------------------------ a person's clone
 
 
