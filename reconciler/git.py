@@ -542,6 +542,11 @@ class Repository:
         return Path(self.known["git directory"])
 
     @property
+    def is_sparse(self) -> bool:
+        """Whether git may be told to leave files out of this checkout."""
+        return not self.bare and (self.git_directory / "info" / "sparse-checkout").exists()
+
+    @property
     def state(self) -> Path:
         """Where this machine's state of the reconciler lives: never in a tree, never in the way of `git clean`."""
         return self.common / "reconciler"

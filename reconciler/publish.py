@@ -112,6 +112,8 @@ def publish(
         world.repository.advance(ground.branch, ground.old, commit)
     else:
         pushed = _push(world.remote, seen, ground, commit, proven, farewell, warnings)
+    if world.repository.is_sparse:
+        _replace_live_records(world, proofs)
     return Publication(commit=commit, runs=proven, warnings=warnings, pushed=pushed)
 
 
@@ -447,6 +449,16 @@ def _keep_full_logs(world: World, proofs: Iterable[Proof]) -> None:
                 path = f"{world.checkout}/{command['log_path']}"
                 with contextlib.suppress(FileExistsError, FileNotFoundError):
                     world.disk.link(path, _beside(path))
+
+
+def _replace_live_records(world: World, proofs: Iterable[Proof]) -> None:
+    """Put evidence in the place of the live records it was made of, where git would leave them: what lies outside of a
+    sparse checkout it does not write, and shows as edited for ever."""
+    for path, data in (file for each in proofs for file in each.files.items()):
+        place = world.repository.directory / path
+        with contextlib.suppress(OSError):  # what is committed is committed
+            if _is_file(world, place) and world.disk.read(place, len(data) + 1) != data:
+                world.disk.write_atomic(place, data, sync=False)
 
 
 # ------------------------------------------------------------------------------------------------ aggregates

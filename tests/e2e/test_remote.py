@@ -516,3 +516,30 @@ def test_a_branch_whose_name_fits_into_no_record_is_refused_before_anything_runs
     told = a.run("reconcile", "--wait")
     assert (told.returncode, "git branch -m NAME" in told.stderr) == (1, True), told.stderr
     assert not (hub.outside / "ran").exists() and hub.shared() == []
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["with a remote", "alone"])
+def test_a_sparse_checkout_stays_clean(hub: Hub, alone: bool) -> None:
+    [a] = hub.clones("a")
+    a.write("tasks/t.md", "- [ ] Green <!-- item: t/green -->\n")
+    a.simple("x", "seq 100000", proves="[t/green]")
+    a.push()
+    a.git("sparse-checkout", "set", "--cone", "tasks")
+    if alone:
+        a.git("remote", "remove", "origin")
+    reconciled(a)
+    assert a.git("status", "--porcelain") == ""
+    if not alone:
+        a.git("pull", "-q", "origin", "main")
+        assert a.git("status", "--porcelain") == ""
+    assert a.git("show", "HEAD:tasks/t.md").startswith("- [x]") and not (a.path / "out").exists()
+    assert a.run("logs", "x", "s").stdout.endswith("\n100000\n")
+    a.write("runs.d/x.yaml", a.git("show", "HEAD:runs.d/x.yaml") + "rerun: 1\n")
+    a.git("add", "--sparse", "runs.d/x.yaml")
+    a.git("commit", "-qm", "again")
+    if not alone:
+        a.git("push", "-q", "origin", "main")
+    reconciled(a)
+    if not alone:
+        a.git("pull", "-q", "origin", "main")
+    assert a.git("status", "--porcelain") == ""
