@@ -493,6 +493,8 @@ def test_who_looks_at_a_repository_that_nobody_has_fetched_sees_what_is_asked_fo
     assert (unknown.returncode, unknown.stdout) == (2, ""), unknown.stderr
     assert "cannot be reached" in unknown.stderr
     away.rename(hub.path)
+
+
 @pytest.mark.parametrize("name", ["x" * 195, f"{'x' * 122}/{'y' * 121}", "größe/👨‍💻", "a\u2028b\x85c"])
 def test_a_branch_may_have_any_name_that_fits_into_a_record(hub: Hub, name: str) -> None:
     [a] = hub.clones("a")
