@@ -141,8 +141,9 @@ def _run() -> int:
     except click.ClickException as error:
         error.show()
         return 2
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("\ninterrupted; runs under way go on, and the next pass picks everything up", err=True)
+    except (click.Abort, KeyboardInterrupt) as error:
+        notes = getattr(error.__cause__ or error, "__notes__", ())
+        click.echo("; ".join(("\ninterrupted", *notes)), err=True)
         return 130
     except BrokenPipeError:
         # Whoever read our output has had enough; Python would complain about it once more at exit.

@@ -58,6 +58,7 @@ from reconciler.phases import ENDED, phase
 from reconciler.publish import AS_WRITTEN, Publication, publish, push_branch, refresh
 from reconciler.pulls import Opener, PullRequests
 from reconciler.remote import RefUpdate
+from reconciler.signals import undisturbed
 from reconciler.slots import of_plan
 from reconciler.turns import note_turns
 from reconciler.values import frozen
@@ -697,7 +698,8 @@ def unproven(seen: Observation) -> list[RunId]:
 
 @contextlib.contextmanager
 def pass_lock(world: World) -> Iterator[None]:
-    """Hold the lock under which one reconciler of this machine acts. Raise LockHeld after a minute."""
+    """Hold the lock under which one reconciler of this machine acts, and let no signal break off what is done with it.
+    Raise LockHeld after a minute."""
     disk, path = world.disk, world.repository.state / "pass.lock"
     disk.make_directory(path.parent)
     disk.clear_directory(path)
@@ -706,6 +708,7 @@ def pass_lock(world: World) -> Iterator[None]:
         who = ", ".join(str(each.pid) for each in world.processes.holders(path)) or "unknown"
         raise LockHeld(f"another reconciler (pid {who}) has been busy here for a minute")
     try:
-        yield
+        with undisturbed():
+            yield
     finally:
         disk.let_go(handle)

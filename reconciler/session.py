@@ -19,6 +19,7 @@ from reconciler.observe import Observer
 from reconciler.phases import ENDED
 from reconciler.process import Workers
 from reconciler.pulls import open_when_owed
+from reconciler.signals import GO_ON
 from reconciler.terminal import coloured, single_line
 from reconciler.world import World, open_world
 
@@ -54,6 +55,9 @@ class Session:
                 result = self.loop.run_settled(self._watch)
             self._finish(result)
             return result
+        except KeyboardInterrupt as interruption:
+            interruption.add_note(GO_ON)
+            raise
         finally:
             if self.live is not None:
                 self.live.stop()

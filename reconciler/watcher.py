@@ -29,6 +29,7 @@ from reconciler.loop import Loop, Pass
 from reconciler.pacing import BACKOFF_MAX_S, Pacing
 from reconciler.phases import ENDED
 from reconciler.readiness import Readiness
+from reconciler.signals import Told
 from reconciler.values import frozen
 from reconciler.watch import HINT, Bell, Events, Refs
 from reconciler.world import World
@@ -82,6 +83,7 @@ class Watcher:
     factory: Callable[[], Any] | None = None
     warm: Callable[[World], None] | None = None
     stopping: str = ""
+    told: Told = field(default_factory=Told)
     reloading: bool = False
     passes: int = 0
     passes_max: int | None = None
@@ -324,7 +326,7 @@ class Watcher:
             self.reloading = True
         elif number == signal.SIGWINCH:
             pass  # the wake-up alone lets the screen be drawn anew
-        elif number == signal.SIGINT and self.stopping:
+        elif self.told.again() and number == signal.SIGINT:
             raise KeyboardInterrupt
         else:
             self.stopping = signal.Signals(number).name

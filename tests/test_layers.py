@@ -122,6 +122,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "probes",
         "readiness",
         "patience",
+        "signals",
         "turns",
         "pagefiles",
         "installed",

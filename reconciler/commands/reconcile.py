@@ -24,8 +24,10 @@ def command(repo: str, wait: bool, timeout: str | None, form: str) -> int:
     reconciler reconcile                      # one pass, e.g. from cron
     reconciler reconcile --wait --timeout 1h  # in CI: wait for everything and fail if a run failed
 
+    Ctrl-C and SIGTERM end after the pass that is under way, a second one ends at once. Runs go on in any case.
+
     Exit codes: 0 all succeeded, 1 some failed or were rejected, 3 still running, 4 waiting for approval,
-    75 evidence could not be committed now.
+    75 evidence could not be committed now, 130 Ctrl-C.
     """
     if timeout and not wait:
         raise UsageError("--timeout needs --wait")

@@ -12,6 +12,7 @@ import click
 
 from reconciler.process import Workers
 from reconciler.readiness import take_readiness
+from reconciler.signals import GO_ON
 from reconciler.terminal import format_option
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def conclude(watcher: Watcher) -> int:
     """Say why a watcher ended, if a person ended it, and return the exit code."""
     if watcher.stopping != signal.SIGINT.name:
         return 0
-    click.echo("interrupted; runs under way go on, and the next pass picks everything up", err=True)
+    click.echo(f"interrupted; {GO_ON}", err=True)
     return INTERRUPTED
 
 
