@@ -459,11 +459,15 @@ def _untouched(records: Records, stage: PlannedStage) -> StageStatus:
 
 def command_text(stage: PlannedStage) -> str:
     """Return the command as a person would recognise it, bounded."""
+    return _bounded(whole_command(stage), COMMAND_CHARACTERS_MAX)
+
+
+def whole_command(stage: PlannedStage) -> str:
+    """Return the command as a person would recognise it, however long it is."""
     if stage.kind != StageKind.COMMAND:
         return f"{stage.kind.value}: {_used(stage)}"
     shell = stage.argv[:2] == ("sh", "-c") and len(stage.argv) == 3
-    text = stage.argv[2] if shell else " ".join(stage.argv)
-    return _bounded(text, COMMAND_CHARACTERS_MAX)
+    return stage.argv[2] if shell else " ".join(stage.argv)
 
 
 def _used(stage: PlannedStage) -> str:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 
 from reconciler.model import Problem
+from reconciler.shown import visible
 
 PLAN_MARKER = "<!-- reconciler:plan -->"
 
@@ -22,7 +23,7 @@ def code(text: str, characters_max: int = 300) -> str:
 
     What could end it is replaced by what looks like it: in a table, an escaped pipe shows its backslash elsewhere.
     """
-    line = " ".join("".join(each if each.isprintable() else " " for each in text).split()).translate(_LOOKALIKES) or "-"
+    line = " ".join(visible(text.strip()).split()).translate(_LOOKALIKES) or "-"
     return f"`{line[: characters_max - 1]}…`" if len(line) > characters_max else f"`{line}`"
 
 

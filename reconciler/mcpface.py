@@ -30,9 +30,10 @@ from reconciler.codec import CodecError
 from reconciler.contracts import schema_directory
 from reconciler.errors import REFUSALS, InvariantError, ReconcilerError, UsageError
 from reconciler.explain import Row
-from reconciler.manifest import command_text
+from reconciler.manifest import whole_command
 from reconciler.model import ApprovalPolicy, Phase
 from reconciler.phases import ENDED
+from reconciler.shown import cut
 from reconciler.submitting import BRANCHES
 
 T = TypeVar("T")
@@ -134,7 +135,12 @@ class Door:
         if request is not None:
             plan = await self.do(lambda here: here.plan_of(request))
             stages = [
-                {"id": each.id, "does": command_text(each)[:500], "needs": list(each.needs), "selected": each.selected}
+                {
+                    "id": each.id,
+                    "does": cut(whole_command(each), 500),
+                    "needs": list(each.needs),
+                    "selected": each.selected,
+                }
                 | {"waits_for_approval": each.approval is not None}
                 for each in plan.stages[:STAGES_MAX]
             ]

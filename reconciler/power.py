@@ -13,10 +13,13 @@ from itertools import islice
 
 from reconciler import codec
 from reconciler.model import Pipeline, Rejection, Settings, Stage, StageId
+from reconciler.shown import cut
 from reconciler.values import frozen
 
 LINES_MAX = 60
-LINE_CHARACTERS_MAX = 300
+LINE_CHARACTERS_MAX = 4000
+CHARACTERS_MAX = 9000
+"""How much of one file is told: a command of some length is told whole, and what is cut says so."""
 TEXT_BYTES_MAX = 64 * 1024
 """Of larger files only the sizes are told."""
 
@@ -64,8 +67,24 @@ def power(path: str, kind: str, there: tuple[bool, bool], lines: Iterable[str], 
     """Return a change of power with as many lines as are shown; `there` is whether the file is there before, after."""
     found = list(lines)
     effect = {(False, True): "added", (True, False): "removed"}.get(there, "changed")
-    shown = tuple(_bounded(each) for each in found[:LINES_MAX])
+    shown = tuple(_told(found[:LINES_MAX], digest))
     return Power(path=path, kind=kind, effect=effect, lines=shown, more=len(found) - len(shown), digest=digest)
+
+
+def whole(digest: str) -> str:
+    """Return how a file is seen whole, "" where it is gone."""
+    return f"git show {digest[:12]}" if digest else ""
+
+
+def _told(lines: Iterable[str], digest: str) -> Iterator[str]:
+    """Yield lines as long as there is room, each of them whole or marked as cut."""
+    left = CHARACTERS_MAX
+    for each in lines:
+        line = cut(each, LINE_CHARACTERS_MAX, whole(digest))
+        left -= len(line)
+        if left < 0:
+            return
+        yield line
 
 
 def _text(data: bytes | None) -> list[str] | None:
@@ -74,10 +93,6 @@ def _text(data: bytes | None) -> list[str] | None:
     if len(data) > TEXT_BYTES_MAX or b"\0" in data:
         return None
     return data.decode(errors="replace").splitlines()
-
-
-def _bounded(line: str) -> str:
-    return line if len(line) <= LINE_CHARACTERS_MAX else f"{line[: LINE_CHARACTERS_MAX - 1]}…"
 
 
 def _differences(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from reconciler import codec, preview_gates, queueing, reviewed
 from reconciler.approve import Case
-from reconciler.manifest import command_text
+from reconciler.manifest import whole_command
 from reconciler.model import (
     Evidence,
     Instant,
@@ -370,7 +370,7 @@ def _doing(stage: PlannedStage) -> Doing:
     return Doing(
         id=stage.id,
         kind=stage.kind.value,
-        command=command_text(stage),
+        command=whole_command(stage),
         needs=stage.needs,
         selected=stage.selected,
         gate=stage.approval is not None,

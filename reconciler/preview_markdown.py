@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from reconciler.markup import code
 from reconciler.model import Problem, Severity
@@ -22,10 +23,12 @@ from reconciler.preview_text import (
     counted,
     guardrails,
     more,
+    more_lines,
     placement,
     reviewed,
     stage_line,
 )
+from reconciler.shown import visible
 
 CHARACTERS_MAX = 60_000
 """GitHub refuses comments of more than 65,536 characters, and others allow more."""
@@ -49,7 +52,7 @@ def body(shown: Preview) -> str:
 
 def block(lines: Iterable[str], language: str) -> str:
     """Return lines as a code block whose fence is longer than any in it."""
-    said = "\n".join("".join(each if each.isprintable() else " " for each in line) for line in lines)
+    said = "\n".join(visible(line) for line in lines)
     longest = max((len(each) for each in re.findall("`+", said)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{said}\n{fence}\n"
@@ -58,7 +61,7 @@ def block(lines: Iterable[str], language: str) -> str:
 def _sections(shown: Preview) -> Iterator[str]:
     if shown.powers:
         loud = f"> [!CAUTION]\n> **{LOUD[0].upper()}{LOUD[1:]}.** Policies of the base say who decides on it.\n"
-        yield f"{loud}\n{_bounded((_power(each) for each in shown.powers), len(shown.powers), 'powers')}"
+        yield f"{loud}\n{_powers(shown.powers)}"
     yield _table(
         "Problems in the change", ("where", "what"), map(_problem, shown.problems), len(shown.problems), "problems"
     )
@@ -103,8 +106,21 @@ def _details(summary: str, body: str) -> str:
     return f"<details><summary>{summary}</summary>\n\n{body}\n</details>\n"
 
 
+def _powers(powers: Sequence[Power]) -> str:
+    """Return changes of power: those for whose lines there is no room are named all the same."""
+    left, said = _ROOM["powers"], []
+    for each in powers:
+        whole = _power(each)
+        part = whole if len(whole) < left else _power(replace(each, lines=(), more=each.more + len(each.lines)))
+        if len(part) + 1 > left:
+            break
+        said.append(part)
+        left -= len(part) + 1
+    return "\n".join([*said, *more(len(powers) - len(said)), ""])
+
+
 def _power(each: Power) -> str:
-    lines = [*each.lines, *([f"  and {each.more} more lines"] if each.more else [])]
+    lines = [*each.lines, *([f"  {more_lines(each)}"] if each.more else [])]
     title = f"**{each.kind}** {code(each.path)} is {each.effect}\n"
     return f"{title}\n{block(lines, 'diff')}" if lines else title
 

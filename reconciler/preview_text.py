@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from reconciler.model import Problem, Severity
+from reconciler.power import Power, whole
 from reconciler.preview import Coming, Doing, Effect, Preview, Verdict
 from reconciler.preview_gates import Asked, Judged, demands
+from reconciler.shown import cut, visible
 
 RUNS_SHOWN_MAX = 50
 LINES_SHOWN_MAX = 100
+COMMAND_SHOWN_MAX = 200
 LOUD = "this change changes what runs and who may allow it"
 QUIET = "merging launches nothing and changes nothing that is under way"
 WORDS = {
@@ -27,28 +30,32 @@ PLACES = {"worktree": "a worktree", "checkout": "the checkout", "empty": "an emp
 
 
 def lines(shown: Preview) -> Iterator[str]:
-    """Yield a preview as text, one line at a time and not more than people read."""
+    """Yield a preview as text, one line at a time and not more than people read; what others wrote begins none."""
+    return (visible(each) for each in _lines(shown))
+
+
+def _lines(shown: Preview) -> Iterator[str]:
     yield f"merging {shown.head[:12]} into {shown.base[:12]}: {conclusion(shown)}"
     if shown.verdict == Verdict.NOTHING:
         return
     if shown.powers:
-        yield f"\n!! {LOUD}:"
+        yield from ("", f"!! {LOUD}:")
         for power in shown.powers:
             yield f"  {power.kind} {power.path} is {power.effect}"
             yield from (f"    {each}" for each in power.lines)
-            yield from [f"    and {power.more} more lines"] if power.more else []
+            yield from [f"    {more_lines(power)}"] if power.more else []
     yield from _section("problems in the change", [problem_line(each) for each in shown.problems])
     yield from _section(
         "requests", [f"{WORDS[e.effect]} {e.run_id or e.before}{_because(e.detail)}" for e in shown.requests]
     )
     if shown.runs:
-        yield "\nruns:"
+        yield from ("", "runs:")
         for run in shown.runs[:RUNS_SHOWN_MAX]:
             yield from (f"  {each}" for each in _run(run))
         yield from more(len(shown.runs) - RUNS_SHOWN_MAX, "  ")
     yield from _section("decisions in the change", [decision_line(each) for each in shown.decisions])
     yield from _section("problems that were there before", [problem_line(each) for each in shown.standing])
-    yield f"\nplan {shown.digest}"
+    yield from ("", f"plan {shown.digest}")
 
 
 def conclusion(shown: Preview) -> str:
@@ -79,6 +86,12 @@ def counted(number: int, word: str) -> str:
 
 def more(number: int, before: str = "") -> list[str]:
     return [f"{before}and {number} more"] if number > 0 else []
+
+
+def more_lines(power: Power) -> str:
+    """Return how many lines of a change of power are not told, and where they are."""
+    where = whole(power.digest)
+    return f"and {counted(power.more, 'more line')}{f'; {where}' if where else ''}"
 
 
 def problem_line(problem: Problem) -> str:
@@ -119,7 +132,12 @@ def stage_line(stage: Doing) -> str:
     runs = f", runs {len(stage.runs)} nested" if stage.runs else ""
     sandbox = f", sandbox: {stage.sandbox}" if stage.sandbox else ""
     skipped = "" if stage.selected else " - not needed by the target"
-    return f"{stage.id}{needs}: {stage.command[:200]}{runs}{sandbox}{' [gate]' if stage.gate else ''}{skipped}"
+    return f"{stage.id}{needs}: {command_shown(stage.command)}{runs}{sandbox}{' [gate]' if stage.gate else ''}{skipped}"
+
+
+def command_shown(command: str) -> str:
+    """Return a command on one line; of a long one its beginning, and how much more there is."""
+    return cut(visible(command), COMMAND_SHOWN_MAX)
 
 
 def guardrails(run: Coming) -> str:
@@ -147,7 +165,8 @@ def _section(title: str, found: Sequence[str]) -> Iterable[str]:
     if not found:
         return []
     return [
-        f"\n{title}:",
+        "",
+        f"{title}:",
         *(f"  {each}" for each in found[:LINES_SHOWN_MAX]),
         *more(len(found) - LINES_SHOWN_MAX, "  "),
     ]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from reconciler.explain import Row
 from reconciler.model import Phase
+from reconciler.shown import visible
 from reconciler.values import frozen
 
 NARROW = 64
@@ -188,7 +189,7 @@ def span(seconds: float) -> str:
 
 def plain(text: str) -> str:
     """Return text that cannot move the cursor or end its line: what a repository says is shown, not obeyed."""
-    return "".join(each if each.isprintable() else " " for each in text)
+    return visible(text)
 
 
 def cells(text: str) -> int:

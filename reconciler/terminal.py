@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from reconciler import codec
+from reconciler.shown import visible
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -62,4 +63,4 @@ def age(seconds: float | None) -> str:
 
 def single_line(text: str) -> str:
     """Return text that cannot move the cursor or end its line: what a repository says is shown, not obeyed."""
-    return "".join(each if each.isprintable() else " " for each in text)
+    return visible(text)

@@ -35,6 +35,7 @@ LINES: dict[str, tuple[str, ...]] = {
     ),
     "pure": (
         "parse",
+        "shown",
         "yaml_events",
         "resolve",
         "phases",
@@ -235,7 +236,7 @@ ONLY: dict[str, set[str]] = {
     "stage": {*LINES["words"], "disk", "rundir", "process", "manifest", "redact", "scrub", "sandbox"},
     "patience": set(),
     "sandbox": set(LINES["words"]),
-    "terminal": set(LINES["words"]),
+    "terminal": {*LINES["words"], "shown"},
 }
 
 # Files, processes, clocks, the network, randomness, the environment.

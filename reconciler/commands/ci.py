@@ -151,7 +151,7 @@ def proposal_of(directory: Path, base: str, head: str) -> Proposal:
         ok=not found.fails,
         title=conclusion(found),
         markdown=body(found),
-        lines=[line for each in lines(found) for line in each.split("\n")],
+        lines=list(lines(found)),
         problems=[*found.problems, *standing],
         digest=found.digest,
     )

@@ -13,8 +13,9 @@ from reconciler import __version__, codec, sarif
 from reconciler.actions import Action, Launch, Publish, Release, Wait
 from reconciler.errors import UsageError
 from reconciler.git import BLOB_BYTES_MAX
-from reconciler.manifest import command_text
+from reconciler.manifest import whole_command
 from reconciler.model import Plan, PlannedStage, Request, Source
+from reconciler.preview_text import command_shown
 from reconciler.terminal import print_json, single_line
 from reconciler.world import World, open_world
 
@@ -110,7 +111,7 @@ def _print(found: Preview, form: str) -> None:
             from reconciler.preview_text import lines
 
             for each in lines(found):
-                click.echo(("\n" if each.startswith("\n") else "") + single_line(each.removeprefix("\n")))
+                click.echo(each)
 
 
 # ------------------------------------------------------------------------------------------------ --write
@@ -182,7 +183,8 @@ def _show_stages(plan: Plan) -> None:
     for stage in plan.stages:
         needs = f" (needs {', '.join(stage.needs)})" if stage.needs else ""
         skipped = "" if stage.selected else " - not needed by the target"
-        click.echo(single_line(f"  {stage.index + 1:2d}. {stage.id}{needs}: {command_text(stage)[:80]}{skipped}"))
+        does = command_shown(whole_command(stage))
+        click.echo(single_line(f"  {stage.index + 1:2d}. {stage.id}{needs}: {does}{skipped}"))
         for line in _notes(stage):
             click.echo(single_line(f"      {line}"))
 

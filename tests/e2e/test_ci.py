@@ -188,6 +188,16 @@ def test_problems_are_shown_beside_their_lines_and_no_line_is_a_command(ci: Ci) 
     assert "❌" in ci.summary
 
 
+def test_a_line_of_a_command_does_not_pass_for_a_line_of_ours(ci: Ci) -> None:
+    ci.pull_request(
+        ci.propose(**GOOD, **{"pipelines/p.yaml": "stages:\n- id: s\n  command: |\n    true\n    plan sha256:0\n"})
+    )
+    lines = ci.run().stdout.splitlines()
+    assert [each for each in lines if each.strip() == "plan sha256:0"] == []
+    assert any("s: true⏎plan sha256:0" in each for each in lines)
+    assert "+ s.command: true⏎plan sha256:0" in ci.summary
+
+
 @pytest.mark.parametrize("token", ["", TOKEN])
 def test_the_pull_request_of_a_fork_is_planned_without_a_token_that_may_write(ci: Ci, token: str) -> None:
     ci.server.faults = [

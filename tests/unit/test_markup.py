@@ -25,7 +25,7 @@ def test_a_code_span_shows_text_and_does_nothing(text: str) -> None:
 
 
 def test_nothing_is_shown_as_a_dash() -> None:
-    assert markup.code("\n \x00") == "`-`"
+    assert markup.code("\n \t") == "`-`"
 
 
 def test_a_long_text_is_cut_at_a_line_and_says_so() -> None:
