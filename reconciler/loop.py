@@ -99,6 +99,8 @@ HEARD_S = 1.0
 """How often subscribers hear of runs that are under way."""
 POLL_S = 0.25
 """How often the loop looks whether the tip has moved while it waits for workers."""
+BLOCKED_POLL_S = 1.0
+"""The same while evidence is blocked: each pass tries to commit it."""
 
 
 @frozen
@@ -245,7 +247,8 @@ class Loop:
         self, watch: Callable[[Pass], None], deadline_s: float | None = None, goal: RunId | None = None
     ) -> Pass:
         """Pass until nothing is under way (or `goal` is proven to have ended, or to wait for a person), evidence is
-        blocked, or the deadline (monotonic seconds) is reached."""
+        blocked (where there is a goal: and nothing is awaited that it needs), or the deadline (monotonic seconds) is
+        reached."""
         self.observer.ring = _go_on
         try:
             return self._until_idle(watch, deadline_s, goal)
@@ -261,7 +264,7 @@ class Loop:
             over = deadline_s is not None and self.world.now().monotonic_s >= deadline_s
             reached = goal is not None and _is_reached(result, goal)
             hopeless = refused >= REFUSALS_MAX or (self.contact.hopeless() and not result.seen.actual.runs)
-            blocked = result.blocked and not self._may_get_free()
+            blocked = result.blocked and not self._may_get_free() and not (goal and _is_awaited(result, goal))
             if (result.idle and result.online) or blocked or over or reached or hopeless:
                 return result
             self.sleep(result, deadline_s)
@@ -273,7 +276,7 @@ class Loop:
             self.contact.spread(float("inf") if deadline_s is None else deadline_s)
         if result.leads_on:
             return
-        patience_s = min(POLL_S, self.due(result).in_s)
+        patience_s = min(BLOCKED_POLL_S if result.blocked else POLL_S, self.due(result).in_s)
         if deadline_s is not None:
             patience_s = min(patience_s, deadline_s - self.world.now().monotonic_s)
         self.world.processes.wait_any(self.workers(result), max(0.0, patience_s))
@@ -658,6 +661,20 @@ def _is_reached(result: Pass, goal: RunId) -> bool:
     if run is None:
         return goal in actual.evidence
     return actual.proves(goal, run.number) and waits_for_people(result.actions, goal) and not result.leads_on
+
+
+def _is_awaited(result: Pass, goal: RunId) -> bool:
+    """Return whether a run goes on although evidence is blocked, or may begin when others that are under way end."""
+    if goal in result.phases:
+        return not is_over(result, goal)
+    launched = any(isinstance(each.action, Launch) and not each.error for each in result.done)
+    return launched or any(not is_over(result, each) for each in result.phases)
+
+
+def is_over(result: Pass, run_id: RunId) -> bool:
+    """Return whether nothing but its evidence is awaited of a run: it has ended, or waits for what only a person can
+    do."""
+    return result.phases[run_id] in ENDED or waits_for_people(result.actions, run_id)
 
 
 def waits_for_people(actions: Sequence[Action], run_id: RunId) -> bool:

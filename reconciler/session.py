@@ -11,8 +11,9 @@ import click
 
 from reconciler.actions import Launch, Wait
 from reconciler.aggregate import duration
+from reconciler.apply import subject_of
 from reconciler.conditions import read_conditions
-from reconciler.loop import Loop, Pass, open_telemetry, unproven
+from reconciler.loop import Loop, Pass, is_over, open_telemetry, unproven
 from reconciler.manifest import artifact_root
 from reconciler.model import Phase, RunId, StageStatus, TaskId
 from reconciler.observe import Observer
@@ -109,17 +110,21 @@ class Session:
             click.echo("nothing to do: every request is proven" if result.seen.desired.names else EMPTY)
         for line in waits(result):
             click.echo(line)
-        if result.blocked:
-            click.echo(f"evidence waits: {result.blocked}", err=True)
-        if not result.online:
-            reason = read_conditions(self.world.repository.state).get("remote", {}).get("reason", "")
-            click.echo(single_line(reason or "the remote must be asked again before more can be done"), err=True)
+        self.say_hindrance(result)
         if self.world.remote is not None and _unpushed(self.world, result):
             click.echo(
                 f"note: runs.d/ at {result.seen.branch} of this clone is ahead of {self.world.remote.name}; "
                 "what is not pushed is not asked for yet",
                 err=True,
             )
+
+    def say_hindrance(self, result: Pass) -> None:
+        """Print what is in the way of evidence, on standard error."""
+        if result.blocked:
+            click.echo(single_line(f"evidence waits: {result.blocked}"), err=True)
+        if not result.online:
+            reason = read_conditions(self.world.repository.state).get("remote", {}).get("reason", "")
+            click.echo(single_line(reason or "the remote must be asked again before more can be done"), err=True)
 
 
 def _unpushed(world: World, result: Pass) -> bool:
@@ -198,15 +203,24 @@ def exit_code(session: Session, result: Pass, *, waited: bool, goal: RunId | Non
         run_id: word for run_id, word in outcomes(session, result).items() if run_id in wanted or word != "cancelled"
     }
     words = {word for run_id, word in told.items() if goal in (None, run_id)}
-    if (result.blocked or not result.online) and unproven(result.seen):
+    if (result.blocked or not result.online) and _owed(result, goal):
         return BLOCKED
     if words & {Phase.FAILED.value, Phase.CANCELLED.value} or (result.seen.desired.rejections and goal is None):
         return 1
-    if any(each.error for each in result.done) or not result.online or session.loop.gate.told:
+    refused = [each for each in result.done if each.error and goal in (None, subject_of(each.action))]
+    if refused or not result.online or session.loop.gate.told:
         return BLOCKED
     if waited and words & {Phase.STARTING.value, Phase.RUNNING.value, Phase.STALE.value}:
         return WAITED_STILL_RUNNING
     return WAITED_FOR_APPROVAL if Phase.WAITING.value in words else 0
+
+
+def _owed(result: Pass, goal: RunId | None) -> bool:
+    """Return whether evidence is owed: of any run, or of `goal`, which may also wait for a person who is to see it."""
+    if goal is None:
+        return bool(unproven(result.seen))
+    run = result.seen.actual.runs.get(goal)
+    return run is not None and is_over(result, goal) and not result.seen.actual.proves(goal, run.number)
 
 
 def result_document(session: Session, result: Pass) -> dict[str, Any]:
@@ -231,7 +245,7 @@ def run_document(session: Session, result: Pass, run_id: RunId) -> Mapping[str, 
     """Return the facts about one run that scripts ask for first."""
     word = outcomes(session, result).get(run_id, Phase.ABSENT.value)
     run, evidence = result.seen.actual.runs.get(run_id), result.seen.actual.evidence.get(run_id)
-    task_id = run.task_id if run else evidence.task_id if evidence else ""
+    task_id = run.task_id if run else evidence.task_id if evidence else _task_asked(result, run_id)
     root = artifact_root(task_id, run_id)
     manifest = session.world.checkout / root / "manifest.json"
     return {
@@ -243,6 +257,11 @@ def run_document(session: Session, result: Pass, run_id: RunId) -> Mapping[str, 
         "manifest": f"{root}/manifest.json",
         "log_path": _log_path(manifest),
     }
+
+
+def _task_asked(result: Pass, run_id: RunId) -> str:
+    """Return the task of a run of which there was nothing yet when the pass began, as its request says."""
+    return next((each.request.task for each in result.seen.desired.wishes if each.run_id == run_id), "")
 
 
 def _log_path(manifest: Path) -> str | None:

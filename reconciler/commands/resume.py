@@ -10,7 +10,7 @@ import click
 from reconciler.byhand import resume
 from reconciler.commands.reconcile import duration
 from reconciler.loop import pass_lock
-from reconciler.session import Session, exit_code, outcomes, run_document
+from reconciler.session import BLOCKED, Session, exit_code, outcomes, run_document
 from reconciler.survey import find_run, survey
 from reconciler.terminal import coloured, format_option, print_json
 
@@ -58,4 +58,7 @@ def command(
         print_json(run_document(session, result, run_id))
     else:
         click.echo(f"{coloured(outcomes(session, result).get(run_id, 'starting'))}  {run_id}")
-    return exit_code(session, result, waited=not no_wait, goal=run_id)
+    code = exit_code(session, result, waited=not no_wait, goal=run_id)
+    if code == BLOCKED:
+        session.say_hindrance(result)
+    return code

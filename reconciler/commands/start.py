@@ -13,7 +13,7 @@ import click
 from reconciler.commands.reconcile import duration
 from reconciler.errors import UsageError
 from reconciler.model import RunId
-from reconciler.session import Session, exit_code, outcomes, run_document
+from reconciler.session import BLOCKED, Session, exit_code, outcomes, run_document
 from reconciler.submitting import submit
 from reconciler.terminal import coloured, format_option, print_json
 
@@ -61,7 +61,10 @@ def command(repo: str, /, pipeline: str, timeout: str | None, no_wait: bool, for
         _conclude(
             session, run_id, outcomes(session, result).get(run_id, "absent"), run_document(session, result, run_id)
         )
-    return exit_code(session, result, waited=not no_wait, goal=run_id)
+    code = exit_code(session, result, waited=not no_wait, goal=run_id)
+    if code == BLOCKED:
+        session.say_hindrance(result)
+    return code
 
 
 def _conclude(session: Session, run_id: RunId, word: str, facts: Mapping[str, Any]) -> None:

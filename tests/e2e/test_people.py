@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import time
 from pathlib import Path
@@ -81,6 +82,47 @@ def test_a_run_goes_on_while_evidence_of_another_one_waits(scratch: Scratch) -> 
     scratch.git("commit", "-qm", "b")
     scratch.run("reconcile")
     scratch.wait_for((scratch.outside / "ran").exists)
+
+
+def blocked(scratch: Scratch) -> None:
+    """Leave the evidence of a run uncommitted: the checklist that it would tick is being edited."""
+    scratch.settings()
+    scratch.write("tasks/t.md", "- [ ] Green <!-- item: t/green -->\n")
+    scratch.pipeline("p", "workspace: empty\nstages: [{id: s, command: sleep 0.5}]\n")
+    scratch.pipeline("f", f"workspace: empty\nstages: [{{id: s, command: test -e {scratch.outside}/go}}]\n")
+    scratch.request("f", "f")
+    scratch.simple("a", "true", proves="[t/green]")
+    scratch.write("tasks/t.md", "edited\n")
+    assert scratch.run("reconcile", "--wait").returncode == 75
+
+
+def test_who_starts_a_run_waits_for_it_and_is_told_why_its_evidence_is_not_committed(scratch: Scratch) -> None:
+    blocked(scratch)
+    done = scratch.run("start", "p", "--task", "t")
+    assert done.returncode == 75
+    assert "evidence waits: " in done.stderr and "tasks/t.md" in done.stderr
+    [line] = [each for each in done.stdout.splitlines() if each.startswith("manifest")]
+    record = json.loads((scratch.path / line.split()[1]).read_bytes())
+    assert record["status"] == "succeeded", "it was waited for, though the evidence of another run was blocked before"
+    assert f"{record['status']}  {record['run_id']}" in done.stdout
+
+
+def test_who_resumes_a_run_waits_for_it_and_is_told_why_its_evidence_is_not_committed(scratch: Scratch) -> None:
+    blocked(scratch)
+    (scratch.outside / "go").touch()
+    done = scratch.run("resume", "f")
+    assert done.returncode == 75
+    assert "succeeded  f-" in done.stdout and "evidence waits: " in done.stderr
+
+
+def test_a_started_run_of_which_there_is_nothing_yet_has_its_path(scratch: Scratch) -> None:
+    scratch.settings()
+    scratch.pipeline("p", "workspace: empty\nstages: [{id: s, command: sleep 0.5}]\n")
+    scratch.commit()
+    done = scratch.run("start", "p", "--task", "t", "--no-wait")
+    assert done.returncode == 0
+    assert "manifest  .runs/t/cli/" in done.stdout
+    assert scratch.run("reconcile", "--wait").returncode == 0
 
 
 def test_publishing_waits_for_a_merge_to_be_concluded(scratch: Scratch) -> None:
