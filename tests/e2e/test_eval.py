@@ -45,6 +45,24 @@ def test_the_examples_of_the_page_come_out_as_they_say(scratch: Scratch) -> None
         pytest.skip(f"not all examples were tried: {', '.join(missing)} is not installed")
 
 
+@pytest.mark.parametrize(
+    ("adds", "said"),
+    [
+        ("a - b", ["passed"]),
+        ("a + b", ["stage test: succeeded, expected failed", "file released: is there", "the run has succeeded"]),
+        ("a - )", ["/commands/0/summary"]),
+    ],
+)
+def test_the_python_example_judges_the_code(scratch: Scratch, adds: str, said: list[str]) -> None:
+    [text] = [data.decode() for place, _, data in examples(PAGE) if place == "evals/python.eval.yaml"]
+    assert text.count("return a - b") == 1
+    scratch.write("evals/python.eval.yaml", text.replace("return a - b", f"return {adds}"))
+    ended = scratch.run("eval")
+    assert ended.returncode == (0 if said == ["passed"] else 1)
+    for each in said:
+        assert each in ended.stdout
+
+
 def test_a_trial_leaves_nothing_and_sees_nothing(scratch: Scratch, tmp_path: Path) -> None:
     scratch.pipeline("greet", GREET)
     scratch.write("evals/greet.eval.yaml", GREETING)
