@@ -440,15 +440,15 @@ def settings(problems: Sequence[str], there: bool) -> Finding:
     return fine("settings", "reconciler.yaml is sound" if there else "the defaults: there is no reconciler.yaml")
 
 
-def files(count: int, errors: Sequence[str], warnings: Sequence[str]) -> Finding:
-    """Return what `validate` finds, in one line."""
+def files(count: int, errors: Sequence[str], warnings: Sequence[str], where: str = "") -> Finding:
+    """Return what `validate` finds, in one line; `where` says so if that is not on disk."""
     if errors:
         return error("files", _first(errors), "reconciler validate")
     if warnings:
         return warning("files", _first(warnings), "reconciler validate")
     if not count:
         return warning("files", "there is nothing of ours here", "reconciler init")
-    return fine("files", f"{count} checked, no problems")
+    return fine("files", f"{count} checked{where}, no problems")
 
 
 def leftovers(runs: Sequence[str]) -> Finding:

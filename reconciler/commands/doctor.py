@@ -217,14 +217,13 @@ class Place:
         return int(self.world.repository.git("log", "-1", "--format=%ct", "--end-of-options", newest))
 
     @cached_property
-    def batch(self) -> Batch | None:
-        """The files of ours on disk, None in a bare repository."""
-        return None if self.world.repository.bare else everything(self.root)
+    def batch(self) -> Batch:
+        """The files of ours on disk; where nothing is checked out, those of the tip."""
+        return everything(self.root)
 
     @property
     def pipelines(self) -> Mapping[str, Content]:
-        asked = self.batch.asked if self.batch is not None else {}
-        return {path: self.batch.files[path] for path, kind in asked.items() if self.batch and kind is Kind.PIPELINE}
+        return {path: self.batch.files[path] for path, kind in self.batch.asked.items() if kind is Kind.PIPELINE}
 
     # -------------------------------------------------------------------------------------------- what is found
 
@@ -261,12 +260,11 @@ class Place:
         return [health.settings(problems, found is not None)]
 
     def files(self) -> list[Finding]:
-        """Return what `validate` says, of the files on disk."""
-        if self.batch is None:
-            return []
+        """Return what `validate` says, of the files on disk or at the tip."""
         found = list(problems_of(self.batch))
         sentences = {level: [each.sentence() for each in found if each.severity is level] for level in Severity}
-        return [health.files(len(self.batch.asked), sentences[Severity.ERROR], sentences[Severity.WARNING])]
+        where = f" at {self.batch.commit}" if self.batch.commit else ""
+        return [health.files(len(self.batch.asked), sentences[Severity.ERROR], sentences[Severity.WARNING], where)]
 
     def agents(self) -> Iterator[Finding]:
         """Yield whether the coding agents are there that pipelines let work."""

@@ -27,7 +27,7 @@ from reconciler.check import (
 )
 from reconciler.contracts import Contracts
 from reconciler.disk import DISK
-from reconciler.errors import TransientError, UsageError
+from reconciler.errors import ContentError, TransientError, UsageError
 from reconciler.git import BLOB_BYTES_MAX, Entry, Repository, open_repository
 from reconciler.model import Problem, RoleSettings, Settings, Severity
 from reconciler.terminal import print_json, single_line, use_colour
@@ -51,13 +51,15 @@ _STAND_INS = {
 
 @frozen
 class Batch:
-    """Files of one repository that are checked together: `prefix`, or a name of its own, is how one is shown."""
+    """Files of one repository that are checked together: `prefix`, or a name of its own, is how one is shown. `commit`
+    is the one they are read from although nobody named it, "" for none."""
 
     files: Files
     asked: Mapping[str, Kind]
     prefix: str = ""
     names: Mapping[str, str] = field(default_factory=dict)
     alone: bool = False
+    commit: str = ""
 
 
 @click.command(short_help="say everything that is wrong with the files, at once")
@@ -83,8 +85,9 @@ def command(repo: str, paths: tuple[str, ...], commit: str | None, said: str | N
     reconciler validate --as request - < x   # standard input
     reconciler validate --format sarif > problems.sarif
 
-    Nothing is written and the network is not used; without --commit, git is not needed either. Records that the
-    reconciler wrote (below .runs/ and out/) are checked when they are named.
+    Nothing is written and the network is not used; without --commit, git is not needed either. Where nothing is checked
+    out (a bare repository, --repo URL, git clone -n), the tip is checked, and that is said. Records that the reconciler
+    wrote (below .runs/ and out/) are checked when they are named.
 
     Exit codes: 0 nothing wrong, or warnings only, 1 problems (with --strict: or warnings), 2 wrong usage.
     """
@@ -93,10 +96,10 @@ def command(repo: str, paths: tuple[str, ...], commit: str | None, said: str | N
     base = Path(os.path.normpath(Path.cwd() / repo))
     if not base.is_dir():
         raise UsageError(f"{repo}: no such directory")
-    batches = _at_commit(base, paths, commit) if commit is not None else _on_disk(base, paths, kind)
+    batches = _at_commit(base, paths, commit) if commit is not None else _without_commit(base, paths, kind)
     found = (problem for batch in batches for problem in problems_of(batch))
     problems = sorted(found, key=lambda each: (each.path, each.line, each.column))
-    _print(form, sum(len(batch.asked) for batch in batches), problems)
+    _print(form, sum(len(batch.asked) for batch in batches), problems, batches[0].commit if batches else "")
     failing = [each for each in problems if strict or each.severity is Severity.ERROR]
     return 1 if failing else 0
 
@@ -199,7 +202,46 @@ def _on_disk(base: Path, words: Sequence[str], said: Kind | None) -> list[Batch]
 
 def everything(base: Path) -> Batch:
     """Return all files of the repository or directory around `base` that are ours, without records."""
-    return _on_disk(base, (), None)[0]
+    return _without_commit(base, (), None)[0]
+
+
+def _without_commit(base: Path, words: Sequence[str], said: Kind | None) -> list[Batch]:
+    """Return what lies on disk; where that is nothing, because nothing is checked out, what the tip holds."""
+    there = _on_disk(base, words, said)
+    if words or any(batch.asked for batch in there) or not _is_repository(base):
+        return there
+    tip = _tip(base)
+    committed = _at_commit(base, (), tip) if tip else []
+    return [replace(batch, commit=tip[:12]) for batch in committed if batch.asked] or there
+
+
+def _is_repository(base: Path) -> bool:
+    """Return whether git could have something here that is not on disk: below a `.git`, or in a git directory."""
+    return _above(base, (".git",)) is not None or _above(base, ("HEAD",)) is not None
+
+
+def _tip(base: Path) -> str:
+    """Return the commit of a checkout, or in a bare repository the tip that a pass would look at; "" if there is none.
+    Raise ContentError where the remote must be asked first."""
+    from reconciler.observe import Observer
+    from reconciler.world import open_world
+
+    try:
+        world = open_world(base)
+    except UsageError:
+        return ""
+    head = world.repository.look_up(["HEAD^{commit}"])[0] or ""
+    if not world.repository.bare:
+        return head
+    observer = Observer(world)
+    try:
+        observer.recall()
+        return observer.branches.commit()
+    except ContentError:
+        # Broken settings are found by whoever reads them as a file.
+        if head or world.remote is None:
+            return head
+        raise
 
 
 def overlay(root: Path, held: Mapping[str, bytes]) -> Batch:
@@ -416,15 +458,15 @@ def _content(entry: Entry, data: bytes | None) -> Content:
 # ------------------------------------------------------------------------------------------------ output
 
 
-def _print(form: str, count: int, problems: Sequence[Problem]) -> None:
+def _print(form: str, count: int, problems: Sequence[Problem], commit: str) -> None:
     if form == "json":
-        print_json(_document(count, problems))
+        print_json(_document(count, problems) | ({"commit": commit} if commit else {}))
     elif form == "sarif":
         print_json(sarif.report(problems, __version__))
     else:
         for each in problems:
             click.echo(_line(each))
-        click.echo(_conclusion(count, problems))
+        click.echo(_conclusion(count, problems, commit))
 
 
 def _document(count: int, problems: Sequence[Problem]) -> dict[str, Any]:
@@ -443,8 +485,8 @@ def _line(problem: Problem) -> str:
     return f"{place} {warning}{words}"
 
 
-def _conclusion(count: int, problems: Sequence[Problem]) -> str:
-    checked = f"{_counted(count, 'file')} checked"
+def _conclusion(count: int, problems: Sequence[Problem], commit: str) -> str:
+    checked = f"{_counted(count, 'file')} checked" + (f" at {commit}, as nothing is checked out" if commit else "")
     if not problems:
         return f"{checked}, no problems" if count else f"{checked}: there is nothing of ours here; see: reconciler init"
     warnings = sum(each.severity is Severity.WARNING for each in problems)

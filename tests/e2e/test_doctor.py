@@ -218,7 +218,12 @@ def test_a_bare_repository(ready: Scratch, tmp_path: Path) -> None:
     ready.git("-C", str(tmp_path / "bare"), "remote", "remove", "origin")
     found = findings(tmp_path / "bare", code=0)
     assert found["repository"]["text"] == "bare"
-    assert "files" not in found
+    assert "checked at" in found["files"]["text"]
+    ready.write("runs.d/bad.yaml", "task: t\n")
+    ready.commit()
+    ready.git("push", "-q", str(tmp_path / "bare"), "HEAD")
+    found = findings(tmp_path / "bare", code=1)
+    assert "runs.d/bad.yaml:1:1" in found["files"]["text"]
 
 
 def test_wrong_settings(ready: Scratch) -> None:

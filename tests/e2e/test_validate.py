@@ -339,6 +339,38 @@ def test_a_bare_repository_has_commits_only(repository: Path, tmp_path_factory: 
     assert lines(bare, "--commit", "main", "tasks", code=0) == ["2 files checked, no problems"]
 
 
+def test_where_nothing_is_checked_out_the_tip_is_checked(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    write(repository, {"runs.d/bad.yaml": "task: 0001-demo\n"})
+    commit(repository)
+    place = tmp_path_factory.mktemp("clones")
+    git(place, "clone", "-q", "--bare", str(repository), "bare")
+    git(place, "clone", "-q", "-n", str(repository), "empty")
+    tip = git(repository, "rev-parse", "HEAD")[:12]
+    for name in ("bare", "empty"):
+        first, last = lines(place / name, code=1)
+        assert first.startswith("runs.d/bad.yaml:1:1: ")
+        assert last == f"6 files checked at {tip}, as nothing is checked out, 1 problem in 1 file"
+        assert json.loads(validate(place / name, "--format", "json", code=1))["commit"] == tip
+
+
+def test_of_an_address_what_was_fetched_is_checked(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    write(repository, {"runs.d/bad.yaml": "task: 0001-demo\n", "runs.d/0001-demo.yaml": REQUEST + "suspend: true\n"})
+    commit(repository)
+    cache = {"XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
+
+    def at(*words: str) -> subprocess.CompletedProcess[str]:
+        said = ("--repo", f"file://{repository}", *words)
+        return preloaded.run(said, cwd=repository, env=ENVIRONMENT | cache, timeout=60)
+
+    before = at("validate")
+    assert before.returncode == 1 and "nothing is known of branch 'main' at origin yet" in before.stderr
+    at("reconcile")
+    after = at("validate")
+    assert after.returncode == 1 and after.stdout.startswith("runs.d/bad.yaml:1:1: ")
+
+
 # ------------------------------------------------------------------------------------------------ how it is told
 
 
