@@ -175,9 +175,10 @@ def reasons(
     resumes: Sequence[Mapping[str, object]] = (),
     blocked: str = "",
     of_stages: Sequence[str] = (),
+    hindrances: Sequence[str] = (),
 ) -> list[str]:
     """Return, oldest cause first, why a run is where it is and what happens to it next. `of_stages` is what is to be
-    known of single stages."""
+    known of single stages, `hindrances` what is in the way of what passes do."""
     wish = next((each for each in desired.wishes if each.run_id == run_id), None)
     run, evidence = actual.runs.get(run_id), actual.evidence.get(run_id)
     said = [_asked(run_id, wish, desired)]
@@ -195,7 +196,27 @@ def reasons(
         said.append("nothing of it was ever claimed here")
     said += of_stages
     said += _next(run_id, run, evidence, actions, blocked)
+    if any(is_about(each, run_id) for each in actions):
+        said += hindrances
     return [each for each in said if each]
+
+
+def condition_line(name: str, condition: Mapping[str, str]) -> str:
+    """Return what is in the way of passes, and since when."""
+    return f"{name} waits since {condition['since']}: {condition['reason']}"
+
+
+def is_about(action: Action, run_id: RunId) -> bool:
+    """Return whether the next pass has to do with a run."""
+    match action:
+        case Wait(subject=subject):
+            return subject == run_id
+        case Launch(plan=plan):
+            return plan.run_id == run_id
+        case Publish(runs=runs):
+            return any(each == run_id for _, each in runs)
+        case _:
+            return getattr(action, "run_id", None) == run_id
 
 
 def _accepted(event: Mapping[str, object]) -> bool:

@@ -20,7 +20,7 @@ from reconciler.codec import CodecError
 from reconciler.conditions import read_conditions
 from reconciler.errors import REFUSALS, ReconcilerError, TransientError
 from reconciler.events import Event
-from reconciler.explain import reasons, rows
+from reconciler.explain import condition_line, reasons, rows
 from reconciler.feed import Feed
 from reconciler.meter import Meter
 from reconciler.model import Evidence, Phase, Run, RunId
@@ -218,7 +218,7 @@ class WebFace:
     def _notices(self, now: Now) -> list[str]:
         found = [f"Passes are not done at the moment: {now.snapshot.trouble}"] if now.snapshot.trouble else []
         conditions = read_conditions(self._world.repository.state, self._world.disk)
-        found += [f"{name} waits since {each['since']}: {each['reason']}" for name, each in conditions.items()]
+        found += [condition_line(name, each) for name, each in conditions.items()]
         return [*found, *self._dead_letters()]
 
     def _dead_letters(self) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from reconciler.aggregate import duration
-from reconciler.explain import Row
+from reconciler.explain import Row, condition_line
 from reconciler.model import Rejection, RunId
 from reconciler.survey import Survey, find_run, survey
 from reconciler.terminal import age, coloured, format_option, print_json, single_line, table
@@ -86,7 +86,7 @@ def _show(seen: Survey, shown: Sequence[Row], *, one: bool, clear: bool) -> None
         click.echo(f"and {left_out} settled runs more (--all shows them)")
     _show_rejections(seen.seen.desired.rejections)
     for name, condition in seen.conditions.items():
-        click.echo(single_line(f"{name} waits since {condition['since']}: {condition['reason']}"))
+        click.echo(single_line(condition_line(name, condition)))
     if seen.asked_s is not None:
         click.echo(f"as the remote was {age(seen.asked_s)} ago")
     if not seen.rows and not seen.seen.desired.rejections:

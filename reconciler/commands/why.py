@@ -10,11 +10,14 @@ import click
 
 from reconciler import logbook
 from reconciler.errors import UsageError
-from reconciler.explain import reasons
+from reconciler.explain import condition_line, reasons
 from reconciler.model import Rejection, RunId
 from reconciler.survey import Survey, find_run, survey
 from reconciler.terminal import format_option, print_json, single_line
 from reconciler.world import World, open_world
+
+IN_THE_WAY = ("remote", "control plane", "engines")
+"""What keeps passes from launching, resuming and publishing."""
 
 
 @click.command(short_help="explain a run or a request: waiting for what, rejected where")
@@ -47,6 +50,7 @@ def command(repo: str, run: str, form: str) -> int:
             document.get("resume_events", ()),
             blocked,
             _of_stages(document),
+            _hindrances(found),
         )
     if form == "json":
         print_json({"run_id": run_id, "reasons": said})
@@ -54,6 +58,11 @@ def command(repo: str, run: str, form: str) -> int:
         for line in said:
             click.echo(single_line(line))
     return 0
+
+
+def _hindrances(found: Survey) -> list[str]:
+    """Return what is in the way of passes, as `status` says it; of evidence alone, what comes next says it."""
+    return [condition_line(name, each) for name, each in found.conditions.items() if name in IN_THE_WAY]
 
 
 def _rejection(found: Survey, word: str) -> Rejection | None:

@@ -120,6 +120,10 @@ def test_who_waits_for_runs_gives_up_when_nobody_answers(scratch: Scratch) -> No
     done = scratch.run("reconcile")
     assert done.returncode == 75
     assert f"waits for the control plane: POST /v2/requests: 127.0.0.1:{port} cannot be reached" in done.stdout
+    [said] = [
+        each for each in scratch.run("status").stdout.splitlines() if each.startswith("control plane waits since ")
+    ]
+    assert said in scratch.run("why", "a").stdout.splitlines()
 
 
 def test_shadow_is_not_in_the_way_of_a_run_when_nobody_answers(scratch: Scratch) -> None:

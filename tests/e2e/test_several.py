@@ -307,8 +307,11 @@ def test_nothing_is_launched_without_the_remote(hub: Hub) -> None:
     assert done.returncode == 75, (done.stdout, done.stderr)
     assert "waits for the remote" in done.stdout
     assert not (a.path / ".runs").exists()
+    [said] = [each for each in a.run("status").stdout.splitlines() if each.startswith("remote waits since ")]
+    assert said in a.run("why", "x").stdout.splitlines()
     a.heal()
     reconciled(a)
+    assert "remote waits" not in a.run("why", "x").stdout
     assert happened(hub, "x") == ["start 1", "end 1"]
 
 

@@ -318,6 +318,12 @@ def test_resumes_are_told_and_refusals_too() -> None:
     assert said[1:3] == ["attempt 2 began because the lock was free", "a resume was refused: it is running"]
 
 
+def test_what_is_in_the_way_is_said_of_a_run_that_a_pass_has_to_do_with_and_of_no_other() -> None:
+    wanted, there, way = desired(WISH), actual(FAILED), ["remote waits since 1: it does not answer"]
+    assert reasons(ID, wanted, there, decided(wanted, there), NOW, hindrances=way)[-1:] == way
+    assert way[0] not in reasons(ID, desired(), actual(EVIDENCE), (), NOW, hindrances=way)
+
+
 def test_evidence_that_cannot_be_committed_says_what_is_in_the_way() -> None:
     wanted, there = desired(WISH), actual(FAILED)
     said = reasons(ID, wanted, there, decided(wanted, there), NOW, blocked="it would overwrite your work in a.md")
