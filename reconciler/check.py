@@ -33,7 +33,7 @@ from reconciler.model import (
     Violation,
 )
 from reconciler.settings import parse_settings
-from reconciler.yaml_events import Document, Pointer, load_yaml, shown
+from reconciler.yaml_events import Document, Pointer, load_yaml, locate, shown, spelled
 
 Content = bytes | Problem
 Files = Mapping[str, Content]
@@ -246,7 +246,7 @@ def _placed(files: Files, request: Request, problems: Iterable[Problem]) -> Iter
     assert isinstance(data, bytes)
     document = load_yaml(data, request.source.path, bytes_max=len(data))
     for each in problems:
-        yield each if isinstance(document, Rejection) else place(each, document.marks)
+        yield each if isinstance(document, Rejection) else locate(each, document.marks)
 
 
 def _unknown_items(files: Files, requests: Sequence[Request], contract: Contract) -> Iterator[Problem]:
@@ -379,11 +379,11 @@ def _json_problems(kind: Kind, data: bytes, path: str, contract: Contract) -> It
 
 
 def _problem(path: str, document: Document, found: Violation, severity: Severity = Severity.ERROR) -> Problem:
-    pointer = _spelled(found.path)
+    pointer = spelled(found.path)
     words = Problem(
         path=path, pointer=pointer, reason=found.reason, cure=found.cure, rule=found.rule, severity=severity
     )
-    return place(words, document.marks)
+    return locate(words, document.marks)
 
 
 def _task_twins(document: Document) -> Iterator[Violation]:
@@ -413,20 +413,3 @@ def _missing_checklist(path: str, document: Document, pointer: Pointer, named: s
     reason, cure = f"there is no checklist {shown(named)}", "write it, or add it to 'checklists' in the settings"
     found = Violation(path=pointer, reason=reason, cure=cure, rule="unknown-checklist")
     return _problem(path, document, found, Severity.WARNING)
-
-
-# ------------------------------------------------------------------------------------------------ places
-
-
-def place(problem: Problem, marks: Mapping[Pointer, tuple[int, int]]) -> Problem:
-    """Return a problem with line and column of what its pointer leads to, or of the nearest thing around that."""
-    spelled = {_spelled(way): mark for way, mark in marks.items()}
-    pointer = problem.pointer
-    while pointer not in spelled:
-        pointer = pointer.rpartition("/")[0]
-    line, column = spelled[pointer]
-    return replace(problem, line=line, column=column)
-
-
-def _spelled(way: Pointer) -> str:
-    return "".join("/" + str(each).replace("~", "~0").replace("/", "~1") for each in way)

@@ -6,10 +6,11 @@ Read by object id: what lies under the same id as before is not read again.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from reconciler import resolve
+from reconciler import resolve, yaml_events
 from reconciler.demands import REGISTRY_PATH, demands
 from reconciler.errors import ContentError
 from reconciler.model import (
@@ -19,6 +20,7 @@ from reconciler.model import (
     Pipeline,
     PipelineId,
     Plan,
+    Problem,
     Rejection,
     Request,
     Settings,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 SETTINGS_PATH = "reconciler.yaml"
 NO_DEMAND = TaskDemand()
+MARKED_MAX = 1000
 
 
 @frozen(kw_only=False)
@@ -62,6 +65,8 @@ class Tip:
         self.instructions = Instructions()
         self.demands: Mapping[TaskId, TaskDemand] = {}
         self.pipelines: dict[PipelineId, Pipeline | Rejection] | None = None
+        self.marks: dict[str, Mapping[yaml_events.Pointer, tuple[int, int]]] = {}
+        """Where everything stands in requests of which something was wrong, by blob."""
 
     def move_to(self, commit: str, trees: Trees) -> None:
         """Take a commit for the tip whose settings have been read."""
@@ -120,13 +125,30 @@ class Tip:
             task=self.demands.get(request.task, NO_DEMAND),
         )
         plan = resolve.resolve(request, self.all_pipelines(), self.settings, place)
-        if isinstance(plan, Plan) and (planner := self._planner()) is not None:
+        if isinstance(plan, Rejection):
+            return replace(plan, problems=self.located(request, plan.problems))
+        if (planner := self._planner()) is not None:
             plan = self._planned(request, plan, planner)
         if isinstance(plan, Plan) and plan.workspace == Workspace.CHECKOUT and self.world.repository.bare:
             reason = f"pipeline '{request.pipeline}' works in the checkout, and this clone has none"
             cure = "reconcile in a clone with a working tree, or let it work in a worktree"
             return rejected(request.source.path, reason, cure, "no-checkout")
         return plan
+
+    def located(self, request: Request, problems: Sequence[Problem]) -> tuple[Problem, ...]:
+        """Return problems of a request with the line and column in its file that their pointers lead to."""
+        if request.source.blob not in self.marks:
+            self.marks = {} if len(self.marks) >= MARKED_MAX else self.marks
+            self.marks[request.source.blob] = self._marks(request)
+        marks = self.marks[request.source.blob]
+        return tuple(yaml_events.locate(each, marks) if each.pointer and marks else each for each in problems)
+
+    def _marks(self, request: Request) -> Mapping[yaml_events.Pointer, tuple[int, int]]:
+        """Return where everything stands in a request, nothing where its file cannot be read again."""
+        blob = request.source.blob
+        data = next(self.world.repository.blobs([blob]))[1] if blob else None
+        found = yaml_events.load_yaml(data, request.source.path, bytes_max=len(data)) if data else None
+        return found.marks if isinstance(found, yaml_events.Document) else {}
 
     def _planner(self) -> PlannerProcess | None:
         """Return the planner that is not ours, None if ours plans."""

@@ -71,7 +71,7 @@ class Wishes:
         if any(each.request.after for each in wishes):
             known = self._known_names(wishes, runs)
             problems = queueing.problems([each.request for each in wishes], known, self.requests.names)
-            wishes = [_with_problems(each, problems.get(each.request.name, ())) for each in wishes]
+            wishes = [self._with_problems(each, problems.get(each.request.name, ())) for each in wishes]
         grouped = any(each.request.concurrency for each in wishes)
         scarce = bool(self.tip.settings.executors) or len(wishes) > (self.tip.settings.runs_max or 2 * self.world.cpus)
         if len(wishes) > 1 and (grouped or scarce):
@@ -90,6 +90,14 @@ class Wishes:
 
     def _arrivals(self) -> Callable[[str], Arrival]:
         return self.requests.arrivals(self.tip.commit or "", self.tip.trees.requests)
+
+    def _with_problems(self, wish: Wish, problems: Sequence[Problem]) -> Wish:
+        """Return a wish that cannot be launched for these problems, beside those it has already."""
+        if not problems:
+            return wish
+        found = wish.plan.problems if isinstance(wish.plan, Rejection) else ()
+        request, all_ = wish.request, (*found, *self.tip.located(wish.request, problems))
+        return replace(wish, plan=Rejection(path=request.source.path, name=request.name, problems=all_))
 
     # -------------------------------------------------------------------------------------------- recurring requests
 
@@ -161,12 +169,3 @@ class Wishes:
         occasions = (*fired, *(each for each in known if each is not None))
         found = next((each for each in occasions if resolve.run_id(request, each) == run_id), None)
         return self._occasional(request, run_id, found) if found is not None else None
-
-
-def _with_problems(wish: Wish, problems: Sequence[Problem]) -> Wish:
-    """Return a wish that cannot be launched for these problems, beside those it has already."""
-    if not problems:
-        return wish
-    found = wish.plan.problems if isinstance(wish.plan, Rejection) else ()
-    path, name = wish.request.source.path, wish.request.name
-    return replace(wish, plan=Rejection(path=path, name=name, problems=(*found, *problems)))

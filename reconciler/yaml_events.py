@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from math import isinf
 from reprlib import Repr
@@ -331,3 +332,18 @@ def _events(text: str) -> Iterator[Any]:
 
         return iter(YAML(typ="safe", pure=True).parse(text.encode()))
     return iter(CParser(text.encode()).get_event, None)
+
+
+def locate(problem: Problem, marks: Mapping[Pointer, tuple[int, int]]) -> Problem:
+    """Return a problem with line and column of what its pointer leads to, or of the nearest thing around that."""
+    places = {spelled(way): mark for way, mark in marks.items()}
+    pointer = problem.pointer
+    while pointer not in places:
+        pointer = pointer.rpartition("/")[0]
+    line, column = places[pointer]
+    return replace(problem, line=line, column=column)
+
+
+def spelled(way: Pointer) -> str:
+    """Return the JSON pointer of what stands at a place."""
+    return "".join("/" + str(each).replace("~", "~0").replace("/", "~1") for each in way)

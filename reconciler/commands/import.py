@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from reconciler import ancestor, ancestor_records, checklist, codec, scaffold
-from reconciler.check import load_json, place
+from reconciler.check import load_json
 from reconciler.commands.validate import overlay, problems_of
 from reconciler.disk import DISK
 from reconciler.errors import ContentError, UsageError
@@ -21,7 +21,7 @@ from reconciler.git import Repository, open_repository
 from reconciler.model import Problem, Rejection, Severity
 from reconciler.newfiles import DONE, File, facts, ignored, refuse_bare, refuse_detours, show, to_commit, write_all
 from reconciler.terminal import format_option, print_json, single_line
-from reconciler.yaml_events import Document
+from reconciler.yaml_events import Document, locate
 
 MANIFESTS_MAX = 10_000
 FOLDERS_MAX = 200_000
@@ -99,7 +99,7 @@ class _Old:
         else:
             converted = ancestor.convert(document.value, name)
             self.files.update(converted.files)
-            self.problems += [place(each, document.marks) for each in converted.problems]
+            self.problems += [locate(each, document.marks) for each in converted.problems]
         return True
 
     def _take_tasks(self, document: Document, name: str) -> None:
@@ -107,7 +107,7 @@ class _Old:
         self.tasks.update({each.id: each for each in tasks})
         for index, reason, cure in faults:
             problem = _lost(name, reason, cure, f"/items/{index}")
-            self.problems.append(place(problem, document.marks))
+            self.problems.append(locate(problem, document.marks))
 
     def _past(self) -> bool:
         """Read past manifests, and return whether there is one. A run is taken once, wherever it lies twice."""

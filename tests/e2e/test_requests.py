@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 
@@ -100,9 +101,29 @@ def test_good_requests_run_beside_bad_ones(scratch: Scratch) -> None:
     done = scratch.run("reconcile", "--wait")
     assert done.returncode == 1
     assert sum(line.startswith("succeeded") for line in done.stdout.splitlines()) == 10
-    assert "runs.d/typo.yaml: there is no pipeline 'pp'; did you mean 'p'?" in done.stderr
+    assert "runs.d/typo.yaml:2:1: there is no pipeline 'pp'; did you mean 'p'?" in done.stderr
     assert "runs.d/link.yaml: this is a symbolic link" in done.stderr
     assert "runs.d/bad-0999.yaml:2:1: unknown key 'pipelin'; did you mean 'pipeline'?" in done.stderr
+
+
+def test_every_verb_names_the_place_of_what_does_not_fit(scratch: Scratch) -> None:
+    scratch.settings()
+    parameter = "parameters: {size: {default: small, pattern: 'small|large'}}\n"
+    scratch.pipeline("p", f"workspace: empty\n{parameter}stages:\n  - id: s\n    command: 'true'\n")
+    scratch.request("bad", "p", parameters="{size: huge}")
+    scratch.request("late", "p", after="[nobody]")
+    scratch.commit()
+    wrong = "runs.d/bad.yaml:3:14: parameter 'size' is 'huge'"
+    assert wrong in scratch.run("validate").stdout
+    done = scratch.run("reconcile")
+    assert done.returncode == 1
+    assert f"rejected: {wrong}" in done.stderr
+    assert "rejected: runs.d/late.yaml:3:9: " in done.stderr
+    assert f"reject {wrong}" in scratch.run("plan").stdout
+    assert wrong in scratch.run("status").stdout
+    assert wrong in scratch.run("why", "bad").stdout
+    [told] = json.loads(scratch.run("status", "--format", "json").stdout)["rejections"][:1]
+    assert (told["problems"][0]["line"], told["problems"][0]["column"]) == (3, 14)
 
 
 def test_two_files_that_claim_one_name_are_both_rejected(scratch: Scratch) -> None:
