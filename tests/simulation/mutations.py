@@ -459,13 +459,13 @@ MUTATIONS = (
         "who finds an attempt begun does not ask whether it lives",
         "simulation/courier.py",
         "        self._ask_to_be_silent(voice.there, voice.order.beat_s)\n",
-        (),
+        "",
     ),
     Mutation(
         "how a worker said that it ended is written over",
         "simulation/courier.py",
-        ("        if known is not None and known.outcome is not None:\n            return\n"),
-        (),
+        "        if known is not None and known.outcome is not None:\n            return\n",
+        "",
     ),
     Mutation(
         "logs are not handed back",
