@@ -52,19 +52,23 @@ HERE = Host(name="node1", system="Linux", machine="x", python="3", cpus=1)
 @dataclass
 class Obedient:
     """An engine for all hosts of a test. `seen` is what it says, `keys` whether it tells secrets, `mute` which questions
-    it does not answer; `told` are those that were told to end, in their order."""
+    it does not answer, `slow` whether it takes what it is given without an answer, and does not show it at first;
+    `told` are those that were told to end, in their order."""
 
     placed: dict[str, Submission] = field(default_factory=dict)
     seen: dict[str, Sighting] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)
     keys: bool = True
     mute: frozenset[str] = frozenset()
+    slow: bool = False
 
     def submit(self, submissions: Sequence[Submission]) -> Mapping[str, Turned]:
         self._answer("submit")
         for each in submissions:
             self.placed.setdefault(each.handle, each)
-            self.seen.setdefault(each.handle, RUNNING)
+            self.seen.setdefault(each.handle, ABSENT if self.slow else RUNNING)
+        if self.slow:
+            raise EngineSilent("its answer got lost")
         return {}
 
     def observe(self, handles: Collection[str]) -> Mapping[str, Sighting]:
@@ -132,14 +136,13 @@ def engine() -> Obedient:
 
 @pytest.fixture
 def desk(scratch: Scratch, engine: Obedient) -> Iterator[Desk]:
-    scratch.write("reconciler.yaml", FAR)
-    scratch.pipeline("p", TWO)
-    scratch.request("x", "p")
-    scratch.commit()
-    found = Desk(scratch, engine)
-    found.look(2)
-    yield found
-    found.close()
+    yield from one_host(scratch, engine, FAR, looks=2)
+
+
+@pytest.fixture
+def fresh(scratch: Scratch, engine: Obedient) -> Iterator[Desk]:
+    """One host that was asked for a run and has not looked yet. It seldom asks its engine."""
+    yield from one_host(scratch, engine, FAR.replace("poll: 1s", "poll: 1h"), looks=0)
 
 
 @pytest.fixture
@@ -152,6 +155,17 @@ def pair(tmp_path: Path, engine: Obedient) -> Iterator[tuple[Desk, Desk]]:
 def last_try(tmp_path: Path, engine: Obedient) -> Iterator[tuple[Desk, Desk]]:
     """The same, and the run has no other attempt."""
     yield from two_hosts(tmp_path, engine, attempts_max=1)
+
+
+def one_host(scratch: Scratch, engine: Obedient, settings: str, *, looks: int) -> Iterator[Desk]:
+    scratch.write("reconciler.yaml", settings)
+    scratch.pipeline("p", TWO)
+    scratch.request("x", "p")
+    scratch.commit()
+    found = Desk(scratch, engine)
+    found.look(looks)
+    yield found
+    found.close()
 
 
 def two_hosts(tmp_path: Path, engine: Obedient, **keys: object) -> Iterator[tuple[Desk, Desk]]:
@@ -426,6 +440,25 @@ def test_however_an_attempt_follows_successes_count_only_in_one_workspace(desk: 
         apply.restarting_claim(desk.world, plan, place, after=1, actor="ann", reason="why"),
     )
     assert {each.keeps_from for each in claims} == {1 if before == after == "local" else 2}
+
+
+def test_what_was_not_there_yet_and_says_a_word_lives_until_its_engine_says_otherwise_once_more(
+    fresh: Desk, engine: Obedient
+) -> None:
+    """The answer to its submission got lost, and its engine did not show it at first: that it is gone was said of an
+    attempt that nobody had handed over, as far as this host knew, and says nothing of one that speaks."""
+    engine.slow = True
+    fresh.look(2)
+    engine.mute = frozenset({"submit"})
+    fresh.look(after_s=30.0)
+    engine.slow, engine.mute = False, frozenset()
+    one = only(engine)
+    say(one, "a", outcome=None)
+    fresh.look(after_s=600.0)
+    assert len(engine.placed) == 1 and engine.told == [], "it is not followed while it goes on"
+    say(one, "a", "b")
+    fresh.look(2)
+    assert len(engine.placed) == 1 and fresh.scratch.manifest("x")["status"] == "succeeded"
 
 
 def test_an_end_that_came_home_is_not_replaced_by_what_is_said_later(desk: Desk, engine: Obedient) -> None:
