@@ -616,7 +616,10 @@ def fence_attempt(world: World, task_id: TaskId, run_id: RunId, number: int) -> 
 
 def _target(directory: RunDirectory, number: int) -> Target:
     """Return what of an attempt may live here: its worker, its stages' groups, whoever holds the lock. What an engine
-    executes is ended by that engine (`afar`), wherever its processes are."""
+    executes is ended by that engine (`afar`), wherever its processes are.
+
+    What a record names lives here only if its worker saw this very directory: in a copy of it (of the clone, or from a
+    snapshot) pid, start time and boot are those of a worker of the original, which has nothing to do with this one."""
     attempt = plan = None
     with contextlib.suppress(codec.CodecError):
         claim = _last_claim(directory)
@@ -624,6 +627,8 @@ def _target(directory: RunDirectory, number: int) -> Target:
             return Target(worker=None, leaders=(), lock=directory.lock, grace_s=0.0)
         attempt = directory.read(Attempt, directory.record("attempts", number))
         plan = directory.plan(claim)
+    if attempt is not None and attempt.place and attempt.place != directory.disk.identity(directory.path):
+        attempt = None
     running = [each for each in attempt.stages if each.status == StageStatus.RUNNING] if attempt else []
     return Target(
         worker=attempt.worker if attempt else None,

@@ -131,6 +131,15 @@ class Disk:
             return None
         return Seen(stat.S_ISDIR(found.st_mode), found.st_mtime_ns, found.st_size)
 
+    def identity(self, path: Path | str) -> str:
+        """Return what tells the file or directory at a path from every other one of this machine, copies of it
+        included, "" if nothing is there."""
+        try:
+            found = os.stat(path)
+        except OSError:
+            return ""
+        return f"{found.st_dev}:{found.st_ino}"
+
     def remove_tree(self, path: Path) -> None:
         """Remove a directory, also where a stage took the right to write away; nothing happens if there is none."""
 

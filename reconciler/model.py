@@ -989,7 +989,8 @@ class Judgement:
 @frozen
 class Attempt:
     """`attempts/<n>.json`: one execution of a run, written only by its worker. `judgement` is there once it has come to
-    its end by itself and waits for nothing."""
+    its end by itself and waits for nothing. `place` is the run directory as its worker saw it (`Disk.identity`): in a
+    copy of that directory the processes that are named here are not those of this record."""
 
     number: int
     worker: Process
@@ -1001,6 +1002,7 @@ class Attempt:
     outcome: Outcome | None = None
     detail: str = ""
     judgement: Judgement | None = None
+    place: str = ""
 
 
 @frozen

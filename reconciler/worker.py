@@ -257,6 +257,7 @@ class Execution:
         self.directory, self.plan, self.claim, self.lock, self.secrets = directory, plan, claim, lock, secrets
         self.lease, self.leased_until_s = lease, float("-inf") if lease else float("inf")
         self.number, self.checkout = claim.number, checkout
+        self.run_place = DISK.identity(directory.path)
         self.place = checkout if plan.workspace.value == "checkout" else directory.workspace
         self.started = process.instant()
         self.claims = rundir.read_all(directory, "claims", Claim)
@@ -656,6 +657,7 @@ class Execution:
             outcome=outcome,
             detail=detail,
             judgement=self.judgement,
+            place=self.run_place,
         )
 
     def _save(self, outcome: Outcome | None = None, detail: str = "", *, durable: bool = True) -> None:

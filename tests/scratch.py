@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tests import preloaded
 
@@ -127,6 +128,15 @@ class Scratch:
     def fingerprint(self) -> dict[str, int]:
         """Return when every file and directory of the repository was changed last."""
         return {str(path): path.lstat().st_mtime_ns for path in [self.path, *sorted(self.path.rglob("*"))]}
+
+    # -------------------------------------------------------------------------------------------- copying
+
+    def copied(self, name: str) -> Self:
+        """Return a copy of everything that lies here now, as `cp -a` or a restored cache makes it."""
+        found = copy.copy(self)
+        found.path, found.started = self.path.with_name(name), []
+        subprocess.run(["cp", "-a", f"{self.path}", f"{found.path}"], check=True, timeout=60)
+        return found
 
     # -------------------------------------------------------------------------------------------- ending
 

@@ -39,6 +39,7 @@ class File:
     seen: Seen | None = None
     holders: list[Actor] = field(default_factory=list)
     lookers: list[Actor] = field(default_factory=list)
+    inode: int = 0
 
 
 @dataclass(eq=False, slots=True)
@@ -51,6 +52,7 @@ class Folder:
     changes: list[Change] = field(default_factory=list)
     changed_ns: int = 0
     seen: Seen | None = None
+    inode: int = 0
 
 
 Node = File | Folder
@@ -74,7 +76,7 @@ class SimulatedDisk(Disk):
         self.root = Folder()
         self.forget_places()
         self.pending: dict[int, Change] = {}
-        self.count = 0
+        self.count, self.inodes = 0, 0
         self.acknowledged: dict[str, tuple[File, bytes]] = {}
         self.handles: dict[int, tuple[File, Actor]] = {}
         self.handle = 2
@@ -335,6 +337,15 @@ class SimulatedDisk(Disk):
         except NotADirectoryError:
             return []
         return list(found.names) if found is not None else []
+
+    def identity(self, path: Path | str) -> str:
+        node = self._node_or_none(str(path))
+        if node is None:
+            return ""
+        if not node.inode:
+            self.inodes += 1
+            node.inode = self.inodes
+        return f"1:{node.inode}"
 
     def look(self, path: Path | str) -> Seen | None:
         text = str(path)

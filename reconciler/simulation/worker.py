@@ -92,6 +92,7 @@ class SimulatedWorker:
 
     def _execute(self) -> None:
         self.started: Instant = self.host.now()
+        self.place = self.disk.identity(self.directory.path)
         self.claims = rundir.read_all(self.directory, "claims", Claim)
         self.attempts = rundir.read_all(self.directory, "attempts", Attempt)
         records = manifest.Records(plan=self.plan, claims=self.claims, attempts=self.attempts, ends={})
@@ -345,6 +346,7 @@ class SimulatedWorker:
             outcome=outcome,
             detail=detail,
             judgement=self.judgement,
+            place=self.place,
         )
 
     def _save(self, outcome: Outcome | None = None, detail: str = "", *, durable: bool = True) -> None:

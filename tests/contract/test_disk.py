@@ -95,6 +95,23 @@ def test_the_simulated_disk_answers_like_the_real_one(doings: list[tuple[Any, ..
     assert simulated == real
 
 
+def test_a_directory_is_the_same_one_where_it_is_moved_and_another_one_where_it_is_copied() -> None:
+    def found(disk: Disk, root: Path) -> list[bool]:
+        for each in ("one/a", "copy/a"):
+            disk.make_directory((root / each).parent)
+            disk.create(root / each, b"data", sync=False)
+        one = disk.identity(root / "one")
+        disk.create(root / "one/b", b"data", sync=False)
+        same = [disk.identity(root / "one") == one, disk.identity(root / "copy") == one, bool(one)]
+        disk.replace(root / "one", root / "moved")
+        return [*same, disk.identity(root / "moved") == one, disk.identity(root / "one") == ""]
+
+    (host,) = machines()
+    with tempfile.TemporaryDirectory() as place:
+        assert found(Disk(), Path(place) / "root") == [True, False, True, True, True]
+    assert inside(host, lambda: found(host.disk, host.checkout / "root")) == [True, False, True, True, True]
+
+
 def test_patience_has_an_end_on_both() -> None:
     (host,) = machines()
     assert Disk().wait_for(lambda: None, 0.01) is None
