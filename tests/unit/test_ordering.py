@@ -193,6 +193,20 @@ def test_an_end_comes_with_the_last_word_alone(run: Placed) -> None:
     assert run.attempt() is not None and (run.directory.path / LOG).read_bytes() == b"out\n"
 
 
+def test_whoever_is_interrupted_while_an_end_comes_home_begins_again(run: Placed) -> None:
+    """An end that is recorded is not brought home again: what it names must be there by then."""
+    run.place()
+    files = {"attempts/1.json": codec.compact(attempt(run, record(run))), LOG: b"out\n"}
+    in_the_way = run.directory.path / "commands"
+    in_the_way.write_bytes(b"")
+    with pytest.raises(OSError, match="commands"):
+        bring(run, files)
+    assert run.attempt() is None
+    in_the_way.unlink()
+    bring(run, files)
+    assert run.attempt() is not None and (run.directory.path / LOG).read_bytes() == b"out\n"
+
+
 def test_a_word_without_a_record_brings_nothing(run: Placed) -> None:
     run.place()
     assert bring(run, {"courier.json": b"{}"}, ended=False) == ordering.Brought(attempt=None)
