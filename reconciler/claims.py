@@ -51,13 +51,14 @@ HIDDEN = (
 class Wanted:
     """A claim to be made: what it shall say, and the ref it replaces (None: there must be none). `begins` says that
     the run begins by it: then it must be alone in its concurrency group. As a `candidate` it must fit the quotas then,
-    too: a run that a person wants need not."""
+    too: a run that a person wants need not. `executes` says that an attempt follows that nobody has executed yet."""
 
     run_id: RunId
     old: str | None
     claim: SharedClaim
     begins: bool = False
     candidate: Candidate | None = None
+    executes: bool = False
 
 
 @dataclass(slots=True)
@@ -201,9 +202,7 @@ class Claims:
             for each in wanted
             if each.run_id in shown | hidden
         }
-        stands = [
-            each for each in wanted if each.run_id in shown and not seen.actual.settles(each.run_id, each.claim.number)
-        ]
+        stands = [each for each in wanted if each.run_id in shown and not _is_settled(each, seen)]
         return stands, seen
 
     def _is_first_of_several(self, stands: Sequence[Wanted], seen: Observation, known: frozenset[str]) -> bool:
@@ -306,6 +305,13 @@ def _announceable(wanted: Sequence[Wanted], living: Mapping[RunId, int]) -> Sequ
     """Return the claims that can be made now: what a host cannot announce, others would take for dead."""
     fits = set(notes.fitting({each.run_id: each.claim.number for each in wanted}, living))
     return [each for each in wanted if each.run_id in fits][:CLAIMS_AT_ONCE_MAX]
+
+
+def _is_settled(wanted: Wanted, seen: Observation) -> bool:
+    """Return whether the tip proves after all what a claim is for. That an attempt waits does not prove how it ended,
+    which may be published by its claim; but it was executed, and is not once more."""
+    about = wanted.run_id, wanted.claim.number
+    return seen.actual.proves(*about) if wanted.executes else seen.actual.settles(*about)
 
 
 def _granted(stands: Sequence[Wanted], seen: Observation) -> frozenset[RunId]:

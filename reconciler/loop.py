@@ -492,7 +492,8 @@ class Loop:
         old, candidate = held.oid if held is not None else None, None
         if isinstance(action, Launch):
             candidate = of_plan(action.plan)
-        return Wanted(run_id=run_id, old=old, claim=shared, begins=candidate is not None, candidate=candidate)
+        begins, executes = candidate is not None, isinstance(action, Launch | Resume)
+        return Wanted(run_id=run_id, old=old, claim=shared, begins=begins, candidate=candidate, executes=executes)
 
     def commit(self, seen: Observation, draft: Draft, *, sign: bool = False) -> str:
         """Put a person's commit onto the branch, signed if asked, and return it. Raise TipMoved if that is elsewhere by
@@ -520,7 +521,8 @@ class Loop:
             raise LockHeld(f"{plan.run_id}: it is executed by {held.host_name}")
         claims = (*(held.claim.claims if held is not None else ()), claim)
         shared = self.claims.shared(plan.run_id, plan.task_id, claims, plan.group, plan.fired_at)
-        wanted = Wanted(run_id=plan.run_id, old=held.oid if held is not None else None, claim=shared, begins=True)
+        old = held.oid if held is not None else None
+        wanted = Wanted(run_id=plan.run_id, old=old, claim=shared, begins=True, executes=True)
         if plan.run_id not in self.claims.keep([wanted], [], living(seen)):
             if self.claims.refused is not None:
                 raise self.claims.refused

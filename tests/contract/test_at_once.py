@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import field, replace
 from pathlib import Path
 
 import pytest
@@ -32,6 +32,18 @@ class InStep(Remote):
         if self.meet is not None and any(each.ref.startswith(CLAIMS) and each.new for each in updates):
             self.meet.wait(PATIENCE_S)
         return failed
+
+
+@frozen(kw_only=False)
+class Late(Remote):
+    """A remote that a push of claims reaches late: `meanwhile` happens before the first one does."""
+
+    meanwhile: list[Callable[[], None]] = field(default_factory=list)
+
+    def push(self, updates: Sequence[RefUpdate], *, atomic: bool) -> frozenset[str]:
+        while self.meanwhile and any(each.ref.startswith(CLAIMS) for each in updates):
+            self.meanwhile.pop()()
+        return Remote.push(self, updates, atomic=atomic)
 
 
 def loop_of(clone: Clone, capability: str, meet: threading.Barrier) -> Loop:
@@ -74,3 +86,30 @@ def test_of_hosts_that_claim_at_once_one_goes_on_at_once(clones: list[Clone]) ->
             loop.close()
             loop.world.workers.close()
             loop.world.repository.objects.close()
+
+
+def test_a_run_that_began_elsewhere_and_waits_there_does_not_begin_once_more(tmp_path: Path) -> None:
+    """Its claim is gone because it waits for people, and the push that claims it comes after that."""
+    a, b = Hub(tmp_path).clones("a", "b", lease_s=60.0)
+    stages = "  - {id: s, command: 'echo x >> OUT'}\n  - {id: ship, command: 'true', approval: {reason: r}}\n"
+    a.pipeline("p", "workspace: empty\nstages:\n" + stages.replace("OUT", f"{a.outside}/ran"))
+    a.request("x", "p")
+    a.push()
+    world = open_world(a.path)
+    assert world.remote is not None
+    remote = Late(world.remote.repository, world.remote.name, world.remote.timeout_s)
+    remote.meanwhile.append(lambda: [b.run("reconcile", "--wait"), None][1])
+    world = replace(world, remote=remote)
+    loop = Loop(world, Observer(world))
+    try:
+        loop.run_pass()
+        assert a.hub.outcomes("x") == ["waiting"] and remote.meanwhile == []
+        assert not a.record("x", "claims/1.json").exists(), "this host has no part in it"
+        loop.run_pass()
+        assert (a.outside / "ran").read_text() == "x\n" and a.hub.refs(CLAIMS) == {}
+    finally:
+        loop.close()
+        world.workers.close()
+        world.repository.objects.close()
+        for each in (a, b):
+            each.kill()

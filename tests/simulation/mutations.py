@@ -108,8 +108,14 @@ MUTATIONS = (
     Mutation(
         "there is no second look after a claim",
         "claims.py",
-        " and not seen.actual.settles(each.run_id, each.claim.number)",
+        " and not _is_settled(each, seen)",
         "",
+    ),
+    Mutation(
+        "that an attempt waits elsewhere leaves it to be executed here",
+        "claims.py",
+        "    return seen.actual.proves(*about) if wanted.executes else seen.actual.settles(*about)\n",
+        "    return seen.actual.settles(*about)\n",
     ),
     Mutation(
         "whoever pushed believes to have the claim",
