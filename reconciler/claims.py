@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
-from reconciler import codec, notes
+from reconciler import codec, namesakes, notes
 from reconciler.errors import InvariantError, PushRefused, PushUnclear, TransientError
 from reconciler.launches import groups_taken
 from reconciler.model import Announcement, Claim, HostId, Instant, RunId, SharedClaim, TaskId, claim_ref, host_ref
@@ -104,6 +104,8 @@ class Claims:
             messages.append(notes.announced(self._announcement(runs)))
         oids = self._write(messages)
         assert self.observer.hearing is not None
+        if oids:
+            namesakes.note(self.world, self.observer.hearing, oids)
         self.observer.hearing.wrote(dict(zip(oids, messages, strict=True)))
         updates = [
             RefUpdate(ref=claim_ref(each.run_id), old=each.old, new=oid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from reconciler import namesakes
 from reconciler.claims import ANNOUNCEMENTS_A_LEASE
 from reconciler.conditions import set_condition
 from reconciler.errors import ContentError, GitFailed, PushRefused, TransientError
@@ -60,6 +61,8 @@ class Contact:
         name_host(self.world.disk, self.world.repository.state, self.world.machine, self.world.chance)
         self.began_s = now_s = self.world.now().monotonic_s
         asked_s = hearing.asked.monotonic_s if hearing.asked else float("-inf")
+        if namesakes.strangers(self.world, hearing):
+            self.observer.online = False  # nothing is decided by what another clone may have said in our name
         wanted = self.asked_for or (self.observer.afar is not None and self.observer.afar.wants_answer(hearing))
         fresh = not wanted and self.observer.online and now_s - asked_s < self.observer.settings.poll_interval_s
         if fresh or now_s < self.not_before_s:
@@ -69,6 +72,7 @@ class Contact:
         except TransientError as error:
             self.lost(error)
             return
+        self._say(namesakes.part(self.world, hearing), "host")
         self.not_before_s, self.asked_for = float("-inf"), False
         if not self.refused:
             self._well()
@@ -173,9 +177,9 @@ class Contact:
         """Return whether it is of no use to wait for the remote unless something lives here that it is needed for."""
         return self.failures >= FAILURES_MAX
 
-    def _say(self, reason: str) -> None:
+    def _say(self, reason: str, name: str = "remote") -> None:
         state, at = self.world.repository.state, self.world.now().at
-        set_condition(state, "remote", reason, at, self.world.disk)
+        set_condition(state, name, reason, at, self.world.disk)
 
 
 def _pace_s(pace_s: float, passed: int, slept_s: float) -> float:

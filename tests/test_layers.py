@@ -134,6 +134,7 @@ LINES: dict[str, tuple[str, ...]] = {
     "joints": (
         "notes",
         "hearing",
+        "namesakes",
         "recurring",
         "tip",
         "branches",

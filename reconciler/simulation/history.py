@@ -9,7 +9,7 @@ from functools import partial
 from reconciler.actions import Wait
 from reconciler.errors import ContentError, TransientError
 from reconciler.loop import Loop, Pass
-from reconciler.model import HOSTS, Phase, Plan, PlannedStage, Rejection, RunId, claim_ref
+from reconciler.model import HOSTS, HostId, Phase, Plan, PlannedStage, Rejection, RunId, claim_ref
 from reconciler.observe import Observer
 from reconciler.phases import ENDED
 from reconciler.places import Where
@@ -41,6 +41,8 @@ from reconciler.work import WORK, of_ref
 PASSES_MAX = 60
 """Within how many passes of each machine, and 12 more for each request, all is quiet once nothing goes wrong."""
 RESTART_S = 1.0
+TWINS, TWIN = 0.1, HostId("twin-00000000")
+"""How often machines that share a remote are copies of one, and with which name they all begin."""
 
 
 @dataclass(slots=True)
@@ -87,6 +89,9 @@ class History:
         for host in self.hosts:
             host.repository.refs[self.branch] = base
             host.disk.make_directory(host.repository.state)
+        if story.remote and len(self.hosts) > 1 and story.draw("twins") < TWINS:
+            for host in self.hosts:
+                host.take_name(TWIN)
         self.cluster = self._cluster(story.trouble) if story.trouble is not None else None
 
     def _cluster(self, trouble: Trouble) -> Cluster:

@@ -8,7 +8,8 @@ from math import modf
 from pathlib import Path
 from random import Random
 
-from reconciler.model import Instant, Process
+from reconciler.host import give_name
+from reconciler.model import HostId, Instant, Process
 from reconciler.simulation.disk import SimulatedDisk
 from reconciler.simulation.repository import SimulatedRepository, Store
 from reconciler.simulation.scheduler import Actor
@@ -100,6 +101,15 @@ class Host:
         self.repository = SimulatedRepository(self, self.disk, store, self.checkout)
         self.disk.make_directory(self.checkout)
         self.index = index
+
+    @property
+    def machine(self) -> str:
+        """Return what tells this machine from all others."""
+        return f"simulated {self.name} 0:0"
+
+    def take_name(self, name: HostId) -> None:
+        """Begin with the name of a host that has said nothing yet."""
+        give_name(self.disk, self.repository.state, self.machine, name)
 
     # -------------------------------------------------------------------------------------------- clocks
 

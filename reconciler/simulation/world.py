@@ -46,7 +46,7 @@ def world_of(host: Host, server: Server | None, cluster: Cluster | None = None) 
         now=host.now,
         sleep=host.sleep,
         cpus=2,
-        machine=f"simulated {host.name} 0:0",
+        machine=host.machine,
         remote=SimulatedRemote(host, host.repository, server) if server is not None else None,
         **here,
     )

@@ -1,11 +1,16 @@
-"""Copies of a repository on the machine of the original: what a copied record names is not of the copy."""
+"""Copies of a repository: what a copied record names is not of the copy, and neither is what is said in a copied name."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
-from tests.scratch import Hub, Scratch, wait_for
+import pytest
+
+from reconciler.conditions import read_conditions
+from reconciler.host import machine_of
+from tests.scratch import Clone, Hub, Scratch, wait_for
 
 
 def patient(outside: Path) -> str:
@@ -67,3 +72,122 @@ def test_a_run_that_is_cancelled_in_a_copy_goes_on_in_the_original(scratch: Scra
     (scratch.outside / "go").touch()
     first.communicate(timeout=60)
     assert scratch.manifest("x")["status"] == "succeeded"
+
+
+# ------------------------------------------------------------------------------------------------ one name for two
+
+
+def twin(clone: Clone, name: str) -> Clone:
+    """Return a copy of a clone that has its name as well, as a copy of a virtual machine has with its whole disk."""
+    found = clone.copied(name)
+    path = found.path / ".git/reconciler/host.json"
+    known = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**known, "machine": machine_of(found.path / ".git")}))
+    return found
+
+
+def name_of(clone: Clone) -> str:
+    return str(json.loads((clone.path / ".git/reconciler/host.json").read_bytes())["host"])
+
+
+def conditions(clone: Clone) -> dict[str, str]:
+    return {each: said["reason"] for each, said in read_conditions(clone.path / ".git/reconciler").items()}
+
+
+def named(hub: Hub, lease_s: float = 30) -> Clone:
+    """Return a clone that has a name, because it has executed a run."""
+    [a] = hub.clones("a", lease_s=lease_s)
+    a.simple("before", "true")
+    a.push()
+    assert a.run("reconcile", "--wait").returncode == 0
+    a.git("pull", "-q")
+    return a
+
+
+def test_what_a_clone_of_the_same_name_has_claimed_is_not_taken_over_before_its_lease(hub: Hub) -> None:
+    a = named(hub)
+    b = twin(a, "b")
+    assert name_of(a) == name_of(b)
+    a.simple("x", patient(hub.outside))
+    a.push()
+    first = a.start("reconcile", "--wait")
+    wait_for(lambda: begun(hub.outside))
+    before = name_of(a)
+    for _ in range(3):
+        done = b.run("reconcile")
+        assert (done.returncode, "taken over" in done.stderr, "Traceback" in done.stderr) == (0, False, False)
+    assert name_of(b) != before == name_of(a)
+    assert f"another clone speaks as {before}" in conditions(b)["host"] and name_of(b) in conditions(b)["host"]
+    assert "another clone speaks as" in b.run("status").stdout
+    (hub.outside / "go").touch()
+    first.communicate(timeout=60)
+    assert len(begun(hub.outside)) == 1 and hub.outcomes("x") == ["succeeded"] and hub.shared() == []
+    assert "host" not in conditions(a) and b.run("reconcile").returncode == 0 and "host" not in conditions(b)
+
+
+def test_of_two_clones_of_one_name_the_one_that_hears_the_other_takes_another_name(hub: Hub) -> None:
+    """The copy speaks first, and the original finds words in its name that it never said."""
+    a = named(hub)
+    b = twin(a, "b")
+    b.simple("x", patient(hub.outside))
+    b.push()
+    second = b.start("reconcile", "--wait")
+    wait_for(lambda: begun(hub.outside))
+    before = name_of(b)
+    for _ in range(3):
+        assert "taken over" not in a.run("reconcile").stderr
+    assert name_of(a) != before == name_of(b)
+    (hub.outside / "go").touch()
+    second.communicate(timeout=60)
+    assert len(begun(hub.outside)) == 1 and hub.outcomes("x") == ["succeeded"] and hub.shared() == []
+
+
+def test_a_copy_of_a_machine_in_the_middle_of_a_run_leaves_that_to_the_original(hub: Hub) -> None:
+    """What was said in its name since then was not said by the copy."""
+    lease_s = 6.0
+    a = named(hub, lease_s)
+    a.simple("x", patient(hub.outside))
+    a.push()
+    first = a.start("reconcile", "--wait")
+    wait_for(lambda: begun(hub.outside) and a.record("x", "attempts/1.json").exists())
+    said = hub.refs("refs/reconciler/hosts")
+    b = twin(a, "b")
+    wait_for(lambda: hub.refs("refs/reconciler/hosts") != said, lease_s)
+    for _ in range(3):
+        assert b.run("reconcile").returncode == 0
+    assert name_of(b) != name_of(a) and len(begun(hub.outside)) == 1
+    (hub.outside / "go").touch()
+    first.communicate(timeout=60)
+    assert len(begun(hub.outside)) == 1 and hub.outcomes("x") == ["succeeded"]
+
+
+def test_what_was_claimed_by_a_clone_of_the_same_name_that_is_gone_is_taken_over_after_its_lease(hub: Hub) -> None:
+    a = named(hub, 3.0)
+    b = twin(a, "b")
+    a.simple("x", f"echo $RECONCILER_ATTEMPT $$ >> {hub.outside}/begun; test $RECONCILER_ATTEMPT != 1 || sleep 300")
+    a.push()
+    first = a.start("reconcile", "--wait")
+    wait_for(lambda: begun(hub.outside) and a.record("x", "attempts/1.json").exists())
+    a.crash()
+    assert first.returncode != 0
+    assert b.run("reconcile", "--wait").returncode == 0
+    assert [each.split()[0] for each in begun(hub.outside)] == ["1", "2"] and hub.outcomes("x") == ["lost", "succeeded"]
+    assert hub.shared() == []
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_run_is_kept_by_its_host_whatever_an_earlier_version_did_not_note(hub: Hub, noted: bool) -> None:
+    a = named(hub)
+    a.simple("x", patient(hub.outside))
+    a.push()
+    a.run("reconcile")
+    wait_for(lambda: begun(hub.outside))
+    before = name_of(a)
+    if not noted:
+        (a.path / ".git/reconciler/said.json").unlink()
+    for _ in range(2):
+        a.run("reconcile")
+    assert name_of(a) == before and "host" not in conditions(a)
+    (hub.outside / "go").touch()
+    assert a.run("reconcile", "--wait").returncode == 0
+    assert len(begun(hub.outside)) == 1 and hub.outcomes("x") == ["succeeded"]

@@ -154,6 +154,18 @@ MUTATIONS = (
         "    if held is not None and held.claim.number < 0:\n",
     ),
     Mutation(
+        "what is said in the name of a host was said by it",
+        "namesakes.py",
+        "if each not in said.oids) if said",
+        "if not each) if said",
+    ),
+    Mutation(
+        "what a host says is not noted before it is pushed",
+        "claims.py",
+        "            namesakes.note(self.world, self.observer.hearing, oids)\n",
+        "            pass\n",
+    ),
+    Mutation(
         "nothing is fenced",
         "loop.py",
         "        fence(self.world, actions)\n",
