@@ -197,6 +197,7 @@ LINES: dict[str, tuple[str, ...]] = {
         "session",
         "display",
         "terminal",
+        "completing",
         "newfiles",
         "posting",
         "tidings",

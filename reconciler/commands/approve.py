@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from reconciler import deciding
+from reconciler import completing, deciding
 from reconciler.model import Choice
 from reconciler.session import Session
 from reconciler.survey import find_run, survey
@@ -19,7 +19,7 @@ def options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a verb what both decisions need."""
     for each in reversed(
         (
-            click.argument("run"),
+            click.argument("run", shell_complete=completing.runs),
             click.option("--stage", help="The stage behind the gate (default: the one that waits)."),
             click.option("--reason", required=True, help="Why; it is recorded in the manifest."),
             click.option("--sign", is_flag=True, help="Sign the commit, as git is configured to."),

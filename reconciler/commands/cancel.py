@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from reconciler import completing
 from reconciler.byhand import cancel
 from reconciler.session import Session, outcomes, run_document
 from reconciler.survey import find_run, survey
@@ -14,7 +15,7 @@ from reconciler.world import open_world
 
 
 @click.command(short_help="end a run that is under way")
-@click.argument("run")
+@click.argument("run", shell_complete=completing.runs)
 @click.option("--reason", required=True, help="Why; it is recorded in the manifest.")
 @click.option("--actor", help="Who asks (default: git's user).")
 @format_option

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from reconciler import logbook
+from reconciler import completing, logbook
 from reconciler.logbook import Logbook
 from reconciler.survey import find_run, survey
 from reconciler.terminal import format_option, print_json, single_line
@@ -20,7 +20,7 @@ POLL_S = 0.1
 
 
 @click.command(short_help="print the output of a run's stages")
-@click.argument("run")
+@click.argument("run", shell_complete=completing.runs)
 @click.argument("stage", required=False)
 @click.option("--follow", "-f", is_flag=True, help="Go on printing until the run has ended.")
 @format_option

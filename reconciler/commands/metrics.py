@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from reconciler import completing
 from reconciler.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +23,9 @@ EXITS_SHOWN = 4
 
 
 @click.command(short_help="measure runs by their evidence: durations, exits, guardrails, recovery")
-@click.option("--task", metavar="TASK", help="Only the runs of this task, with their stages.")
+@click.option(
+    "--task", metavar="TASK", shell_complete=completing.tasks, help="Only the runs of this task, with their stages."
+)
 @click.option("--since", metavar="TIME", help="Only runs that ended since then: 7d, 2026-01-31, 2026-01-31T12:00:00Z.")
 @click.option("--ref", metavar="REF", help="At which commit (default: the tip of the branch that evidence goes to).")
 @click.option(

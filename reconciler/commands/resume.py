@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from reconciler import completing
 from reconciler.byhand import resume
 from reconciler.commands.reconcile import duration
 from reconciler.loop import pass_lock
@@ -16,7 +17,7 @@ from reconciler.terminal import coloured, format_option, print_json
 
 
 @click.command(short_help="let a run that ended or hangs go on, on a refreshed plan")
-@click.argument("run")
+@click.argument("run", shell_complete=completing.runs)
 @click.option("--token", help="The run's resume token; when given it must match.")
 @click.option("--actor", help="Who asks (default: git's user).")
 @click.option("--reason", default="asked for by hand", show_default=True, help="Why; recorded in the manifest.")

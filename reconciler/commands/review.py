@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from reconciler import codec, manifest, resolve, roles
+from reconciler import codec, completing, manifest, resolve, roles
 from reconciler.agents.evidence import Secrets
 from reconciler.agents.review import decision_of, diff_of, is_patch
 from reconciler.disk import DISK
@@ -58,7 +58,7 @@ PATCHES_MAX = 20
 
 
 @click.command(short_help="let the reviewing agent look at a run; its decision becomes evidence")
-@click.argument("run", required=False)
+@click.argument("run", required=False, shell_complete=completing.runs)
 @format_option
 @click.pass_obj
 def command(repo: str, run: str | None, form: str) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from reconciler import completing
 from reconciler.commands.reconcile import duration
 from reconciler.errors import UsageError
 from reconciler.model import RunId
@@ -19,10 +20,11 @@ from reconciler.terminal import coloured, format_option, print_json
 
 
 @click.command(short_help="write and commit a request, then reconcile it")
-@click.argument("pipeline")
+@click.argument("pipeline", shell_complete=completing.pipelines)
 @click.option(
     "--task",
     required=True,
+    shell_complete=completing.tasks,
     envvar=["RECONCILER_TASK_ID", "MCP_RUNNER_TASK_ID"],
     show_envvar=True,
     help="The task the run belongs to.",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from reconciler import completing
 from reconciler.aggregate import duration
 from reconciler.explain import Row, condition_line
 from reconciler.model import Rejection, RunId
@@ -20,7 +21,7 @@ HEADER = ("PHASE", "RUN", "STAGE", "BEAT", "ATTEMPTS", "TOOK", "EVIDENCE")
 
 
 @click.command(short_help="show runs: phase, stage, heartbeat, attempts, evidence")
-@click.argument("run", required=False)
+@click.argument("run", required=False, shell_complete=completing.runs)
 @click.option("--all", "everything", is_flag=True, help=f"All settled runs, not only the newest {SETTLED_SHOWN}.")
 @click.option("--watch", is_flag=True, help="Show again every two seconds, until Ctrl-C.")
 @format_option

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from reconciler import logbook
+from reconciler import completing, logbook
 from reconciler.errors import UsageError
 from reconciler.explain import condition_line, reasons
 from reconciler.model import Rejection, RunId
@@ -21,7 +21,7 @@ IN_THE_WAY = ("remote", "control plane", "engines")
 
 
 @click.command(short_help="explain a run or a request: waiting for what, rejected where")
-@click.argument("run")
+@click.argument("run", shell_complete=completing.runs)
 @format_option
 @click.pass_obj
 def command(repo: str, run: str, form: str) -> int:

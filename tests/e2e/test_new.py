@@ -393,3 +393,27 @@ def test_the_shell_completes_kinds_and_options(scratch: Scratch, words: str, fou
         env=ENVIRONMENT | asked | {"COMP_CWORD": str(len(words.split()))},
     )  # fmt: skip
     assert [line.partition(",")[2] for line in done.stdout.splitlines()] == found
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("logs 000", ["0001-first", "0002-more"]),
+        ("why night", ["nightly.0003"]),
+        ("start b", ["build"]),
+        ("start build --task ta", ["task-a"]),
+        ("-C sub/folder status 0001", ["0001-first"]),
+    ],
+)
+def test_the_shell_completes_names(scratch: Scratch, words: str, found: list[str]) -> None:
+    for name in ("0001-first.yaml", "0002-more.yaml", "nightly/0003.yaml", "0001-first.gate.approval.yaml"):
+        scratch.write(f"runs.d/{name}", "task: task-a\npipeline: build\n")
+    scratch.write("pipelines/build.yaml", "stages: []\n")
+    scratch.write("tasks/task-a.md", "# A\n")
+    (scratch.path / "sub/folder").mkdir(parents=True)
+    asked = {"_RECONCILER_COMPLETE": "bash_complete", "COMP_WORDS": f"reconciler {words}"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], cwd=scratch.path, capture_output=True, text=True, check=True,
+        env=ENVIRONMENT | asked | {"COMP_CWORD": str(len(words.split()))},
+    )  # fmt: skip
+    assert [line.partition(",")[2] for line in done.stdout.splitlines()] == found
