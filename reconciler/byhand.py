@@ -25,9 +25,11 @@ from reconciler.world import World
 def cancel(world: World, found: Survey, run_id: RunId, *, actor: str, reason: str) -> None:
     """Record that a run that is under way here shall end; the next pass ends it. Raise UsageError if it is not."""
     there = found.seen.actual.runs.get(run_id)
+    cure = "add 'cancel: <reason>' to its request and commit that"
     if there is None and found.seen.actual.waits_elsewhere(run_id) is not None:
-        cure = "add 'cancel: <reason>' to its request and commit that"
         raise UsageError(f"{run_id} was left waiting by another machine; {cure}")
+    if there is None and (where := _held_elsewhere(found, run_id)):
+        raise UsageError(f"{run_id}: {where}; {cure}, or cancel it there")
     if there is None or phase(there, found.seen.now) in ENDED:
         raise UsageError(f"{run_id} is not under way; there is nothing to cancel")
     cancel_run(world, there.task_id, run_id, there.number, actor=actor, reason=reason)

@@ -271,8 +271,7 @@ class Tour:
 
         token = {settings.forge.token_env, OWN_TOKEN} - {""}
         workers = Workers(withheld=SECRETS | token)
-        # A branch that is checked out, or that the settings name, is chosen as everywhere else.
-        session = Session(self.directory, workers=workers, branch=branch if _is_detached(self.directory) else None)
+        session = Session(self.directory, workers=workers, branch=branch)
         deadline_s = time.monotonic() + duration(timeout) if timeout else None
         sweep = self.event.cause is Cause.SCHEDULE
         result = session.run(wait=not sweep, deadline_s=deadline_s)
@@ -338,13 +337,6 @@ def is_own(repository: Repository, before: str, after: str) -> bool:
     except GitFailed:
         return False
     return bool(found) and all(who == IDENTITY and nonce for who, nonce in found)
-
-
-def _is_detached(directory: Path) -> bool:
-    try:
-        return not open_repository(directory).head_branch()
-    except ContentError:
-        return True
 
 
 def manifests_of(repository: Repository, published: Mapping[RunId, tuple[TaskId, str]]) -> dict[str, Mapping[str, Any]]:

@@ -327,6 +327,19 @@ def test_a_push_runs_what_it_asks_for_and_every_run_gets_a_status_with_its_evide
     assert log == "[]\n"
 
 
+def test_a_push_is_reconciled_on_its_branch_whatever_is_checked_out(ci: Ci) -> None:
+    ci.clone.settings("", lease_s=60)
+    for path, text in GOOD.items():
+        ci.clone.write(path, text)
+    head = ci.clone.push("ask")
+    ci.clone.git("switch", "-q", "-c", "other")
+    ci.push(ci.base, head)
+    done = ci.run()
+    assert done.returncode == 0, done.stderr
+    assert ci.hub.proofs() == {"r": 1}
+    assert "refs/heads/other" not in ci.hub.refs("refs/heads")
+
+
 def test_the_reconcilers_own_push_starts_nothing(ci: Ci) -> None:
     ci.clone.write("runs.d/r.yaml", GOOD["runs.d/r.yaml"])
     head = ci.clone.push("ask")

@@ -70,6 +70,9 @@ def test_a_run_that_another_host_executes_is_shown_and_not_launched(hub: Hub) ->
     [row] = json.loads(b.run("status", "--format", "json").stdout)["runs"]
     assert (row["phase"], row["attempts"], row["stage"]) == ("running", 1, f"at {os.uname().nodename}")
     assert "attempt 1 of it is executed by" in b.run("why", "x").stdout
+    refused = b.run("cancel", "x", "--reason", "enough")
+    assert (refused.returncode, f"it is executed by {os.uname().nodename}" in refused.stderr) == (2, True)
+    assert "add 'cancel: <reason>' to its request" in refused.stderr
     assert b.run("reconcile", "--wait", "--timeout", "1s").returncode in (0, 3)
     assert not (b.path / ".runs").exists()
     (hub.outside / "go").touch()
