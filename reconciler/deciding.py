@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
 
-from reconciler.errors import UsageError
+from reconciler.approve import Weighed, weigh
+from reconciler.errors import ReconcilerError, UsageError
 from reconciler.git import Draft
 from reconciler.loop import Loop
 from reconciler.model import Choice, Gate, Rejection, RunId, Source, StageId
@@ -13,18 +15,23 @@ from reconciler.parse import parse_approval
 from reconciler.phases import ENDED, phase
 from reconciler.submitting import on_the_tip, render
 from reconciler.values import frozen
-from reconciler.waiting import open_gates
+from reconciler.waiting import open_gates, told
 from reconciler.world import World
+
+ACTS = "the next pass acts on it; run: reconciler reconcile --wait"
 
 
 @frozen
 class Decided:
-    """A decision that is committed: on which gate, and the path of its file."""
+    """A decision that is committed: on which gate, and the path of its file. `settled` is what becomes of the gate by
+    all decisions that count, None while it waits; `told` says that to people."""
 
     run_id: RunId
     stage: StageId
     decision: Choice
     path: str
+    settled: Choice | None = None
+    told: str = ""
 
 
 def decide(loop: Loop, run_id: RunId, stage: str | None, reason: str, choice: Choice, *, sign: bool = False) -> Decided:
@@ -44,6 +51,7 @@ def _commit(
     sign: bool,
 ) -> Decided:
     gate, plan = _gate(seen, run_id, stage)
+    before = _weighed(seen, run_id, gate)
     path = f"runs.d/approvals/{run_id}.{gate.stage}.{loop.world.chance.nonce()[:8]}.approval.yaml"
     said = {"run": run_id, "stage": gate.stage, "decision": choice.value, "reason": reason, "plan": plan}
     data = render({key: str(value) for key, value in said.items()})
@@ -56,7 +64,30 @@ def _commit(
         epoch_s=int(datetime.now(UTC).timestamp()),
     )
     loop.commit(seen, draft, sign=sign)
-    return Decided(run_id=run_id, stage=gate.stage, decision=choice, path=path)
+    after = None
+    with contextlib.suppress(ReconcilerError):  # it is committed, whatever keeps us from looking again
+        after = _weighed(loop.observer.observe(), run_id, gate)
+    settled = after.choice if after is not None else None
+    told = _told(before, after) if before is not None and after is not None else ACTS
+    return Decided(run_id=run_id, stage=gate.stage, decision=choice, path=path, settled=settled, told=told)
+
+
+def _weighed(seen: Observation, run_id: RunId, gate: Gate) -> Weighed | None:
+    """Return what becomes of a gate by the decisions at the tip, None where it is not known who asked."""
+    case, decisions = seen.desired.cases.get(run_id), seen.desired.decisions.get(run_id, ())
+    return weigh(gate, case, decisions, seen.desired.policies, seen.now.at) if case is not None else None
+
+
+def _told(before: Weighed, after: Weighed) -> str:
+    """Return what a further decision comes to: nothing where the gate was decided, and who decides again takes the
+    place of what the same person said before."""
+    if after.choice is None:
+        return f"the gate waits on: {after.missing}"
+    if before.choice is None:
+        return ACTS
+    if before.choice == after.choice:
+        return f"it was decided already: {told(before.decisions)}; this changes nothing, and {ACTS}"
+    return f"it takes the place of an earlier decision ({told(before.decisions)}); {ACTS}"
 
 
 def _check(data: bytes, path: str, world: World) -> None:

@@ -12,7 +12,7 @@ from reconciler import completing, deciding
 from reconciler.model import Choice
 from reconciler.session import Session
 from reconciler.survey import find_run, survey
-from reconciler.terminal import format_option, print_json
+from reconciler.terminal import format_option, print_json, single_line
 
 
 def options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -51,8 +51,9 @@ def decide(repo: str, run: str, stage: str | None, reason: str, choice: Choice, 
     run_id = find_run(survey(session.world), run)
     decided = deciding.decide(session.loop, run_id, stage, reason, choice, sign=sign)
     if form == "json":
-        print_json({"run_id": run_id, "stage": decided.stage, "decision": choice.value, "path": decided.path})
+        facts = {"run_id": run_id, "stage": decided.stage, "decision": choice.value, "path": decided.path}
+        print_json({**facts, "settled": decided.settled, "told": decided.told})
     else:
         click.echo(f"{choice.value}: stage '{decided.stage}' of {run_id}, committed as {decided.path}")
-        click.echo("the next pass acts on it; run: reconciler reconcile --wait")
+        click.echo(single_line(decided.told))
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,30 @@ def test_a_rejection_fails_the_stage_and_what_closes_the_run_still_runs(scratch:
     found = manifest(scratch)
     assert found["status"] == "failed"
     assert "rejected by Ann Author <ann@example.invalid>: not today" in found["status_detail"]
+
+
+def test_who_decides_what_is_decided_is_told_by_whom(scratch: Scratch) -> None:
+    asked(scratch)
+    assert scratch.run("reconcile", "--wait").returncode == 4
+    acts = "the next pass acts on it; run: reconciler reconcile --wait"
+    assert scratch.run("reject", "r", "--reason", "no", **OTHER).stdout.splitlines()[1] == acts
+    late = scratch.run("approve", "r", "--reason", "yes")
+    rejected = "stage 'ship' was rejected by Bob <bob@example.invalid>"
+    assert late.stdout.splitlines()[1] == f"it was decided already: {rejected}; this changes nothing, and {acts}"
+    time.sleep(1.1)
+    changed = scratch.run("approve", "r", "--reason", "yes after all", **OTHER)
+    assert changed.stdout.splitlines()[1] == f"it takes the place of an earlier decision ({rejected}); {acts}"
+    assert scratch.run("reconcile", "--wait").returncode == 0
+    assert manifest(scratch)["status"] == "succeeded"
+
+
+def test_a_decision_that_is_not_enough_is_told_what_is_missing(scratch: Scratch) -> None:
+    asked(scratch, "approvals: {two: {stages: [ship], approvals_min: 2, approvers: ['*@example.invalid']}}\n")
+    assert scratch.run("reconcile", "--wait").returncode == 4
+    first = json.loads(scratch.run("approve", "r", "--reason", "yes", "--format", "json").stdout)
+    assert first["settled"] is None and first["told"].startswith("the gate waits on: ")
+    second = json.loads(scratch.run("approve", "r", "--reason", "yes", "--format", "json", **OTHER).stdout)
+    assert (second["settled"], second["told"][:13]) == ("approve", "the next pass")
 
 
 @pytest.mark.parametrize(
