@@ -85,6 +85,30 @@ def test_a_verb_is_documented(verb: str) -> None:
     assert f"\n## {verb}\n" in read(ROOT / "docs" / "reference" / "cli.md")
 
 
+def leaves(command: click.Command, words: str) -> Iterator[tuple[str, click.Command]]:
+    """Yield every command that does something, by the words it is typed with."""
+    if not isinstance(command, click.Group):
+        yield words, command
+        return
+    for name in command.list_commands(click.Context(command)):
+        inner = command.get_command(click.Context(command), name)
+        assert inner is not None
+        yield from leaves(inner, f"{words} {name}".strip())
+
+
+def forms(command: click.Command) -> set[str]:
+    """Return the words that `--format` takes."""
+    options = [each for each in command.params if "--format" in each.opts]
+    return {word for each in options if isinstance(each.type, click.Choice) for word in each.type.choices}
+
+
+@pytest.mark.parametrize("path", [README, GUIDE], ids=name_of)
+def test_which_verbs_print_no_json_is_said(path: Path) -> None:
+    silent = {f"`{words}`" for words, command in leaves(cli, "") if "json" not in forms(command)}
+    [said] = re.findall(r"All print JSON with `--format json`, but (.*?)(?:\.| \()", read(path), re.DOTALL)
+    assert set(re.findall("`[a-z ]+`", said)) == silent
+
+
 def test_no_document_speaks_of_a_verb_that_is_not_there() -> None:
     for path in WRITTEN:
         code = [each.content for each in tokens(path) if each.type == "fence" and each.info == "sh"]
