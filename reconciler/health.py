@@ -291,17 +291,20 @@ def space(free_bytes: int, free_files: int | None, where: str) -> Finding:
 @frozen
 class Storage:
     """What a directory can do: its file system's `kind`, whether locks exclude, whether a file can have a second name;
-    `refusal` is why nothing could be tried."""
+    `refusal` is why nothing could be tried, `read_only` that nobody may write there."""
 
     kind: str = ""
     locks: bool = False
     links: bool = False
     refusal: str = ""
+    read_only: bool = False
 
 
 def storage(seen: Storage, where: str) -> Iterator[Finding]:
     if seen.refusal:
         cure = f'sudo chown -R "$(id -un)" {shlex.quote(where)}'
+        if seen.read_only:
+            cure = "mount the file system so that it can be written, or move the repository to one that can"
         yield error("file system", f"{where} cannot be written: {seen.refusal}", cure)
         return
     move = "move the repository to a disk of this machine"

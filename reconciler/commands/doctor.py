@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import tempfile
@@ -250,7 +251,7 @@ class Place:
             locks, links = probes.try_storage(common)
             seen = health.Storage(kind=kind, locks=locks, links=links)
         except OSError as error:
-            seen = health.Storage(kind=kind, refusal=str(error.strerror))
+            seen = health.Storage(kind=kind, refusal=str(error.strerror), read_only=error.errno == errno.EROFS)
         return health.storage(seen, str(common))
 
     def said(self) -> list[Finding]:

@@ -149,6 +149,8 @@ def test_storage() -> None:
     assert levels(list(health.storage(Storage(), "/x"))) == [ERROR, ERROR]
     refused = list(health.storage(Storage(refusal="Permission denied"), "/a b"))
     assert levels(refused) == [ERROR]
+    locked = list(health.storage(Storage(refusal="Read-only file system", read_only=True), "/x"))
+    assert levels(locked) == [ERROR] and "chown" not in locked[0].cure and "mount" in locked[0].cure
     assert refused[0].cure == "sudo chown -R \"$(id -un)\" '/a b'"
 
 
