@@ -101,7 +101,8 @@ def _note(world: World, there: Run, plan: Plan) -> str:
     if world.runs.directory(there.task_id, there.run_id).workspace.is_dir():
         return ""
     return (
-        f"\nnote: {', '.join(kept)} keep their success, but the workspace they worked in is gone; "
+        f"\nnote: {', '.join(kept)} {'keeps its' if len(kept) == 1 else 'keep their'} success, but the workspace "
+        f"{'it' if len(kept) == 1 else 'they'} worked in is gone; "
         "if later stages need its files, use --afresh, or 'keep_workspace: failed' in reconciler.yaml"
     )
 

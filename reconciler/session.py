@@ -104,8 +104,9 @@ class Session:
     def conclude(self, result: Pass) -> None:
         """Print the last lines: what every concerned run came to, and what is left to do."""
         words = outcomes(self, result)
+        width = max(map(len, words.values()), default=0)
         for run_id, word in sorted(words.items()):
-            click.echo(f"{coloured(word)}  {run_id}")
+            click.echo(f"{coloured(word)}{' ' * (width - len(word))}  {run_id}")
         if not (words or waits(result) or result.seen.desired.rejections):
             click.echo("nothing to do: every request is proven" if result.seen.desired.names else EMPTY)
         for line in waits(result):

@@ -27,43 +27,44 @@ FILE_BYTES_MAX = 256 * 1024
 MINUTE_S = 60.0
 
 HAPPENED = {
-    "crash": "times a process died in the middle of something",
-    "kill": "times a process was killed from outside",
-    "stop": "times a process was stopped and went on later",
-    "power": "times a machine lost power, and what was not synced",
-    "clock": "times a wall clock was set to another year",
-    "disk full": "times a disk was full",
-    "git fails": "times git did not answer",
-    "spawn fails": "times a worker could not be started",
-    "publish blocked": "times somebody's work was in the way of evidence",
-    "push lost": "pushes that were lost",
-    "push late": "pushes that arrived when nobody waited any more",
-    "push twice": "pushes that arrived twice",
-    "no answer": "acknowledgements that were lost",
-    "fetch fails": "fetches that failed",
-    "slow answer": "fetches whose answer was old when it arrived",
-    "cut off": "times a machine could not reach the remote for a while",
-    "away": "times a machine was gone for long, or for good",
-    "attempts at the engine": "attempts that were handed to an engine",
-    "times the engine did not answer": "times an engine did not answer",
-    "attempts refused at the engine": "attempts that an engine refused for good",
-    "attempts unseen at the engine": "attempts that an engine took and did not know of for a while",
-    "attempts preempted at the engine": "attempts that had to make way for others at an engine",
-    "attempts evicted at the engine": "attempts that an engine evicted",
-    "attempts time limit at the engine": "attempts that an engine ended at their time limit",
-    "attempts node fails at the engine": "attempts whose node was lost",
-    "attempts killed at the engine": "attempts whose courier was killed",
-    "attempts requeued at the engine": "attempts whose node was lost and that were started once more",
-    "attempts twice at the engine": "attempts that an engine started twice",
-    "attempts twice late at the engine": "attempts that an engine started once more, much later",
-    "attempts returns at the engine": "attempts that an engine called over and that went on",
-    "couriers that found it begun": "couriers that came second and executed nothing",
-    "couriers that were fenced": "couriers whose attempt had been taken from them",
-    "refs of attempts that were forged": "times somebody without a key wrote what attempts and hosts say to each other",
-    "commits by people": "commits by people in between",
-    "publications": "commits of evidence",
-    "passes": "passes",
+    "crash": "a process died in the middle of something",
+    "kill": "a process was killed from outside",
+    "stop": "a process was stopped and went on later",
+    "power": "a machine lost power, and what was not synced",
+    "clock": "a wall clock was set to another year",
+    "disk full": "a disk was full",
+    "git fails": "git did not answer",
+    "spawn fails": "a worker could not be started",
+    "publish blocked": "somebody's work was in the way of evidence",
+    "push lost": "a push was lost",
+    "push late": "a push arrived when nobody waited any more",
+    "push twice": "a push arrived twice",
+    "no answer": "an acknowledgement was lost",
+    "fetch fails": "a fetch failed",
+    "slow answer": "the answer of a fetch was old when it arrived",
+    "cut off": "a machine could not reach the remote for a while",
+    "away": "a machine was gone for long, or for good",
+    "attempts at the engine": "an attempt was handed to an engine",
+    "times the engine did not answer": "an engine did not answer",
+    "attempts refused at the engine": "an engine refused an attempt for good",
+    "attempts unseen at the engine": "an engine took an attempt and did not know of it for a while",
+    "attempts preempted at the engine": "an attempt had to make way for others at an engine",
+    "attempts evicted at the engine": "an engine evicted an attempt",
+    "attempts time limit at the engine": "an engine ended an attempt at its time limit",
+    "attempts node fails at the engine": "the node of an attempt was lost",
+    "attempts killed at the engine": "the courier of an attempt was killed",
+    "attempts requeued at the engine": "the node of an attempt was lost, and it was started once more",
+    "attempts twice at the engine": "an engine started an attempt twice",
+    "attempts twice late at the engine": "an engine started an attempt once more, much later",
+    "attempts returns at the engine": "an engine called an attempt over, and it went on",
+    "couriers that found it begun": "a courier came second and executed nothing",
+    "couriers that were fenced": "the attempt of a courier had been taken from it",
+    "refs of attempts that were forged": "somebody without a key wrote what attempts and hosts say to each other",
+    "commits by people": "a person committed in between",
+    "publications": "evidence was committed",
+    "passes": "a pass was done",
 }
+"""What went wrong, and what was done, each of them so and so many times."""
 PROMISES = (
     "no run had two attempts at once",
     "nothing that was acknowledged was lost",
@@ -193,15 +194,16 @@ def _until(stories: Iterator[Story], deadline_s: float, *, quiet: bool) -> Itera
 
 def _show(tally: Tally, broken: list[Result]) -> None:
     hours = tally.seconds / 3600
-    click.echo(f"{tally.histories} histories, {hours:.1f} hours of simulated time, {tally.moves} moves; in them")
+    many = "history" if tally.histories == 1 else "histories"
+    click.echo(f"{tally.histories} {many}, {hours:.1f} hours of simulated time, {tally.moves} moves; in them")
     for what, words in HAPPENED.items():
         if count := tally.counts.get(what, 0):
-            click.echo(f"{count:8d} {words}")
+            click.echo(f"{count:8d} × {words}")
     if not broken:
         click.echo("and in all of them")
         has_engine = "attempts at the engine" in tally.counts
         for promise in (*PROMISES[1:], *OF_ENGINES) if has_engine else PROMISES:
-            click.echo(f"         {promise}")
+            click.echo(f"           {promise}")
         return
     seeds = ", ".join(str(each.story.seed) for each in broken[:20])
     click.echo(single_line(f"broken in {len(broken)} of them (seeds {seeds}); this is a bug in the reconciler:"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,47 +46,60 @@ def command(repo: str, run: str, stage: str | None, follow: bool, form: str) -> 
     if form == "json":
         print_json([_facts(each) for each in commands])
     else:
-        _print(source, stage, commands, follow)
+        page = _Page(headed=stage is None)
+        _print(page, source, stage, commands, follow)
         if stage is None:
-            _print_from_engine(source)
+            _print_from_engine(page, source)
         for line in source.elsewhere(stage):
             click.echo(single_line(line), err=True)
     return 0
 
 
-def _print(source: Logbook, stage: str | None, commands: list[dict[str, Any]], follow: bool) -> None:
-    offsets: dict[str, int] = {}
-    headed = stage is None
+def _print(page: _Page, source: Logbook, stage: str | None, commands: list[dict[str, Any]], follow: bool) -> None:
     while True:
         over = not follow or source.ended()
         for each in commands:
-            _print_new(source, each, offsets, headed)
+            page.print_new(source, each)
         if over:
             return
         time.sleep(POLL_S)
         commands = source.commands(stage)
 
 
-def _print_from_engine(source: Logbook) -> None:
+def _print_from_engine(page: _Page, source: Logbook) -> None:
     """Print what an attempt has printed at its engine, as long as its logs are not home."""
     said = source.at_engine()
     if said:
-        click.echo(click.style("== printed at its engine so far ==", bold=True))
+        page.head("printed at its engine so far")
         sys.stdout.flush()
         sys.stdout.buffer.write(said)
         sys.stdout.buffer.flush()
 
 
-def _print_new(source: Logbook, entry: Mapping[str, Any], offsets: dict[str, int], headed: bool) -> None:
-    """Print what a log has gained since it was printed last."""
-    path = entry["log_path"]
-    if headed and path not in offsets:
-        click.echo(click.style(f"== {entry['id']} ({entry['status']}) ==", bold=True), err=False)
-    sys.stdout.flush()
-    for chunk in source.chunks(path, offsets.setdefault(path, 0)):
-        sys.stdout.buffer.write(chunk)
-        offsets[path] += len(chunk)
-    sys.stdout.buffer.flush()
+@dataclass(slots=True)
+class _Page:
+    """What was printed of each log so far, and whether the last line is complete: a heading begins one."""
+
+    headed: bool
+    offsets: dict[str, int] = field(default_factory=dict)
+    open: bool = False
+
+    def head(self, words: str) -> None:
+        """Print a heading on a line of its own."""
+        click.echo(("\n" if self.open else "") + click.style(f"== {words} ==", bold=True))
+        self.open = False
+
+    def print_new(self, source: Logbook, entry: Mapping[str, Any]) -> None:
+        """Print what a log has gained since it was printed last."""
+        path = entry["log_path"]
+        if self.headed and path not in self.offsets:
+            self.head(f"{entry['id']} ({entry['status']})")
+        sys.stdout.flush()
+        for chunk in source.chunks(path, self.offsets.setdefault(path, 0)):
+            sys.stdout.buffer.write(chunk)
+            self.offsets[path] += len(chunk)
+            self.open = not chunk.endswith(b"\n") if chunk else self.open
+        sys.stdout.buffer.flush()
 
 
 def _facts(entry: Mapping[str, Any]) -> dict[str, Any]:

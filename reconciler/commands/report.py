@@ -49,12 +49,13 @@ def command(repo: str, output: str, ref: str | None, runs_max: int, title: str |
         print_json(found)
         return 0
     shown = (
-        f"{found.runs} runs"
+        f"{found.runs} run{'s' * (found.runs != 1)}"
         if found.runs == found.runs_total
         else f"the newest {found.runs} of {found.runs_total} runs"
     )
     click.echo(f"{output}/index.html: {shown} as commit {commit[:12]} proves them")
-    click.echo(f"{found.files_written} files written, {found.files_removed} removed", err=True)
+    files = f"{found.files_written} file{'s' * (found.files_written != 1)}"
+    click.echo(f"{files} written, {found.files_removed} removed", err=True)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,7 +74,7 @@ def _document(seen: Survey, shown: Sequence[Row]) -> dict[str, object]:
 
 
 def _show(seen: Survey, shown: Sequence[Row], *, one: bool, clear: bool) -> None:
-    if clear:
+    if clear and os.environ.get("TERM") != "dumb":
         click.clear()
     if shown:
         click.echo(table(HEADER, [_cells(each) for each in shown]))
@@ -84,7 +85,7 @@ def _show(seen: Survey, shown: Sequence[Row], *, one: bool, clear: bool) -> None
         return
     left_out = len(seen.rows) - len(shown)
     if left_out:
-        click.echo(f"and {left_out} settled runs more (--all shows them)")
+        click.echo(f"and {left_out} settled run{'s' * (left_out != 1)} more (--all shows them)")
     _show_rejections(seen.seen.desired.rejections)
     for name, condition in seen.conditions.items():
         click.echo(single_line(condition_line(name, condition)))

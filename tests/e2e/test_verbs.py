@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 
@@ -119,6 +120,60 @@ def test_plan_says_what_a_pass_would_do(scratch: Scratch) -> None:
     assert "reject runs.d/b.yaml: there is no pipeline 'nope'" in done.stdout
     actions = json.loads(scratch.run("plan", "--format", "json").stdout)["actions"]
     assert [each["verb"] for each in actions] == ["launch"]
+
+
+def test_a_heading_of_logs_stands_on_a_line_of_its_own(scratch: Scratch) -> None:
+    scratch.settings()
+    stages = [{"id": name, "command": f"printf {name}"} for name in ("one", "two")]
+    scratch.pipeline("p", json.dumps({"workspace": "empty", "stages": stages}))
+    scratch.request("a", "p")
+    scratch.commit()
+    assert scratch.run("reconcile", "--wait").returncode == 0
+    said = scratch.run("logs", "a").stdout
+    assert said.splitlines() == ["== one (succeeded) ==", "one", "== two (succeeded) ==", "two"]
+
+
+def test_one_is_not_spoken_of_as_many(scratch: Scratch) -> None:
+    scratch.settings()
+    stages = [{"id": "one", "command": "true"}, {"id": "two", "command": f"test -e {scratch.outside}/go"}]
+    scratch.pipeline("p", json.dumps({"workspace": "empty", "stages": stages}))
+    scratch.request("a", "p")
+    scratch.commit()
+    assert scratch.run("reconcile", "--wait").returncode == 1
+    (scratch.outside / "go").touch()
+    assert "note: one keeps its success, but the workspace it worked in is gone" in scratch.run("resume", "a").stderr
+    assert "index.html: 1 run as commit" in scratch.run("report", "--output", str(scratch.outside / "site")).stdout
+
+
+def test_run_ids_stand_below_each_other(scratch: Scratch) -> None:
+    scratch.settings()
+    scratch.pipeline("q", "workspace: empty\nstages: [{id: s, command: 'false'}]\n")
+    scratch.request("b", "q")
+    scratch.simple("a", "true")
+    lines = scratch.run("reconcile", "--wait").stdout.splitlines()
+    assert lines == [f"succeeded  {scratch.run_id('a')}", f"failed     {scratch.run_id('b')}"]
+
+
+def test_a_terminal_that_can_do_nothing_is_not_cleared(scratch: Scratch) -> None:
+    scratch.settings()
+    scratch.simple("a", "true")
+    said = [_seen(scratch, term) for term in ("dumb", "xterm")]
+    assert [b"\x1b[2J" in each for each in said] == [False, True]
+    assert all(b"PHASE" in each for each in said)
+
+
+def _seen(scratch: Scratch, term: str) -> bytes:
+    """Return what `status --watch` shows on a terminal until its table is there."""
+    ours, theirs = os.openpty()
+    words = [*RECONCILER, "status", "--watch"]
+    with subprocess.Popen(words, cwd=scratch.path, env=ENVIRONMENT | {"TERM": term}, stdout=theirs) as process:
+        os.close(theirs)
+        said = b""
+        while b"absent" not in said:
+            said += os.read(ours, 4096)
+        process.kill()
+    os.close(ours)
+    return said
 
 
 def test_logs_follow_a_run_to_its_end(scratch: Scratch) -> None:
