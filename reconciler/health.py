@@ -400,9 +400,12 @@ class Contact:
     atomic: bool = True
 
 
-def remote(said: str | None, seen: Contact | None) -> Iterator[Finding]:
-    """Yield whether the remote can be used. `said` is the remote that the settings name."""
-    if seen is None and said not in (None, "origin"):
+def remote(said: str | None, seen: Contact | None, wrong: tuple[str, str] | None = None) -> Iterator[Finding]:
+    """Yield whether the remote can be used. `said` is the remote that the settings name; `wrong` what is wrong with
+    that name among those that are configured, and what would be right."""
+    if seen is None and wrong is not None:
+        yield warning("remote", *wrong)
+    elif seen is None and said not in (None, "origin"):
         text = f"'{said}' is not configured, so the local branch counts"
         yield warning("remote", text, f"git remote add {shlex.quote(str(said))} URL")
     elif seen is None:

@@ -55,6 +55,8 @@ NOTE_BYTES_MAX = 256 * 1024
 NOTE_REF = "refs/reconciler/note"
 """Named by the stream that makes notes, and never written: git is told to forget it before the stream ends."""
 
+DEFAULT = "origin"
+"""The remote that counts where settings name none, if it is configured."""
 OWN = "refs/reconciler/remote/"
 HEADS = "refs/heads/"
 SHARED = (CLAIMS, HOSTS, WORK)
@@ -400,6 +402,32 @@ def open_remote(repository: Repository, name: str | None) -> Remote | None:
 def addresses(repository: Repository, name: str) -> list[str]:
     """Return the addresses that are configured for a remote, none if there is no such remote."""
     return _configured(repository, f"remote.{name}.url") if REMOTE_NAME.fullmatch(name) else []
+
+
+def misnamed(repository: Repository, name: str | None) -> tuple[str, str] | None:
+    """Return what is wrong and what would be right where settings name a remote that is not configured while others
+    are; None where that is not so. Whoever has none at all works alone, and has to say nothing for it."""
+    if name in (None, DEFAULT):
+        return None
+    there = _names(repository)
+    if not there or name in there:
+        return None
+    import difflib
+
+    close = difflib.get_close_matches(str(name)[:100], there[:200], n=1)
+    cure = f"did you mean '{close[0]}'?" if close else f"git remote add {name} URL; configured: {', '.join(there[:5])}"
+    return f"no remote '{name}' is configured here, so the local branch counts", cure
+
+
+def _names(repository: Repository) -> list[str]:
+    """Return the names of the remotes that have an address."""
+    try:
+        keys = repository.git("config", "-z", "--name-only", "--get-regexp", r"^remote\..*\.url$").split("\0")[:-1]
+    except GitFailed as error:
+        if error.exit_status == 1:  # git config: no such key
+            return []
+        raise
+    return sorted({each.removeprefix("remote.").removesuffix(".url") for each in keys})
 
 
 def _configured(repository: Repository, key: str) -> list[str]:

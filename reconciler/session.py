@@ -20,6 +20,7 @@ from reconciler.observe import Observer
 from reconciler.phases import ENDED
 from reconciler.process import Workers
 from reconciler.pulls import open_when_owed
+from reconciler.remote import misnamed
 from reconciler.signals import GO_ON
 from reconciler.terminal import coloured, single_line
 from reconciler.world import World, open_world
@@ -66,7 +67,9 @@ class Session:
             self.world.workers.close()
 
     def _finish(self, result: Pass) -> None:
-        for line in self.loop.finish(result):
+        wrong = misnamed(self.world.repository, result.seen.settings.remote) if self.world.remote is None else None
+        notes = (f"note: reconciler.yaml: {'; '.join(wrong)}",) if wrong else ()
+        for line in (*self.loop.finish(result), *notes):
             self._keep(self.troubles, (line,))
             if not self.quiet:
                 self._say(single_line(line))

@@ -25,7 +25,7 @@ from reconciler.locks import old_locks
 from reconciler.model import BUILT_IN, ExecutorSettings, Rejection, Settings, Severity
 from reconciler.places import ENGINES, RENEWING
 from reconciler.process import worker_environment
-from reconciler.remote import Remote
+from reconciler.remote import Remote, misnamed
 from reconciler.terminal import format_option, print_json, single_line, use_colour
 from reconciler.world import World, open_world, settings_at
 from reconciler.yaml_events import Document, load_yaml
@@ -109,7 +109,9 @@ def _repository(repo: str) -> dict[str, list[Finding]]:
         "repository": {
             "repository": place.kind,
             "branch": lambda: [health.branch(place.branches, place.unusable)],
-            "remote": lambda: health.remote(place.settings.remote, place.contact),
+            "remote": lambda: health.remote(
+                place.settings.remote, place.contact, misnamed(place.world.repository, place.settings.remote)
+            ),
             "clock": lambda: [health.clock(time.time(), place.newest_s)],
             "locks": lambda: [health.locks(old_locks(world.repository.common))],
             "exclude": place.exclude,

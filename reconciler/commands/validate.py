@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import sys
@@ -27,7 +28,7 @@ from reconciler.check import (
 )
 from reconciler.contracts import Contracts
 from reconciler.disk import DISK
-from reconciler.errors import ContentError, TransientError, UsageError
+from reconciler.errors import ContentError, ReconcilerError, TransientError, UsageError
 from reconciler.git import BLOB_BYTES_MAX, Entry, Repository, open_repository
 from reconciler.model import Problem, RoleSettings, Settings, Severity
 from reconciler.terminal import print_json, single_line, use_colour
@@ -52,7 +53,8 @@ _STAND_INS = {
 @frozen
 class Batch:
     """Files of one repository that are checked together: `prefix`, or a name of its own, is how one is shown. `commit`
-    is the one they are read from although nobody named it, "" for none."""
+    is the one they are read from although nobody named it, "" for none; `home` is where that repository is, if it is one
+    of git."""
 
     files: Files
     asked: Mapping[str, Kind]
@@ -60,6 +62,7 @@ class Batch:
     names: Mapping[str, str] = field(default_factory=dict)
     alone: bool = False
     commit: str = ""
+    home: Path | None = None
 
 
 @click.command(short_help="say everything that is wrong with the files, at once")
@@ -122,7 +125,23 @@ def problems_of(batch: Batch) -> Iterator[Problem]:
         yield replace(each, path=path, reason=reason)
     if SETTINGS_PATH in batch.asked:
         name = batch.names.get(SETTINGS_PATH, batch.prefix + SETTINGS_PATH)
-        yield from _missing_roles(name, settings_of(batch.files, _CONTRACTS))
+        settings = settings_of(batch.files, _CONTRACTS)
+        yield from _missing_roles(name, settings)
+        yield from _missing_remote(name, settings, batch.home)
+
+
+def _missing_remote(path: str, settings: Settings, home: Path | None) -> Iterator[Problem]:
+    """Yield a warning for a remote that is not configured in this clone while others are: a slip of the pen would let
+    the local branch count, without a word."""
+    if home is None or settings.remote == Settings().remote:
+        return
+    from reconciler.remote import misnamed
+
+    with contextlib.suppress(ReconcilerError):  # no git here, or none that reads this repository
+        if wrong := misnamed(open_repository(home), settings.remote):
+            reason, cure = wrong
+            rule, severity = "remote-missing", Severity.WARNING
+            yield Problem(path=path, pointer="/remote", reason=reason, cure=cure, rule=rule, severity=severity)
 
 
 def _missing_roles(path: str, settings: Settings) -> Iterator[Problem]:
@@ -258,6 +277,7 @@ def _batch(home: Path, root: Path, asked: Mapping[str, Kind]) -> Batch:
         asked=asked,
         prefix="" if root == home else f"{_shown(home, root)}/",
         alone=not whole,
+        home=root if (root / ".git").exists() else None,
     )
 
 
@@ -404,7 +424,7 @@ def _at_commit(base: Path, words: Sequence[str], revision: str) -> list[Batch]:
     wanted = {**asked, **_below_at_commit("", kinds)}
     if len(wanted) > FILES_MAX:
         raise UsageError(f"{revision}: more than {FILES_MAX} files")
-    return [Batch(files=_contents(repository, entries, wanted), asked=asked)]
+    return [Batch(files=_contents(repository, entries, wanted), asked=asked, home=repository.directory)]
 
 
 def _tree(repository: Repository, revision: str) -> str:

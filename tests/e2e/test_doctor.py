@@ -363,6 +363,14 @@ def test_a_remote_that_is_named_and_not_configured(ready: Scratch) -> None:
     assert (found["level"], found["cure"]) == ("warning", "git remote add upstream URL")
 
 
+def test_a_remote_whose_name_is_misspelt(ready: Scratch) -> None:
+    ready.git("remote", "add", "origin", "https://example.invalid/x.git")
+    ready.settings("remote: orgin\n")
+    ready.commit()
+    found = findings(ready.path, code=0)["remote"]
+    assert (found["level"], found["cure"]) == ("warning", "did you mean 'origin'?")
+
+
 def test_shallow_and_partial_clones(hub: Hub) -> None:
     hub.clones("one")
     hub.git("config", "uploadpack.allowFilter", "true")

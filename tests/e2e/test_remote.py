@@ -74,6 +74,25 @@ def test_without_a_remote_everything_stays_here(hub: Hub, how: str) -> None:
     assert not (a.path / ".git/reconciler/host.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "cure"), [("orgin", "did you mean 'origin'?"), ("team", "git remote add team URL; configured: origin")]
+)
+def test_where_a_remote_is_misnamed_the_local_branch_counts_and_that_is_told(hub: Hub, name: str, cure: str) -> None:
+    a = hub.clones("a", more=f"remote: {name}\n")[0]
+    a.simple("x", "true")
+    for words in (["reconcile", "--wait"], ["reconcile"]):
+        told = a.run(*words)
+        assert told.returncode == 0 and a.manifest("x")["status"] == "succeeded"
+        wrong = f"reconciler.yaml: no remote '{name}' is configured here, so the local branch counts; {cure}"
+        assert told.stderr.splitlines()[-1] == f"note: {wrong}"
+    assert f"note: {wrong}" in json.loads(a.run("reconcile", "--format", "json").stdout)["troubles"]
+    checked = a.run("validate")
+    assert checked.returncode == 0 and wrong.replace("yaml: ", "yaml: warning: ") in checked.stdout
+    assert a.run("validate", "--strict", "--commit", "HEAD").returncode == 1
+    a.git("remote", "remove", "origin")
+    assert "note" not in a.run("reconcile").stderr and "no problems" in a.run("validate").stdout
+
+
 def test_another_remote_and_another_branch_can_be_named(hub: Hub) -> None:
     [a] = hub.clones("a")
     a.git("remote", "rename", "origin", "upstream")
