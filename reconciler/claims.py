@@ -68,6 +68,7 @@ class Claims:
     world: World
     observer: Observer
     announced: Instant | None = None
+    """When this host announced itself last, on the clock of its lease."""
     said: Mapping[RunId, int] = field(default_factory=dict)
     made: dict[RunId, RefUpdate] = field(default_factory=dict)
     refused: TransientError | None = None
@@ -115,7 +116,7 @@ class Claims:
         updates += self._announcing(oids[-1] if announce and runs else None) if announce else []
         if not updates:
             return frozenset()
-        began, known = self.world.now(), frozenset(self.observer.hearing.refs)
+        began, known = self.world.lease_now(), frozenset(self.observer.hearing.refs)
         unclear = self._push(updates)
         granted = self._look_again(wanted, updates, known, began) if wanted else frozenset()
         if unclear is not None:
@@ -169,7 +170,7 @@ class Claims:
         (`known` are the refs before) is held on to for a while if it is the first of them: all others are given back
         at once, so that there is room for it. If everybody gave back, everybody would try again, and again."""
         stands, seen = self._stand(wanted, updates)
-        pause_s = self.world.now().monotonic_s - began.monotonic_s
+        pause_s = self.world.lease_now().monotonic_s - began.monotonic_s
         for _ in range(HELD_LOOKS):
             if not self._is_first_of_several(stands, seen, known):
                 break
@@ -244,13 +245,13 @@ class Claims:
             self._recall()
         if self.announced is None or not there or runs.keys() != self.said.keys():
             return True
-        now, lease_s = self.world.now(), self.observer.settings.lease_s
+        now, lease_s = self.world.lease_now(), self.observer.settings.lease_s
         return now.monotonic_s - self.announced.monotonic_s >= lease_s / ANNOUNCEMENTS_A_LEASE
 
     def _recall(self) -> None:
         """Take over what an earlier process of this host announced, and when."""
         host = self.observer.hearing.hosts.get(self._me()) if self.observer.hearing is not None else None
-        until, now = read_lease(self.world.disk, self._lease_path()), self.world.now()
+        until, now = read_lease(self.world.disk, self._lease_path()), self.world.lease_now()
         if host is not None and until is not None and until.boot_id == now.boot_id:
             began_s = until.monotonic_s - RENEW_SHARE * host.lease_s
             self.announced, self.said = replace(until, monotonic_s=began_s), host.runs
@@ -263,7 +264,7 @@ class Claims:
         if self.announced is None or not living:
             return float("inf")
         due = self.announced.monotonic_s + self.observer.settings.lease_s / ANNOUNCEMENTS_A_LEASE
-        return max(0.0, due - self.world.now().monotonic_s)
+        return max(0.0, due - self.world.lease_now().monotonic_s)
 
     def _announcement(self, runs: Mapping[RunId, int]) -> Announcement:
         return Announcement(

@@ -55,6 +55,28 @@ def instant() -> Instant:
     return Instant(at=at, monotonic_s=time.monotonic(), boot_id=boot_id())
 
 
+SUSPENSION_CLOCKS = (("CLOCK_BOOTTIME", "CLOCK_MONOTONIC"), ("CLOCK_MONOTONIC_RAW", "CLOCK_UPTIME_RAW"))
+"""A clock that goes on while a machine is suspended and one that does not: those of Linux, those of macOS."""
+
+
+def suspended_s() -> float:
+    """Return for how many seconds this machine has been suspended since it was booted, plus what is the same for the
+    whole boot; 0.0 where the system has no clocks that tell.
+
+    The monotonic clock stands still meanwhile. That is right for who judges the silence of others: who has slept has
+    not listened. It is wrong for how long ago this host was heard itself: others were awake, and have waited.
+    """
+    for running, resting in SUSPENSION_CLOCKS:
+        if hasattr(time, running) and hasattr(time, resting):
+            return time.clock_gettime(getattr(time, running)) - time.clock_gettime(getattr(time, resting))
+    return 0.0
+
+
+def lease_clock_s() -> float:
+    """Return this moment on the clock by which a host measures its own lease, in seconds."""
+    return time.monotonic() + suspended_s()
+
+
 def start_ticks(pid: int) -> int | None:
     """Return when `pid` started, in clock ticks since boot (elsewhere: seconds), None if it is not alive."""
     try:

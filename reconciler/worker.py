@@ -211,7 +211,7 @@ def _guard(alive: int, directory: RunDirectory, lease: Path | None, grace_s: flo
         signal.signal(number, signal.SIG_IGN)
     ended = select.poll()
     ended.register(alive, select.POLLIN)
-    began_s = time.monotonic()
+    began_s = process.lease_clock_s()
     while (left_s := _left_s(lease, began_s, grace_s)) > 0:
         if ended.poll(1000 * min(left_s, GUARD_INTERVAL_S)):
             break
@@ -230,7 +230,7 @@ def _left_s(lease: Path | None, began_s: float, grace_s: float) -> float:
     until = rundir.read_lease(DISK, lease)
     here = until is not None and until.boot_id == process.boot_id()
     until_s = max(began_s, until.monotonic_s) if until is not None and here else began_s
-    return until_s + grace_s + GUARD_MARGIN_S - time.monotonic()
+    return until_s + grace_s + GUARD_MARGIN_S - process.lease_clock_s()
 
 
 @cache
@@ -557,7 +557,7 @@ class Execution:
         due = [self.last_beat + self.plan.heartbeat.interval_s, *self.not_before.values()]
         due += [each.due() for each in self.ongoing.values()]
         if not self.stopping:
-            due.append(self.leased_until_s)
+            due.append(self.leased_until_s - process.suspended_s())
         if self.unseen:
             due.append(self.last_view + VIEW_INTERVAL_S)
         if self.plan.timeout_s is not None:
@@ -602,12 +602,12 @@ class Execution:
 
     def _enforce_lease(self) -> None:
         """Stop when the lease has run out and nobody renewed it: from then on others may take the run over."""
-        if time.monotonic() < self.leased_until_s or self.lease is None or self.stopping:
+        if process.lease_clock_s() < self.leased_until_s or self.lease is None or self.stopping:
             return
         until = rundir.read_lease(DISK, self.lease)
         if until is not None and until.boot_id == process.boot_id():
             self.leased_until_s = until.monotonic_s
-        if time.monotonic() >= self.leased_until_s:
+        if process.lease_clock_s() >= self.leased_until_s:
             self._stop(Outcome.INTERRUPTED, "no reconciler here has reached the remote for two thirds of the lease")
 
     def _judge(self, ongoing: Ongoing) -> StageRecord:

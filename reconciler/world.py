@@ -44,6 +44,7 @@ class World:
     cpus: int = os.cpu_count() or 1
     remote: Remote | None = None
     sleep: Callable[[float], None] = time.sleep
+    suspended_s: Callable[[], float] = process.suspended_s
     node: str = os.uname().nodename
     capabilities: tuple[str, ...] = ()
     open_engine: Callable[[str, ExecutorSettings, Path], Any] | None = None
@@ -54,6 +55,12 @@ class World:
     def host(self) -> HostId | None:
         """Return the name of this host among those that share the remote, None if it has none yet."""
         return read_host(self.disk, self.repository.state, self.machine)
+
+    def lease_now(self) -> Instant:
+        """Return this moment on the clock by which a host measures its own lease: it goes on while the machine is
+        suspended, as the clocks of others do."""
+        now = self.now()
+        return replace(now, monotonic_s=now.monotonic_s + self.suspended_s())
 
     @property
     def checkout(self) -> Path:

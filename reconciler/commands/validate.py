@@ -53,8 +53,8 @@ _STAND_INS = {
 @frozen
 class Batch:
     """Files of one repository that are checked together: `prefix`, or a name of its own, is how one is shown. `commit`
-    is the one they are read from although nobody named it, "" for none; `home` is where that repository is, if it is one
-    of git."""
+    is the one they are read from although nobody named it, "" for none; `home` is where that repository is, if it is
+    one of git."""
 
     files: Files
     asked: Mapping[str, Kind]

@@ -45,6 +45,7 @@ def world_of(host: Host, server: Server | None, cluster: Cluster | None = None) 
         chance=SimulatedChance(host),
         now=host.now,
         sleep=host.sleep,
+        suspended_s=lambda: 0.0,
         cpus=2,
         machine=host.machine,
         remote=SimulatedRemote(host, host.repository, server) if server is not None else None,

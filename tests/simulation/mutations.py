@@ -133,7 +133,8 @@ MUTATIONS = (
         "the lease is renewed from the end of a push",
         "claims.py",
         "            self._renew_lease(began)\n",
-        "            self._renew_lease(replace(self.world.now(), monotonic_s=self.world.now().monotonic_s + 20))\n",
+        "            now = self.world.lease_now()\n"
+        "            self._renew_lease(replace(now, monotonic_s=now.monotonic_s + 20))\n",
     ),
     Mutation(
         "a run is taken over from a host that lives",
