@@ -50,4 +50,4 @@ def test_an_event_says_only_what_it_has_to_say() -> None:
 
 
 def test_a_line_is_one_line() -> None:
-    assert Event(event="problem", detail="a\nb\x1b[2J").line(AT) == "2026-03-01T12:00:00Z problem   a b [2J"
+    assert Event(event="problem", detail="a\nb\x1b[2J").line(AT) == "2026-03-01T12:00:00Z problem   a⏎b␛[2J"
