@@ -463,8 +463,8 @@ class Loop:
             # What the remote did grant, and evidence, go their way; it is left alone after that.
             self.contact.lost(self.claims.refused, refused=True)
             self.observer.online = bool(granted or living(seen))
-        elif self.claims.taken:
-            self.contact.obeyed()
+        elif self.claims.taken or not (wanted or released):
+            self.contact.obeyed()  # also where nothing is asked any more of a remote that refused something
         return {each.run_id: each.claim for each in wanted if each.run_id in granted}
 
     def _give_back(self, actions: Sequence[Action], granted: Mapping[RunId, SharedClaim]) -> None:

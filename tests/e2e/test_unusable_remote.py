@@ -51,6 +51,16 @@ def test_an_address_for_pushing_that_leads_nowhere(hub: Hub, a: Clone) -> None:
     heals(hub, a)
 
 
+def test_what_was_refused_and_is_asked_for_no_more_is_forgotten(hub: Hub, a: Clone) -> None:
+    a.git("remote", "set-url", "--push", "origin", "no_push")
+    refused(a, "'no_push' does not appear to be a git repository")
+    a.git("rm", "-q", "runs.d/x.yaml")
+    a.git("commit", "-q", "-m", "not any more")
+    a.git("push", "-q", str(hub.path), "HEAD:main")
+    assert a.run("reconcile", "--wait").returncode == 0
+    assert "cannot be used" not in a.run("status").stdout
+
+
 def test_a_server_that_hides_what_it_takes(hub: Hub, a: Clone) -> None:
     hub.git("config", "uploadpack.hideRefs", "refs/reconciler")
     refused(a, "does not show it")
