@@ -132,7 +132,7 @@ def _unproven(desired: Desired, actual: Actual, now: Instant) -> dict[RunId, Pha
     there = {
         run_id: Phase.STALE if each.silent else Phase.RUNNING
         for run_id, each in (actual.held or {}).items()
-        if run_id not in actual.runs and not actual.proves(run_id, max(1, each.claim.number))
+        if run_id not in actual.runs and not actual.settles(run_id, max(1, each.claim.number))
     }
     here = {run_id: phase(run, now) for run_id, run in actual.runs.items()}
     open_here = {
