@@ -36,6 +36,9 @@ def about_unshared(
     if held is not None and not held.ours:
         reason = f"attempt {held.claim.number} of it is executed by {held.host_name}"
         return Yield(run_id=run_id, task_id=task_id, number=number, reason=reason)
+    if is_proven and held is not None and actual.is_waiting(run_id, number) and held.claim.number == number:
+        # The push that made the claim was doubled on its way, or came late: all that the run has done is here.
+        return Release(ref=claim_ref(run_id), oid=held.oid, reason=f"the tip proves that {run_id} waits")
     if is_proven:
         reason = f"the tip proves attempt {actual.evidence[run_id].attempt}, so attempt {number} here is over"
         return Yield(run_id=run_id, task_id=task_id, number=number, reason=reason)

@@ -81,6 +81,11 @@ class Actual:
         found = self.evidence.get(run_id)
         return found is not None and (found.attempt > number or (found.attempt == number and found.waiting is None))
 
+    def is_waiting(self, run_id: RunId, number: int) -> bool:
+        """Return whether the tip proves that a run waits in attempt `number`."""
+        found = self.evidence.get(run_id)
+        return found is not None and found.waiting is not None and found.attempt == number
+
     def proves_as(self, run: Run, now_phase: Phase) -> bool:
         """Return whether the tip holds evidence of a run as it is here: that it waits does not prove how it ended."""
         found = self.evidence.get(run.run_id)
