@@ -111,7 +111,7 @@ class Session:
         for run_id, word in sorted(words.items()):
             click.echo(f"{coloured(word)}{' ' * (width - len(word))}  {run_id}")
         if not (words or waits(result) or result.seen.desired.rejections):
-            click.echo("nothing to do: every request is proven" if result.seen.desired.names else EMPTY)
+            click.echo(_nothing(result))
         for line in waits(result):
             click.echo(line)
         self.say_hindrance(result)
@@ -140,7 +140,13 @@ def _unpushed(world: World, result: Pass) -> bool:
     return ahead and world.repository.is_ancestor(tip, own or "")
 
 
-EMPTY = "nothing to do: runs.d/ holds no request at the tip; write one, or run: reconciler init"
+def _nothing(result: Pass) -> str:
+    """Return why a pass had nothing to do."""
+    if not result.seen.desired.names:
+        return "nothing to do: runs.d/ holds no request at the tip; write one, or run: reconciler init"
+    if any(each.run_id not in result.seen.actual.evidence for each in result.seen.desired.wishes):
+        return "nothing to do here now; what every run waits for is told by: reconciler status"
+    return "nothing to do: every request is proven"
 
 
 def _live_display() -> Any:
