@@ -16,6 +16,11 @@ from tests import preloaded
 from tests.scratch import ENVIRONMENT, NOT_OURS, Scratch
 
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell lets what it starts in the background ignore Ctrl-C, and what that starts as well: tests press it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(autouse=True)
 def hermetic(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let git and the reconciler read nothing that the person at this machine has configured, but what it says of these

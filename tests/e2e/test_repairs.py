@@ -204,9 +204,10 @@ def test_what_a_git_that_was_killed_among_the_files_has_written_is_nobody_s_work
     scratch.pipeline("p", "workspace: empty\nstages:\n  - {id: s, command: 'true'}\n")
     until = f"until test -e {scratch.outside}/go; do sleep 0.05; done"
     scratch.pipeline("q", f"workspace: empty\nstages:\n  - {{id: s, command: '{until}'}}\n")
-    scratch.request("a", "p")
+    scratch.write("tasks/t.md", "- [ ] Done <!-- item: t/done -->\n")
+    scratch.request("a", "p", proves=["t/done"])
     scratch.request("b", "q")
-    kill_git_at(scratch, "out/t/state.json")
+    kill_git_at(scratch, "tasks/t.md")
     scratch.commit()
     scratch.run("reconcile")
     scratch.wait_for(lambda: not scratch.processes(scratch.directory("a")))

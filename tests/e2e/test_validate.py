@@ -355,7 +355,7 @@ def test_where_nothing_is_checked_out_the_tip_is_checked(
         assert json.loads(validate(place / name, "--format", "json", code=1))["commit"] == tip
 
 
-def test_of_an_address_what_was_fetched_is_checked(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_of_an_address_what_is_there_is_checked(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     write(repository, {"runs.d/bad.yaml": "task: 0001-demo\n", "runs.d/0001-demo.yaml": REQUEST + "suspend: true\n"})
     commit(repository)
     cache = {"XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
@@ -364,11 +364,9 @@ def test_of_an_address_what_was_fetched_is_checked(repository: Path, tmp_path_fa
         said = ("--repo", f"file://{repository}", *words)
         return preloaded.run(said, cwd=repository, env=ENVIRONMENT | cache, timeout=60)
 
-    before = at("validate")
-    assert before.returncode == 1 and "nothing is known of branch 'main' at origin yet" in before.stderr
-    at("reconcile")
-    after = at("validate")
-    assert after.returncode == 1 and after.stdout.startswith("runs.d/bad.yaml:1:1: ")
+    checked = at("validate")
+    assert checked.returncode == 1 and checked.stdout.startswith("runs.d/bad.yaml:1:1: "), checked.stderr
+    assert "as nothing is checked out" in checked.stdout
 
 
 # ------------------------------------------------------------------------------------------------ how it is told

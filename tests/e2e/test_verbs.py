@@ -117,7 +117,7 @@ def test_plan_says_what_a_pass_would_do(scratch: Scratch) -> None:
     assert re.search(
         r"^launch a-[0-9a-f]{8}: pipeline 'build' of task 't' at [0-9a-f]{12} in an empty dir", done.stdout
     )
-    assert "reject runs.d/b.yaml: there is no pipeline 'nope'" in done.stdout
+    assert "reject runs.d/b.yaml:2:1: there is no pipeline 'nope'" in done.stdout
     actions = json.loads(scratch.run("plan", "--format", "json").stdout)["actions"]
     assert [each["verb"] for each in actions] == ["launch"]
 
