@@ -15,7 +15,6 @@ from reconciler import process
 from tests import preloaded
 from tests.scratch import ENVIRONMENT, NOT_OURS, Scratch
 
-
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell lets what it starts in the background ignore Ctrl-C, and what that starts as well: tests press it.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -95,7 +95,9 @@ def test_names_that_nobody_has_and_circles_are_rejected_and_stop_nobody_else(scr
     assert notes(scratch) == ["+ good", "- good"]
     for path in ("runs.d/a.yaml", "runs.d/b.yaml"):
         assert f"rejected: {path}:3:1: requests come after each other: a -> b -> a; remove one of these" in done.stderr
-    assert "runs.d/c.yaml:3:9: it comes after 'goood', and there is no such request; did you mean 'good'?" in done.stderr
+    assert (
+        "runs.d/c.yaml:3:9: it comes after 'goood', and there is no such request; did you mean 'good'?" in done.stderr
+    )
     checked = scratch.run("validate")
     assert checked.returncode == 1
     assert "runs.d/a.yaml:3:1: requests come after each other: a -> b -> a" in checked.stdout
