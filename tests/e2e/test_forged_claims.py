@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,12 +47,13 @@ def made_up(note: dict[str, Any], **more: object) -> dict[str, Any]:
     return {**note, "host": "ghost-00000000", "nonce": "another", "claims": [*note["claims"], newest]}
 
 
-def vanish_at_work(a: Clone, hub: Hub, claims: int = 1) -> list[str]:
-    """Let a host claim what is asked for, and be gone; return the refs of its claims."""
+def vanish_at_work(a: Clone, hub: Hub, claims: int = 1, begun: Path | None = None) -> list[str]:
+    """Let a host claim what is asked for, and be gone once it has `begun` with that; return the refs of its claims."""
     a.start("reconcile", "--wait")
     wait_for(lambda: len([each for each in hub.refs() if each.startswith(CLAIMS)]) == claims and a.processes(a.path))
     refs = sorted(each for each in hub.refs() if each.startswith(CLAIMS))
     wait_for(lambda: all(list(a.path.glob(f".runs/*/cli/{ref.removeprefix(CLAIMS)}/attempts/1.json")) for ref in refs))
+    wait_for(lambda: begun is None or begun.exists())
     a.crash()
     return refs
 
@@ -81,11 +83,15 @@ def test_a_decision_in_a_claim_opens_no_gate(hub: Hub, two: tuple[Clone, Clone])
 
 def test_the_end_of_a_nested_run_in_a_claim_proves_nothing(hub: Hub, two: tuple[Clone, Clone]) -> None:
     a, b = two
-    a.pipeline("inner", f"stages:\n  - id: one\n    command: '{FIRST_HANGS}; exit 1'\n")
+    begun = hub.outside / "begun"
+    hangs_once = f"mkdir {begun} && sleep 300; exit 1"
+    a.pipeline("inner", f"stages:\n  - id: one\n    command: '{hangs_once}'\n")
     a.pipeline("p", "stages:\n  - id: tests\n    pipeline: inner\n")
     a.request("x", "p")
     a.push()
-    nested, parent = sorted(vanish_at_work(a, hub, claims=2), key=lambda each: "." not in each.removeprefix(CLAIMS))
+    nested, parent = sorted(
+        vanish_at_work(a, hub, claims=2, begun=begun), key=lambda each: "." not in each.removeprefix(CLAIMS)
+    )
     child = nested.removeprefix(CLAIMS)
     said = {"run_id": child, "status": "succeeded", "manifest_blob": "0" * 40}
     put(hub, parent, made_up(note_at(hub, parent), children=[said]))
