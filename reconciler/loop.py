@@ -58,7 +58,6 @@ from reconciler.phases import ENDED, phase
 from reconciler.publish import AS_WRITTEN, Publication, publish, push_branch, refresh
 from reconciler.pulls import Opener, PullRequests
 from reconciler.remote import RefUpdate
-from reconciler.signals import undisturbed
 from reconciler.slots import of_plan
 from reconciler.turns import note_turns
 from reconciler.values import frozen
@@ -727,7 +726,7 @@ def pass_lock(world: World) -> Iterator[None]:
         who = ", ".join(str(each.pid) for each in world.processes.holders(path)) or "unknown"
         raise LockHeld(f"another reconciler (pid {who}) has been busy here for a minute")
     try:
-        with undisturbed():
+        with world.undisturbed():
             yield
     finally:
         disk.let_go(handle)

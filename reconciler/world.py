@@ -9,6 +9,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from reconciler.model import ExecutorSettings, HostId, Instant, Rejection, Setti
 from reconciler.process import Chance, Processes, Workers
 from reconciler.remote import NETWORK_TIMEOUT_S, Remote, open_remote
 from reconciler.rundir import Runs
+from reconciler.signals import undisturbed
 from reconciler.values import frozen
 
 CAPABILITY = re.compile(r"[a-z0-9](\.?[a-z0-9_-])*")
@@ -45,6 +47,8 @@ class World:
     remote: Remote | None = None
     sleep: Callable[[float], None] = time.sleep
     suspended_s: Callable[[], float] = process.suspended_s
+    undisturbed: Callable[[], AbstractContextManager[None]] = undisturbed
+    """Within it no signal breaks off what has been begun."""
     node: str = os.uname().nodename
     capabilities: tuple[str, ...] = ()
     open_engine: Callable[[str, ExecutorSettings, Path], Any] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ def world_of(host: Host, server: Server | None, cluster: Cluster | None = None) 
         now=host.now,
         sleep=host.sleep,
         suspended_s=lambda: 0.0,
+        undisturbed=nullcontext,
         cpus=2,
         machine=host.machine,
         remote=SimulatedRemote(host, host.repository, server) if server is not None else None,
