@@ -19,9 +19,10 @@ from greenlet import getcurrent, greenlet
 from reconciler.model import Process
 
 NEVER = float("inf")
-MOVES_MAX = 30_000
+MOVES_MAX = 60_000
 MOVES_MAX_A_REQUEST = 6_000
-"""A history longer than this does not come to an end."""
+"""A history longer than this does not come to an end. An hour in which an engine is silent takes two machines 45,000
+moves."""
 
 
 class Crashed(BaseException):
