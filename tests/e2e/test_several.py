@@ -115,7 +115,7 @@ def test_a_run_of_a_host_that_vanished_is_taken_over(hub: Hub) -> None:
     assert hub.shared() == []
     [recovery] = hub.manifests()["x"]["recoveries"]
     assert (recovery["cause"], recovery["lost"]) == ("host_silent", 1)
-    assert recovery["silent_s"] > lease_s, "it is the silence that was measured"
+    assert recovery["silent_s"] >= lease_s, "it is the silence that was measured"
     reconciled(a)
     assert hub.proofs() == {"x": 1}
 
