@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from datetime import datetime
 
 from reconciler import codec
 from reconciler.model import Announcement, Claim, RunId, SharedClaim
@@ -29,8 +30,8 @@ TEXT_CHARACTERS_MAX = 1_000
 LEASE_S_MAX = 86_400.0
 ID = re.compile(r"[a-z0-9](\.?[a-z0-9_-]){0,99}")
 PLAN_FILE = re.compile(r"plan\.json|plans/[1-9][0-9]{0,8}\.json")
-AT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})")
-"""An instant as our clocks and schedules spell it."""
+AT = re.compile(r"2[0-9]{3}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})")
+"""How our clocks and schedules spell an instant; far enough from the ends of the calendar to reckon with it."""
 HEX = re.compile(r"[0-9a-f]{0,64}")
 
 # ------------------------------------------------------------------------------------------------ spelling
@@ -96,7 +97,7 @@ def _checked(note: SharedClaim) -> SharedClaim | None:
     # The attempt that follows has a number as well, which the host that makes it must be able to read.
     if numbers != sorted(set(numbers)) or not all(0 < each < NUMBER_MAX for each in numbers):
         return None
-    if note.fired_at and not AT.fullmatch(note.fired_at):
+    if note.fired_at and not _is_instant(note.fired_at):
         return None
     if not all(map(_is_plain, note.claims)):
         return None
@@ -110,13 +111,21 @@ def _is_plain(claim: Claim) -> bool:
     placed = claim.placement
     return (
         PLAN_FILE.fullmatch(claim.plan) is not None
-        and AT.fullmatch(claim.claimed.at) is not None
+        and _is_instant(claim.claimed.at)
         and 0 < claim.series <= claim.number
         and 0 < claim.keeps_from <= claim.number
-        and (placed is None or not placed.at or AT.fullmatch(placed.at) is not None)
+        and (placed is None or not placed.at or _is_instant(placed.at))
         and HEX.fullmatch(claim.commit) is not None
         and HEX.fullmatch(claim.plan_digest) is not None
     )
+
+
+def _is_instant(text: str) -> bool:
+    """Return whether a text is an instant that there is: a thirteenth month is spelled well, and stops who reckons."""
+    try:
+        return AT.fullmatch(text) is not None and bool(datetime.fromisoformat(text))
+    except ValueError:
+        return False
 
 
 # ------------------------------------------------------------------------------------------------ taking over

@@ -108,7 +108,7 @@ def test_a_fire_that_never_was_is_executed_by_nobody(hub: Hub, two: tuple[Clone,
     a.request("x", "p", schedule={"cron": "0 0 1 1 *"})
     commit = a.push()
     executed = {"task": "t", "pipeline": "p", "parameters": {}, "target": None, "execution_mode": "auto", "rerun": 0}
-    for fire in ("2026-02-03T04:05:00Z", "garbage", "2999-01-01T00:00:00Z"):
+    for fire in ("2026-02-03T04:05:00Z", "garbage", "2026-99-99T99:99:99Z", "2999-01-01T00:00:00Z"):
         run_id = f"x-{codec.digest({**executed, 'fire': fire})[:8]}"
         claim = _claim(commit)
         put(hub, f"{CLAIMS}{run_id}", {**_shared(run_id), "claims": [claim], "fired_at": fire})

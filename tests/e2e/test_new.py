@@ -376,6 +376,16 @@ def test_an_unknown_kind_is_refused(scratch: Scratch) -> None:
 PROGRAM = "import sys; sys.argv[0] = 'reconciler'; from reconciler.cli import main; main()"
 
 
+def completed(scratch: Scratch, words: str) -> list[str]:
+    """Return what bash offers for the last of some words."""
+    asked = {"_RECONCILER_COMPLETE": "bash_complete", "COMP_WORDS": f"reconciler {words}"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], cwd=scratch.path, capture_output=True, text=True, check=True,
+        env=ENVIRONMENT | asked | {"COMP_CWORD": str(len(words.split()))},
+    )  # fmt: skip
+    return [line.partition(",")[2] for line in done.stdout.splitlines()]
+
+
 @pytest.mark.parametrize(
     ("words", "found"),
     [
@@ -387,12 +397,7 @@ PROGRAM = "import sys; sys.argv[0] = 'reconciler'; from reconciler.cli import ma
     ],
 )
 def test_the_shell_completes_kinds_and_options(scratch: Scratch, words: str, found: list[str]) -> None:
-    asked = {"_RECONCILER_COMPLETE": "bash_complete", "COMP_WORDS": f"reconciler {words}"}
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], cwd=scratch.path, capture_output=True, text=True, check=True,
-        env=ENVIRONMENT | asked | {"COMP_CWORD": str(len(words.split()))},
-    )  # fmt: skip
-    assert [line.partition(",")[2] for line in done.stdout.splitlines()] == found
+    assert completed(scratch, words) == found
 
 
 @pytest.mark.parametrize(
@@ -411,9 +416,4 @@ def test_the_shell_completes_names(scratch: Scratch, words: str, found: list[str
     scratch.write("pipelines/build.yaml", "stages: []\n")
     scratch.write("tasks/task-a.md", "# A\n")
     (scratch.path / "sub/folder").mkdir(parents=True)
-    asked = {"_RECONCILER_COMPLETE": "bash_complete", "COMP_WORDS": f"reconciler {words}"}
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], cwd=scratch.path, capture_output=True, text=True, check=True,
-        env=ENVIRONMENT | asked | {"COMP_CWORD": str(len(words.split()))},
-    )  # fmt: skip
-    assert [line.partition(",")[2] for line in done.stdout.splitlines()] == found
+    assert completed(scratch, words) == found

@@ -76,7 +76,9 @@ def test_a_claim_that_nobody_of_us_would_make_is_none(claims: tuple[Claim, ...])
     assert parsed(SharedClaim, codec.compact(replace(SHARED, claims=claims))) is None
 
 
-@pytest.mark.parametrize("fire", ["garbage", "2026-01-01", "2026-01-01T00:00:00Z\n"])
+@pytest.mark.parametrize(
+    "fire", ["garbage", "2026-01-01", "2026-01-01T00:00:00Z\n", "2026-13-01T00:00:00Z", "0001-01-01T00:00:00+23:59"]
+)
 def test_a_fire_is_an_instant(fire: str) -> None:
     assert parsed(SharedClaim, codec.compact(replace(SHARED, fired_at=fire))) is None
 
