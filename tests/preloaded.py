@@ -61,7 +61,7 @@ class Forked(subprocess.Popen[str]):
     def __init__(self, pid: int, status: int, stdout: IO[str] | None, stderr: IO[str] | None) -> None:
         self.pid, self.returncode, self.args = pid, None, list(RECONCILER)  # type: ignore[assignment]
         self.stdin, self.stdout, self.stderr = None, stdout, stderr
-        self._status = status
+        self._status, self._reading = status, threading.Lock()
         # What Popen keeps for its own methods.
         self.encoding = self.errors = None
         self.text_mode, self.pipesize, self._input = True, -1, None
@@ -85,9 +85,11 @@ class Forked(subprocess.Popen[str]):
 
     def _look(self, timeout: float | None) -> int | None:
         if self.returncode is None and select.select([self._status], [], [], timeout)[0]:
-            said = os.read(self._status, 16)
-            self.returncode = os.waitstatus_to_exitcode(int(said)) if said else -signal.SIGKILL
-            os.close(self._status)
+            # Two threads may wait: one is told, and the pipe is left open, at its end, for the other's `select`.
+            with self._reading:
+                if self.returncode is None:
+                    said = os.read(self._status, 16)
+                    self.returncode = os.waitstatus_to_exitcode(int(said)) if said else -signal.SIGKILL
         return self.returncode
 
     def send_signal(self, sig: int) -> None:
@@ -96,9 +98,7 @@ class Forked(subprocess.Popen[str]):
                 os.kill(self.pid, sig)
 
     def __del__(self, *_: Any) -> None:
-        if self.returncode is None:
-            with contextlib.suppress(OSError):
-                os.close(self._status)
+        os.close(self._status)
 
 
 def execute(
