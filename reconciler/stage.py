@@ -154,7 +154,7 @@ class Ongoing:
         self.started_s = time.monotonic()
         self.exit_code: int | None = None
         self.ended = False
-        self.kill_at = self.give_up_at = float("inf")
+        self.kill_at = self.give_up_at = self.gone_by = float("inf")
         self.killed = False
         self.verdict: StageStatus | None = None
         self.reason = ""
@@ -383,15 +383,18 @@ class Ongoing:
             self.stop(StageStatus.FAILED, f"timed out after {timeout_s:g} s")
         if now >= self.kill_at and not self.killed:
             self._signal_group(signal.SIGKILL)
-            self.killed, self.kill_at, self.give_up_at = True, float("inf"), now + DRAIN_PATIENCE_S
+            self.killed, self.kill_at = True, float("inf")
+            self.give_up_at, self.gone_by = now + DRAIN_PATIENCE_S, now + process.KILL_PATIENCE_S
         if now >= self.give_up_at and self.ended:
             self._close_pipe()
 
     def settled(self) -> bool:
         """Return whether nothing more of this stage can happen."""
-        if self.inner.lives() and time.monotonic() < self.give_up_at:
+        now = time.monotonic()
+        if not self.ended or self.pipe is not None or (self.inner.lives() and now < self.give_up_at):
             return False
-        return self.ended and self.pipe is None and (self.killed or not self._group_lives())
+        # What was KILLed takes its time to give back memory, and keeps its locks and ports until it has.
+        return now >= self.gone_by or not self._group_lives()
 
     def finish(self) -> StageRecord:
         """Return the record of this try."""

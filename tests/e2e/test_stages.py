@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -93,6 +94,25 @@ def test_what_a_stage_leaves_behind_holds_up_nobody(scratch: Scratch, leave: str
     assert time.monotonic() - began < 15
     assert (scratch.path / scratch.stages("a")["s"]["log_path"]).read_text() == "said\n"
     assert scratch.processes(scratch.directory("a")) == []
+
+
+def test_what_is_still_dying_is_waited_for_before_the_next_try(scratch: Scratch) -> None:
+    """A process that was KILLed takes a while to give back a lot of memory, and keeps its locks until it has."""
+    scratch.settings()
+    own, ready = scratch.outside / "own", scratch.outside / "ready"
+    deaf = f"import signal, time; signal.signal(15, signal.SIG_IGN); held = b'x' * 2**29; open('{ready}', 'w'); time.sleep(60)"
+    command = f"""exec 9>> {own}
+flock -n 9 || exit 7
+test -e {ready} && exit 0
+{sys.executable} -c "{deaf}" > /dev/null 2>&1 &
+until test -e {ready}; do sleep 0.02; done
+exit 1"""
+    stage = {"id": "s", "command": command, "attempts_max": 2, "backoff": "1ms"}
+    scratch.pipeline("p", json.dumps({"workspace": "empty", "stages": [stage]}))
+    scratch.request("a", "p")
+    scratch.commit()
+    assert scratch.run("reconcile", "--wait").returncode == 0, scratch.manifest("a")
+    assert scratch.stages("a")["s"]["tries"] == 2
 
 
 def test_a_stage_that_kills_its_own_group_is_told_truly(scratch: Scratch) -> None:
