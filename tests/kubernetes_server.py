@@ -83,6 +83,7 @@ class Cluster:
     asked: set[tuple[str, str]] = field(default_factory=set)
     bodies: list[Document] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
+    held: set[str] = field(default_factory=set)  # kinds of which watches are told nothing for now
     watches: int = 0
     lists: int = 0
 
@@ -650,6 +651,9 @@ class Handler(BaseHTTPRequestHandler):
         quiet_s = time.monotonic()
         while time.monotonic() < deadline_s and not cluster.closed and not self.server.hung_up:
             with cluster.changed:
+                if kind in cluster.held:
+                    cluster.changed.wait(0.1)
+                    continue
                 said = [
                     each for each in cluster.changes if each[0] > at and each[1] == kind and fits(each[3], selector)
                 ]

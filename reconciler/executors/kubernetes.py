@@ -232,7 +232,7 @@ class Kubernetes:
                 jobs[each] = seen
 
     def _ask_how(self, handles: list[str], pods: dict[str, PodSeen]) -> None:
-        """Ask for the pods of Jobs that failed and did not say why: their pods may know, and be behind."""
+        """Ask for the pods of Jobs that have ended: how, they alone may know, and be behind."""
         last = _newest(self.pods.last_words()) if handles else {}
         pods |= {each: last[each] for each in handles if each in last}
         for some in chunks([each for each in handles if each not in last], SELECTED_MAX):
@@ -354,7 +354,7 @@ def _newest(pods: Iterable[PodSeen]) -> dict[str, PodSeen]:
 
 def _is_open(job: JobSeen, pod: PodSeen | None) -> bool:
     """Return whether a Job has ended and its pod may have more to say."""
-    return has_ended(job) and not job.cause and not is_final(job, pod)
+    return has_ended(job) and not job.cause and not is_final(pod)
 
 
 def _is_ours(document: Mapping[str, Any]) -> bool:

@@ -248,10 +248,9 @@ def _alive(job: JobSeen, pod: PodSeen | None) -> Sighting:
     return Sighting(standing=Standing.QUEUED, detail=_joined(*why), place=pod.node)
 
 
-def is_final(job: JobSeen, pod: PodSeen | None) -> bool:
-    """Return whether all is known of how a Job ended: what ends it, its pod may still be saying."""
-    failed = any(each.type == "Failed" for each in job.conditions)
-    return not failed or (pod is not None and (pod.phase in ("Succeeded", "Failed") or disruption(pod) is not None))
+def is_final(pod: PodSeen | None) -> bool:
+    """Return whether all is known of how a Job ended: with what, its pod may still be saying."""
+    return pod is not None and (pod.phase in ("Succeeded", "Failed") or disruption(pod) is not None)
 
 
 def stuck(job: JobSeen | None, pod: PodSeen | None, now_s: float, patience_s: float) -> tuple[Cause, str] | None:

@@ -297,6 +297,18 @@ def test_what_was_placed_a_moment_ago_is_known_though_the_watch_may_be_behind(aw
     assert Standing.ABSENT not in {each.standing for each in found.values()}
 
 
+def test_how_it_ended_is_told_whole_though_the_watch_of_pods_is_behind(away: Bench) -> None:
+    go = away.directory / "go"
+    code = f"import os, time\nprint('begun', flush=True)\nwhile not os.path.exists('{go}'): time.sleep(0.01)"
+    engine, order = away.open(), away.submission(RUN, code)
+    assert engine.submit([order]) == {}
+    away.logged(engine, order.handle, b"begun")
+    watching(away, engine, order.handle)
+    cluster_of(away).held.add("pods")
+    go.touch()
+    assert away.ended(engine, order.handle).detail == "exit status 0"
+
+
 def test_a_version_that_is_too_old_is_listed_anew(away: Bench) -> None:
     engine, handle = begun(away)
     watching(away, engine, handle)
