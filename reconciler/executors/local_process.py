@@ -75,7 +75,8 @@ class Options:
 class Placed:
     """`<handle>.json`. `process` is who executes it, None until that is known; `told` is when it was told to end,
     `status` what it exited with, negative for a signal. The secrets are kept for a while when it has ended, for who
-    comes late to read its last word."""
+    comes late to read its last word. `place` is the directory as the host that wrote this saw it (`Disk.identity`): in
+    a copy of it the record names a process that is not of the copy."""
 
     handle: str
     repository: str
@@ -84,6 +85,7 @@ class Placed:
     process: Process | None = None
     told: Instant | None = None
     status: int | None = None
+    place: str = ""
 
 
 def open_engine(opening: Opening) -> LocalProcess:
@@ -302,11 +304,15 @@ class LocalProcess:
         while something lives."""
         try:
             data = DISK.read_bounded(self._path(handle, "json"))
-            return None if data is None else codec.parse(Placed, data)
+            placed = None if data is None else codec.parse(Placed, data)
         except codec.CodecError:
             return Placed(handle=handle, repository="", grace_s=0.0)
+        if placed is not None and placed.place not in ("", DISK.identity(self._directory)):
+            return replace(placed, process=None, told=None)
+        return placed
 
     def _write(self, placed: Placed) -> None:
+        placed = replace(placed, place=DISK.identity(self._directory))
         DISK.write_atomic(self._path(placed.handle, "json"), codec.compact(placed), mode=0o600)
 
     def _write_secrets(self, handle: str, secrets: Mapping[str, str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,6 +107,22 @@ bench = Bench(open=None, shared=shared)
 engine = Killed(Path(sys.argv[1]), local_process.Options(program=("/bin/sh",)))
 engine.submit([bench.submission(f"echo x >> {shared}/ran; until test -e {shared}/go; do sleep 0.05; done")])
 """
+
+
+def test_in_a_copy_of_the_directory_nobody_ends_what_the_original_executes(bench: Bench, tmp_path: Path) -> None:
+    engine, one = bench.open(), bench.submission(f"until test -e {bench.shared}/go; do sleep 0.05; done")
+    engine.submit([one])
+    bench.until_there(bench.kept[0] / f"{one.handle}.began")
+    shutil.copytree(bench.kept[0], tmp_path / "copy")
+    copy = opened(tmp_path / "copy")
+    assert copy.observe([one.handle])[one.handle].standing == Standing.ENDED, "nothing of the copy executes it"
+    copy.cancel([one.handle])
+    copy.observe([one.handle])
+    assert copy.submit([one]) == {}
+    assert engine.observe([one.handle])[one.handle].standing == Standing.RUNNING
+    (bench.shared / "go").touch()
+    bench.until_over(engine, one.handle)
+    assert engine.observe([one.handle])[one.handle].detail == "exit status 0"
 
 
 def test_what_the_host_asked_a_variable_for_is_not_inherited(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
