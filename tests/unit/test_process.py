@@ -408,8 +408,11 @@ def test_a_worker_of_an_attempt_that_was_never_claimed_does_nothing(tmp_path: Pa
 
 
 def test_workers_are_started_again_after_their_server_has_died(tmp_path: Path, workers: Workers) -> None:
+    before = set(process.descendants(os.getpid()))
     workers.spawn(tmp_path, 1, tmp_path, "")
-    for pid in process.descendants(os.getpid()):
+    started = set(process.descendants(os.getpid())) - before
+    assert started
+    for pid in started:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     with contextlib.suppress(SpawnFailed):
