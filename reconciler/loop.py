@@ -92,6 +92,7 @@ SETTLING = (Cancel, Abandon, Quarantine, Restore, Retire, Forget, Resume, TakeOv
 """Actions after which another pass finds the world changed at once: to resume may be to find that it has ended."""
 FULL_S = 60.0
 """A pass is due at least so often, whatever has happened: what wakes the loop is a hint."""
+FULL_LOOK = Due(in_s=FULL_S, what="everything is looked at again")
 FINISH_S = 30.0
 """So long a command that ends waits for what it delivers; what is not through by then is repeated by the next pass."""
 HEARD_S = 1.0
@@ -294,12 +295,12 @@ class Loop:
         gathered_s = max(0.0, self.published_s + GATHER_S - now.monotonic_s) if self._gathers(result) else FULL_S
         gathered = Due(in_s=gathered_s, what="evidence is committed")
         asked = Due(in_s=self.gate.patience_s(), what="the control plane is asked")
-        full = Due(in_s=FULL_S, what="everything is looked at again")
         afar_s = self.observer.afar.patience_s() if self.observer.afar is not None else FULL_S
         engines = Due(in_s=afar_s, what="an engine is asked")
         leaving = self._leaving_due(result)
         return min(
-            (full, remote, lease, gathered, asked, engines, *leaving, *filter(None, [first])),
+            # What is due just then as well is the better reason.
+            (remote, lease, gathered, asked, engines, *leaving, *filter(None, [first]), FULL_LOOK),
             key=lambda each: each.in_s,
         )
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from reconciler.actions import Publish, Submit, Wait
 from reconciler.due import Due
-from reconciler.loop import FULL_S, Loop, Pass
+from reconciler.loop import FULL_LOOK, Loop, Pass
 from reconciler.pacing import Pacing
 from reconciler.simulation.host import Host
 from reconciler.simulation.scheduler import Actor, Violation
@@ -88,7 +88,7 @@ class Watching:
             loop.world.processes.wait_any(workers, due.in_s)
         finally:
             self.rests = False
-        self.slept_long = not self.heard and self.host.scheduler.now - began_s >= FULL_S
+        self.slept_long = not self.heard and due == FULL_LOOK and self.host.scheduler.now - began_s >= FULL_LOOK.in_s
         self.heard = False
 
     def _check_rest(self, due: Due, result: Pass) -> None:
