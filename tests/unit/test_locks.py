@@ -87,11 +87,11 @@ def test_what_the_dead_left_is_removed_and_git_works_again(repository: Repositor
 def test_git_that_was_killed_is_recovered_from(repository: Repository, scratch: Scratch) -> None:
     hook = repository.common / "hooks/reference-transaction"
     hook.parent.mkdir(exist_ok=True)
-    hook.write_text('#!/bin/sh\n[ "$1" != prepared ] || exec sleep 600\n')
+    prepared = scratch.outside / "prepared"
+    hook.write_text(f'#!/bin/sh\n[ "$1" != prepared ] || {{ touch {prepared}; exec sleep 600; }}\n')
     hook.chmod(0o755)
-    lock = repository.common / "refs/heads/other.lock"
     with subprocess.Popen(["git", "branch", "other"], cwd=scratch.path) as process:
-        scratch.wait_for(lock.exists)
+        scratch.wait_for(prepared.exists)  # by then git has written what it writes to its lock file
         leave(repository, "refs/heads/other.lock")
         assert repository.clear_stale_locks() == []
         process.kill()
