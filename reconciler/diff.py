@@ -31,7 +31,7 @@ from reconciler.actions import (
 )
 from reconciler.elsewhere import about_claims, about_unshared, is_at_rest, is_ours
 from reconciler.launches import about_absent, with_displaced
-from reconciler.model import Instant, Limits, Phase, Rejection, Run, RunId, Wish
+from reconciler.model import Instant, Limits, Phase, Rejection, Run, RunId, Wish, claim_ref
 from reconciler.phases import ENDED, judge, phase
 from reconciler.placement import Refused
 from reconciler.places import FINAL
@@ -56,6 +56,7 @@ def diff(desired: Desired, actual: Actual, now: Instant, limits: Limits) -> tupl
     busy = {_run_of(each) for each in repairs}
     decided = {_subject(each) for each in repairs}
     decided |= {run.run_id for run in actual.runs.values() if run.parent is not None and run.parent in busy}
+    decided |= {run_id for run_id in actual.runs if claim_ref(run_id) in decided}  # one push moves a ref once
     repairs += wake(wanted, desired, actual, decided, now, limits, room)
     repairs += about_claims(wanted, desired, actual, now, limits, room)
     stuck = {each.subject: each.reason for each in repairs if isinstance(each, Wait) and each.settled}

@@ -20,11 +20,9 @@ from reconciler.state import Actual, Desired, suspended
 
 def is_at_rest(run: Run, now_phase: Phase, is_proven: bool, actual: Actual) -> bool:
     """Return whether a run needs no claim: the tip proves its end, or that it waits, and nobody has gone on with it."""
-    if not is_proven:
-        return False
     if now_phase != Phase.WAITING:
-        return now_phase in ENDED
-    return run.run_id not in (actual.held or {}) and actual.evidence[run.run_id].attempt == run.number
+        return is_proven and now_phase in ENDED
+    return run.run_id not in (actual.held or {}) and actual.is_waiting(run.run_id, run.number)
 
 
 def about_unshared(
@@ -56,7 +54,7 @@ def about_unshared(
         place = keep(needs_of(held.plan), executors(limits), "")
         if isinstance(place, Refused):
             return Wait(subject=run_id, reason=f"{reason}; {place.reason}", settled=place.settled)
-        return replace(take_over(held, held.plan, desired, reason, wish), placement=place)
+        return replace(take_over(held, held.plan, desired, actual, reason, wish), placement=place)
     return Wait(subject=run_id, reason="it was claimed here and cannot be planned any more", settled=True)
 
 
@@ -106,11 +104,11 @@ def _about_held(
         return Release(ref=claim_ref(run_id), oid=held.oid, reason=reason, gives_up=True)
     if (adopted := _about_afar(held, held.plan, why, limits)) is not None:
         return adopted
-    if held.plan.parent is not None and wish is None and not _is_left(held.plan.parent, actual):
+    if not held.ours and held.plan.parent is not None and wish is None and not _is_left(held.plan.parent, actual):
         return Wait(subject=run_id, reason=f"{why}; it goes on where its parent run {held.plan.parent} does")
     if wish is not None and not wish.request.cancel and (suspend := suspended(wish.request.suspend, now)):
         return Wait(subject=run_id, reason=f"{why}; not resumed: {suspend}", settled=True)
-    action = take_over(held, held.plan, desired, why, wish)
+    action = take_over(held, held.plan, desired, actual, why, wish)
     if action.outcome is not None:
         return action
     place = room.take(of_plan(held.plan))
@@ -143,7 +141,7 @@ def _is_left(parent: RunId, actual: Actual) -> bool:
     return found is None and parent not in actual.runs and parent not in (actual.held or {})
 
 
-def take_over(held: Held, plan: Plan, desired: Desired, why: str, wish: Wish | None) -> TakeOver:
+def take_over(held: Held, plan: Plan, desired: Desired, actual: Actual, why: str, wish: Wish | None) -> TakeOver:
     """Return how a run goes on here: as its next attempt, or by its end if it is not wanted or its attempts are
     used."""
     number, claims = held.claim.number, held.claim.claims
@@ -154,7 +152,7 @@ def take_over(held: Held, plan: Plan, desired: Desired, why: str, wish: Wish | N
         why, outcome = f"{why}, and the request says: {wish.request.cancel}", Outcome.CANCELLED
     elif wish is None and successor is not None and successor != plan.run_id:
         why, outcome = f"{why}, and it is superseded by {successor}", Outcome.CANCELLED
-    elif plan.name not in desired.names:
+    elif plan.name not in desired.names and (plan.parent is None or _is_left(plan.parent, actual)):
         gone = f"its parent run {plan.parent} is over" if plan.parent else "its request was deleted"
         why, outcome = f"{why}, and {gone}", Outcome.CANCELLED
     elif plan.run_id in desired.displaced:

@@ -81,6 +81,7 @@ from reconciler.model import (
     TaskId,
     Waiting,
     Wish,
+    claim_ref,
 )
 from reconciler.phases import ENDED, phase
 from reconciler.places import Cause, Executor, Placement, Quotas, Sighting, Standing
@@ -286,6 +287,9 @@ def held_of(case: dict[str, Any], wishes: tuple[Wish, ...]) -> Held:
         newest = replace(claims[-1], placement=place_of(case["engine"], "handle"), plan_digest=digest)
         claims = (*claims[:-1], newest)
     plan = {"known": found or plan_of(request_of(run), run), "unknown": None}[case.get("plan", "known")]
+    if "parent" in case:
+        assert isinstance(plan, Plan)
+        plan = replace(plan, parent=RunId(case["parent"]))
     return Held(
         claim=SharedClaim(
             run_id=RunId(run),
@@ -594,6 +598,14 @@ def a_run_is_acted_on_once_and_in_one_way(case: dict[str, Any]) -> None:
     assert sum(isinstance(each, Publish) for each in actions) <= 1
 
 
+def no_ref_is_moved_by_two_actions(case: dict[str, Any]) -> None:
+    actions = decide(case)
+    claiming = [each for each in actions if isinstance(each, Launch | Resume | TakeOver | Adopt | Reclaim)]
+    moved = [claim_ref(RunId(subject)) for each in claiming for subject in subjects(each)]
+    moved += [each.ref for each in actions if isinstance(each, Release)]
+    assert len(moved) == len(set(moved))
+
+
 def only_what_was_never_claimed_is_launched_and_never_more_than_there_is_room_for(case: dict[str, Any]) -> None:
     runs = actual_of(case).runs
     launched = [each for each in decide(case) if isinstance(each, Launch)]
@@ -743,6 +755,7 @@ PROMISES = (
     the_ref_of_an_attempt_that_goes_on_is_kept,
     every_world_has_one_decision,
     a_run_is_acted_on_once_and_in_one_way,
+    no_ref_is_moved_by_two_actions,
     only_what_was_never_claimed_is_launched_and_never_more_than_there_is_room_for,
     no_name_is_launched_while_an_older_run_of_it_has_not_ended,
     only_a_stale_run_is_resumed_or_given_up,
