@@ -29,6 +29,7 @@ from reconciler.actions import (
     Yield,
 )
 from reconciler.errors import InvariantError, LockHeld, TransientError
+from reconciler.lease import LEASE, leased
 from reconciler.model import (
     Attempt,
     CancelIntent,
@@ -363,7 +364,7 @@ def _spawn(world: World, directory: RunDirectory, plan: Plan, number: int) -> Pr
         _prepare_workspace(world, directory, plan)
         digests = world.runs.plan_digests(plan.run_id)
         file = directory.plan_path(claim).name
-        lease = world.repository.state / "lease.json" if world.remote is not None else None
+        lease = leased(world.disk, world.repository.state / LEASE) if world.remote is not None else None
         return world.workers.spawn(directory.path, number, world.checkout, digests.get(file, ""), lease)
     except (TransientError, OSError) as error:
         detail = f"attempt {number} could not be started: {error}"

@@ -19,15 +19,15 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
-from reconciler import codec, namesakes, notes
+from reconciler import namesakes, notes
 from reconciler.errors import InvariantError, PushRefused, PushUnclear, TransientError
 from reconciler.launches import groups_taken
+from reconciler.lease import LEASE, read_lease, renew_lease
 from reconciler.model import Announcement, Claim, HostId, Instant, RunId, SharedClaim, TaskId, claim_ref, host_ref
 from reconciler.observe import Observation, Observer
 from reconciler.placement import Candidate
 from reconciler.publish import IDENTITY
 from reconciler.remote import RefUpdate, write_notes
-from reconciler.rundir import read_lease
 from reconciler.slots import within_quotas
 from reconciler.values import frozen
 from reconciler.world import World
@@ -160,7 +160,8 @@ class Claims:
         stands = all(self.observer.hearing.refs.get(ref) == each.new for each in updates if each.ref == ref)
         if stands:
             self.announced, self.said = began, dict(runs)
-            self._renew_lease(began)
+            seconds = RENEW_SHARE * self.observer.settings.lease_s
+            renew_lease(self.world.disk, self._lease_path(), began, seconds)
         return stands
 
     def _look_again(
@@ -251,13 +252,13 @@ class Claims:
     def _recall(self) -> None:
         """Take over what an earlier process of this host announced, and when."""
         host = self.observer.hearing.hosts.get(self._me()) if self.observer.hearing is not None else None
-        until, now = read_lease(self.world.disk, self._lease_path()), self.world.lease_now()
-        if host is not None and until is not None and until.boot_id == now.boot_id:
-            began_s = until.monotonic_s - RENEW_SHARE * host.lease_s
-            self.announced, self.said = replace(until, monotonic_s=began_s), host.runs
+        lease, now = read_lease(self.world.disk, self._lease_path()), self.world.lease_now()
+        if host is not None and lease is not None and lease.boot_id == now.boot_id:
+            began_s = lease.until_s - RENEW_SHARE * host.lease_s
+            self.announced, self.said = replace(now, monotonic_s=began_s), host.runs
 
     def _lease_path(self) -> Path:
-        return self.world.repository.state / "lease.json"
+        return self.world.repository.state / LEASE
 
     def next_announcement_s(self, living: Mapping[RunId, int]) -> float:
         """Return in how many seconds this host has to announce itself again, infinite if no run lives here."""
@@ -286,10 +287,6 @@ class Claims:
     def farewell(self, published: Iterable[RunId], living: Mapping[RunId, int]) -> list[RefUpdate]:
         """Return the deletion of this host's ref if nothing but `published` lives here."""
         return [] if living.keys() - set(published) else self._announcing(None)
-
-    def _renew_lease(self, began: Instant) -> None:
-        until = replace(began, monotonic_s=began.monotonic_s + RENEW_SHARE * self.observer.settings.lease_s)
-        self.world.disk.write_atomic(self._lease_path(), codec.compact(until), sync=False)
 
     def _write(self, messages: Sequence[bytes]) -> tuple[str, ...]:
         if not messages:

@@ -25,6 +25,7 @@ from functools import cache
 from pathlib import Path
 
 from reconciler.errors import LockHeld, SpawnFailed
+from reconciler.lease import Leased
 from reconciler.model import Host, Instant, Process
 from reconciler.values import frozen
 
@@ -402,14 +403,14 @@ class Workers:
         self._connection = ours
 
     def spawn(
-        self, directory: Path, number: int, checkout: Path, plan_sha256: str, lease: Path | None = None
+        self, directory: Path, number: int, checkout: Path, plan_sha256: str, lease: Leased | None = None
     ) -> Process | None:
-        """Start the worker of attempt `number` on the plan with this digest, under the lease in a file if there is
+        """Start the worker of attempt `number` on the plan with this digest, under the lease of this host if there is
         one; return who it is, None if it is gone already. Raise SpawnFailed."""
         self.prepare()
         assert self._connection is not None
         order = {"directory": str(directory), "number": str(number), "checkout": str(checkout), "plan": plan_sha256}
-        order["lease"] = str(lease) if lease else ""
+        order["lease"], order["since_s"] = (str(lease.path), repr(lease.since_s)) if lease else ("", "")
         order["withheld"] = " ".join(sorted(self._withheld))
         order["hidden"] = " ".join(each.hex() for each in self._hidden)
         try:

@@ -342,15 +342,6 @@ def _observe(runs: Runs, task_id: TaskId, run_id: RunId, number: int) -> Run:
     )
 
 
-def read_lease(disk: Disk, path: Path) -> Instant | None:
-    """Return until when this machine's runs are its own, on the clock of its lease; a damaged file counts as none, and
-    the next renewal replaces it."""
-    with contextlib.suppress(codec.CodecError):
-        data = disk.read_bounded(path)
-        return None if data is None else codec.parse(Instant, data)
-    return None
-
-
 def read_beat(directory: RunDirectory) -> Instant | None:
     """Return the newest heartbeat; a damaged one counts as none, because the next one replaces it."""
     with contextlib.suppress(codec.CodecError):

@@ -32,6 +32,7 @@ from reconciler.approve import at_gate
 from reconciler.disk import DISK
 from reconciler.ear import Ear
 from reconciler.journal import Journal
+from reconciler.lease import Leased
 from reconciler.model import (
     Attempt,
     CancelIntent,
@@ -104,7 +105,7 @@ def _become_worker(order: Mapping[str, str], secrets: Sequence[bytes]) -> int:
     directory = RunDirectory(Path(order["directory"]))
     try:
         _redirect_standard_streams(directory)
-        lease = Path(order["lease"]) if order["lease"] else None
+        lease = Leased(path=Path(order["lease"]), since_s=float(order["since_s"])) if order["lease"] else None
         hidden = map(bytes.fromhex, order.get("hidden", "").split())
         secrets = [*hidden, *withheld(order.get("withheld", "").split()), *secrets]
         run_attempt(directory, int(order["number"]), Path(order["checkout"]), order["plan"], secrets, lease)
@@ -136,10 +137,10 @@ def run_attempt(
     checkout: Path,
     plan_sha256: str,
     secrets: Sequence[bytes],
-    lease: Path | None = None,
+    lease: Leased | None = None,
 ) -> None:
     """Execute attempt `number` of a run on the plan with this digest, unless it is no longer the newest or was never
-    to start. Where machines share a remote, `lease` is the file that says until when its runs are this machine's."""
+    to start. Where machines share a remote, `lease` says for how long its runs are this machine's."""
     descriptor = _take_lock_patiently(directory)
     if descriptor is None or not admitted(directory, number):
         return
@@ -178,7 +179,7 @@ def _adopt_orphans() -> None:
 # ------------------------------------------------------------------------------------------------ the guard
 
 
-def _post_guard(directory: RunDirectory, lease: Path | None, grace_s: float) -> None:
+def _post_guard(directory: RunDirectory, lease: Leased | None, grace_s: float) -> None:
     """Start a process that ends what is left of this attempt when this worker dies or outlives its lease (Linux).
 
     A stage whose worker was KILLed would go on with nobody to look at the lease, while another host takes the run
@@ -200,7 +201,7 @@ def _post_guard(directory: RunDirectory, lease: Path | None, grace_s: float) -> 
         os.close(reading)
 
 
-def _guard(alive: int, directory: RunDirectory, lease: Path | None, grace_s: float) -> int:
+def _guard(alive: int, directory: RunDirectory, lease: Leased | None, grace_s: float) -> int:
     """Wait until nobody holds the other end of the pipe `alive`, or the lease is over; then KILL who holds the lock."""
     os.setsid()
     os.chdir("/")
@@ -223,13 +224,11 @@ def _guard(alive: int, directory: RunDirectory, lease: Path | None, grace_s: flo
     return 0
 
 
-def _left_s(lease: Path | None, began_s: float, grace_s: float) -> float:
+def _left_s(lease: Leased | None, began_s: float, grace_s: float) -> float:
     """Return in how many seconds a worker that heeds its lease is gone for certain, its stages too."""
     if lease is None:
         return float("inf")
-    until = rundir.read_lease(DISK, lease)
-    here = until is not None and until.boot_id == process.boot_id()
-    until_s = max(began_s, until.monotonic_s) if until is not None and here else began_s
+    until_s = max(began_s, lease.until_s(DISK, process.boot_id()))
     return until_s + grace_s + GUARD_MARGIN_S - process.lease_clock_s()
 
 
@@ -252,7 +251,7 @@ class Execution:
         checkout: Path,
         lock: int,
         secrets: Sequence[bytes],
-        lease: Path | None,
+        lease: Leased | None,
     ) -> None:
         self.directory, self.plan, self.claim, self.lock, self.secrets = directory, plan, claim, lock, secrets
         self.lease, self.leased_until_s = lease, float("-inf") if lease else float("inf")
@@ -323,6 +322,7 @@ class Execution:
 
     def _has_room(self, stage: PlannedStage) -> bool:
         """Return whether a stage that is ready may start now, as far as time and other stages are concerned."""
+        self._enforce_lease()  # writing down how the last one ended takes its time, and this machine may have slept
         if self.stopping or len(self.ongoing) >= self.plan.stages_max:
             return False
         return self.not_before.get(stage.id, 0.0) <= time.monotonic()
@@ -604,9 +604,7 @@ class Execution:
         """Stop when the lease has run out and nobody renewed it: from then on others may take the run over."""
         if process.lease_clock_s() < self.leased_until_s or self.lease is None or self.stopping:
             return
-        until = rundir.read_lease(DISK, self.lease)
-        if until is not None and until.boot_id == process.boot_id():
-            self.leased_until_s = until.monotonic_s
+        self.leased_until_s = self.lease.until_s(DISK, process.boot_id())
         if process.lease_clock_s() >= self.leased_until_s:
             self._stop(Outcome.INTERRUPTED, "no reconciler here has reached the remote for two thirds of the lease")
 

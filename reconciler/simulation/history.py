@@ -143,6 +143,7 @@ class History:
 
     def _keep_reconciler(self, host: Host, index: int, delay_s: float) -> None:
         """Start a reconciler, and another one whenever it has ended."""
+        delay_s = max(delay_s, host.asleep_until - self.scheduler.now)
         actor = host.new_actor(f"reconciler {index + 1}", "reconciler")
         actor.on_death = lambda: self._restart(host, index)
         self.scheduler.start(actor, lambda: self._reconcile(host, actor), delay_s)
@@ -453,6 +454,15 @@ def _away(history: History, current: Actor, value: float) -> None:
     _power(history, current, value)
 
 
+def _suspend(history: History, current: Actor, value: float) -> None:
+    """Suspend a machine for longer than any lease, or a little."""
+    host = history.machine(current)
+    seconds = (5.0, 45.0, 100.0, 200.0, 3000.0)[int(value * 7919) % 5]
+    history.last_stop = max(history.last_stop, history.scheduler.now + seconds)
+    history.scheduler.say(f"suspended for {seconds:g} s", host.name)
+    host.suspend(seconds)
+
+
 def _clock(history: History, current: Actor, value: float) -> None:
     history.machine(current).wall_s += (2 * value - 1) * YEAR_S
 
@@ -471,6 +481,7 @@ FAULTS: Mapping[str, Fault] = {
     "stop": _stop,
     "power": _power,
     "clock": _clock,
+    "suspend": _suspend,
     "cut off": _cut_off,
     "away": _away,
 }

@@ -8,7 +8,9 @@ from math import modf
 from pathlib import Path
 from random import Random
 
+from reconciler import codec
 from reconciler.host import give_name
+from reconciler.lease import LEASE, OVER, Lease
 from reconciler.model import HostId, Instant, Process
 from reconciler.simulation.disk import SimulatedDisk
 from reconciler.simulation.repository import SimulatedRepository, Store
@@ -17,6 +19,8 @@ from reconciler.simulation.seams import Telling
 from reconciler.simulation.story import EPOCH_S
 
 FIRST_PID = 100
+OUTSLEPT_S = 15.0
+"""So long after a machine woke up the last stage may live that was there before: the longest grace, and a beat."""
 PATHS_MAX = 50_000
 """So many paths are remembered."""
 
@@ -80,15 +84,15 @@ def spelled(seconds: float) -> str:
 
 
 class Host:
-    """One machine. Its monotonic clock starts anywhere and runs up to one percent fast or slow; its wall clock is
-    whatever somebody set it to."""
+    """One machine. Its monotonic clock starts anywhere, runs up to one percent fast or slow, and stands still while it
+    is suspended; its wall clock is whatever somebody set it to."""
 
     def __init__(self, history: Telling, store: Store, name: str, index: int) -> None:
         self.history, self.scheduler, self.name = history, history.scheduler, name
         self.rate = 1.0 + (history.story.draw("rate", name) - 0.5) * 0.02
         self.wall_s = 0.0
         self.boot = 0
-        self.booted_at = 0.0
+        self.booted_at = self.asleep_until = self.slept_s = 0.0
         self.stamps = 0
         self.asked: tuple[float, float, int] = (-1.0, 0.0, 0)
         self.pid = FIRST_PID
@@ -114,7 +118,19 @@ class Host:
     # -------------------------------------------------------------------------------------------- clocks
 
     def monotonic(self) -> float:
-        return (self.scheduler.now - self.booted_at) * self.rate + 7.0 * self.index
+        return (self.scheduler.now - self.booted_at) * self.rate + 7.0 * self.index - self.suspended_s()
+
+    def suspended_s(self) -> float:
+        """Return for how long this machine has been suspended since it was booted."""
+        return (self.slept_s - max(0.0, self.asleep_until - self.scheduler.now)) * self.rate if self.slept_s else 0.0
+
+    def lease_clock(self) -> float:
+        return self.monotonic() + self.suspended_s()
+
+    def leased_until_s(self) -> float:
+        """Return until when the runs of this machine are its own, as its disk says."""
+        path = str(self.repository.state / LEASE)
+        return codec.parse(Lease, self.disk.file(path).data).until_s if self.disk.node(path) is not None else OVER
 
     def seconds(self, by_this_clock: float) -> float:
         """Return true seconds for seconds by this machine's clock."""
@@ -159,6 +175,17 @@ class Host:
         self.by_pid.pop(actor.me.pid, None)
         self.disk.forget(actor)
 
+    def suspend(self, seconds: float) -> None:
+        """Let this machine sleep, as a laptop does whose lid is closed."""
+        self.asleep_until = self.scheduler.now + seconds
+        self.slept_s += seconds
+        self.scheduler.suspend(list(self.actors), seconds)
+
+    def outslept(self) -> bool:
+        """Return whether this machine is suspended, or woke up only now: then its workers have yet to see that their
+        lease is over, and to end their stages."""
+        return self.slept_s > 0 and self.scheduler.now < self.asleep_until + OUTSLEPT_S
+
     def lose_power(self, value: float) -> None:
         """End everything at once and come back with what was durable."""
         standing = list(self.disk.standing())
@@ -166,7 +193,7 @@ class Host:
             if actor is not self.scheduler.current:
                 self.scheduler.kill(actor)
         self.boot += 1
-        self.booted_at = self.scheduler.now
+        self.booted_at, self.slept_s, self.asleep_until = self.scheduler.now, 0.0, 0.0
         self.pid = FIRST_PID
         self.disk.lose_power(Random(value))
         self.history.watch.power_lost(self, standing)

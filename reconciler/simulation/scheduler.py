@@ -187,6 +187,21 @@ class Scheduler:
                 self.ready.remove(actor)
             self._set_timer(actor, actor.stopped_until)
 
+    def suspend(self, actors: Sequence[Actor], seconds: float) -> None:
+        """Let all processes of a machine stand still with its clock: what they wait for comes so much later."""
+        until = self.now + seconds
+        for actor in [each for each in actors if each.greenlet is not None]:
+            actor.stopped_until = max(actor.stopped_until, until)
+            if actor in self.ready:
+                self.ready.remove(actor)
+                self._set_timer(actor, until)
+            elif 0 <= actor.due < NEVER:
+                self._set_timer(actor, actor.due + seconds)
+        if self.current in actors:
+            assert self.current is not None
+            self._set_timer(self.current, until)
+            self.to_hub()
+
     def wake(self, actor: Actor) -> None:
         """Let a sleeping process go on now, or when it is continued."""
         if not actor.dead and actor.due > self.now:

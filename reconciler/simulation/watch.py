@@ -88,7 +88,7 @@ class Watch:
             return
         members = self.groups.setdefault(plan.group, {})
         for other, (actor, home, path) in members.items():
-            if other != plan.run_id and not actor.dead and not _has_ended(home, path):
+            if other != plan.run_id and not actor.dead and not _has_ended(home, path) and not home.outslept():
                 raise Violation(f"two runs of group '{plan.group}' live at once: {plan.run_id} beside {other}")
         members[plan.run_id] = (worker, host, run.record("attempts", number))
 
@@ -120,7 +120,9 @@ class Watch:
             raise Violation(f"{plan.run_id} begins and no run of '{before}', which it comes after, is proven")
         if number == 1 and plan.fired_at:
             self._check_fire(plan)
-        if plan.parent is not None and self._is_over(plan.parent):
+        # Whoever stood still between its look and this starts a worker that ends itself before it does anything.
+        leased = not self.shared or host.leased_until_s() > host.lease_clock()
+        if plan.parent is not None and self._is_over(plan.parent) and leased:
             raise Violation(f"attempt {number} of {plan.run_id} begins after its parent {plan.parent} was proven")
         self.decided[plan.run_id, number] = len(self.decisions.said)
         for path in (mark, run.record("claims", number), plan_path):

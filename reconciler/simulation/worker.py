@@ -13,6 +13,7 @@ from pathlib import Path
 
 from reconciler import codec, course, manifest, rundir
 from reconciler.approve import at_gate
+from reconciler.lease import Leased
 from reconciler.model import (
     Attempt,
     CancelIntent,
@@ -57,7 +58,7 @@ class SimulatedWorker:
     """One attempt of one run, executed by one simulated process."""
 
     def __init__(
-        self, host: Computer, actor: Actor, directory: Path, number: int, plan_sha256: str, lease: Path | None
+        self, host: Computer, actor: Actor, directory: Path, number: int, plan_sha256: str, lease: Leased | None
     ) -> None:
         self.host, self.actor, self.scheduler = host, actor, host.scheduler
         self.disk, self.history = host.disk, host.history
@@ -125,6 +126,7 @@ class SimulatedWorker:
         return started
 
     def _has_room(self, stage: PlannedStage) -> bool:
+        self._enforce_lease()
         if self.stopping or len(self.ongoing) >= self.plan.stages_max:
             return False
         return self.not_before.get(stage.id, 0.0) <= self.host.monotonic()
@@ -161,15 +163,15 @@ class SimulatedWorker:
         behaviour = self.history.behaviour(self.run_id, stage, self.number, record.tries)
         self.scheduler.move("start stage", f"{self.run_id} {self.number} {stage.id}")
         self.history.watch.passed_gate(self.plan, stage, self.number)
-        self.history.watch.progress(self.host, self.run_id, self.number, self.actor, stage.id)
-        self.history.watch.alone(self.host, self.plan, self.directory, self.number, self.actor)
+        self._note_progress(stage)
         actor = self.host.new_actor(f"stage {stage.id}", "stage")
         actor.told_to_stop = behaviour.stubborn
         node = self.disk.locked(self.handle)
         node.holders.append(actor)
         actor.handles.append(node)
         actor.on_death = lambda: self.scheduler.wake(self.actor)
-        self.scheduler.call_at(self.scheduler.now + behaviour.seconds, lambda: self._exit(actor))
+        until_s = self.host.monotonic() + behaviour.seconds * self.host.rate
+        self.scheduler.call_at(self.scheduler.now + behaviour.seconds, lambda: self._exit(actor, until_s))
         record = replace(record, started_at=self.host.now().at, process=actor.me)
         self.records[stage.id] = record
         self.ongoing[stage.id] = Ongoing(
@@ -183,8 +185,20 @@ class SimulatedWorker:
         )
         self.scheduler.move("")
 
-    def _exit(self, actor: Actor) -> None:
-        if not actor.dead:
+    def _note_progress(self, stage: PlannedStage) -> None:
+        if self.host.slept_s and self.host.lease_clock() >= self.leased_until_s:
+            # Whoever was suspended past the lease in the middle of a move finishes that move, whoever has gone on with
+            # the run, and nothing after it: the next look is at the lease.
+            return
+        self.history.watch.progress(self.host, self.run_id, self.number, self.actor, stage.id)
+        self.history.watch.alone(self.host, self.plan, self.directory, self.number, self.actor)
+
+    def _exit(self, actor: Actor, until_s: float) -> None:
+        left_s = self.host.seconds(until_s - self.host.monotonic())
+        if left_s > 1e-6:
+            at = max(self.scheduler.now, self.host.asleep_until) + left_s
+            self.scheduler.call_at(at, lambda: self._exit(actor, until_s))
+        elif not actor.dead:
             actor.name += " done"
             self.scheduler.kill(actor)
 
@@ -204,7 +218,7 @@ class SimulatedWorker:
             return
         due = [self.last_beat + self.plan.heartbeat.interval_s, *self.not_before.values()]
         if not self.stopping:
-            due.append(self.leased_until_s)
+            due.append(self.leased_until_s - self.host.suspended_s())
         for each in self.ongoing.values():
             due.append(each.kill_at)
             if each.stage.timeout_s is not None and each.verdict is None:
@@ -229,12 +243,10 @@ class SimulatedWorker:
                 self._save(durable=any(each.status == StageStatus.PENDING for each in self.records.values()))
 
     def _enforce_lease(self) -> None:
-        if self.lease is None or self.stopping or self.host.monotonic() < self.leased_until_s:
+        if self.lease is None or self.stopping or self.host.lease_clock() < self.leased_until_s:
             return
-        until = rundir.read_lease(self.directory.disk, self.lease)
-        if until is not None and until.boot_id == self.host.now().boot_id:
-            self.leased_until_s = until.monotonic_s
-        if self.host.monotonic() >= self.leased_until_s:
+        self.leased_until_s = self.lease.until_s(self.directory.disk, self.host.now().boot_id)
+        if self.host.lease_clock() >= self.leased_until_s:
             self._stop(Outcome.INTERRUPTED, "no reconciler here has reached the remote for two thirds of the lease")
 
     def _enforce_stage(self, ongoing: Ongoing, now: float) -> None:
@@ -267,8 +279,7 @@ class SimulatedWorker:
 
     def _judge(self, ongoing: Ongoing) -> StageRecord:
         """Return the record of a finished stage, its log written first."""
-        self.history.watch.progress(self.host, self.run_id, self.number, self.actor, ongoing.stage.id)
-        self.history.watch.alone(self.host, self.plan, self.directory, self.number, self.actor)
+        self._note_progress(ongoing.stage)
         record = self._finish(ongoing)
         again = record.status == StageStatus.FAILED and record.tries < ongoing.stage.attempts_max
         if not again or self.stopping:

@@ -10,6 +10,7 @@ from typing import Any
 from reconciler.afar.looks import Beside
 from reconciler.contracts import Contracts
 from reconciler.errors import LockHeld, SpawnFailed
+from reconciler.lease import Leased
 from reconciler.model import Process
 from reconciler.process import RECORD_MARGIN_S, Chance, Processes, Target, Workers
 from reconciler.rundir import Runs
@@ -46,7 +47,7 @@ def world_of(host: Host, server: Server | None, cluster: Cluster | None = None) 
         chance=SimulatedChance(host),
         now=host.now,
         sleep=host.sleep,
-        suspended_s=lambda: 0.0,
+        suspended_s=host.suspended_s,
         undisturbed=nullcontext,
         cpus=2,
         machine=host.machine,
@@ -190,7 +191,7 @@ class SimulatedWorkers(Workers):
         return
 
     def spawn(
-        self, directory: Path, number: int, checkout: Path, plan_sha256: str, lease: Path | None = None
+        self, directory: Path, number: int, checkout: Path, plan_sha256: str, lease: Leased | None = None
     ) -> Process | None:
         host, scheduler = self.host, self.host.scheduler
         scheduler.move("spawn", f"{directory.name} {number}")

@@ -14,6 +14,7 @@ import pytest
 from reconciler import codec, parse, process, resolve
 from reconciler.contracts import Contracts
 from reconciler.disk import DISK, Disk
+from reconciler.lease import Leased
 from reconciler.model import (
     Attempt,
     CancelIntent,
@@ -85,7 +86,11 @@ def real(scenario: Scenario, place: Path) -> Records:
     workers = Workers()
     try:
         worker = workers.spawn(
-            directory.path, scenario.number, place, digest, place / "lease" if scenario.lease else None
+            directory.path,
+            scenario.number,
+            place,
+            digest,
+            Leased(path=place / "lease", since_s=0.0) if scenario.lease else None,
         )
         if scenario.term and worker is not None:
             _wait(lambda: _stage_runs(directory, scenario.number))
@@ -120,7 +125,7 @@ def simulated(scenario: Scenario) -> Records:
         host.disk.make_directory(host.repository.state / "live")
         host.disk.write_atomic(host.repository.state / "live" / "run", b"t\n")
         world = world_of(host, None)
-        lease = host.checkout / "lease" if scenario.lease else None
+        lease = Leased(path=host.checkout / "lease", since_s=0.0) if scenario.lease else None
         worker = world.workers.spawn(directory.path, scenario.number, host.checkout, digest, lease)
         actor = host.find(worker) if worker else None
         assert actor is not None

@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PROCESSES = 2
 ROUNDS = (
     ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/scenarios/test_decisions.py::test_the_pass_decides",
-     "tests/scenarios/test_silence.py", "tests/unit/test_manifest.py", "tests/unit/test_notes.py"],
+     "tests/scenarios/test_silence.py", "tests/unit/test_manifest.py", "tests/unit/test_notes.py",
+     "tests/unit/test_lease.py"],
     ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/contract/test_remote.py",
      "tests/contract/test_afar.py", "tests/contract/test_at_once.py", "tests/unit/test_ordering.py"],
     ["-m", "tests.simulation", "--seeds", "0:300", "-j", "1", "--brief"],
@@ -132,9 +133,28 @@ MUTATIONS = (
     Mutation(
         "the lease is renewed from the end of a push",
         "claims.py",
-        "            self._renew_lease(began)\n",
+        "            renew_lease(self.world.disk, self._lease_path(), began, seconds)\n",
         "            now = self.world.lease_now()\n"
-        "            self._renew_lease(replace(now, monotonic_s=now.monotonic_s + 20))\n",
+        "            now = replace(now, monotonic_s=now.monotonic_s + 20)\n"
+        "            renew_lease(self.world.disk, self._lease_path(), now, seconds)\n",
+    ),
+    Mutation(
+        "a lease that ran out is renewed",
+        "lease.py",
+        "before.since_s if before is not None and holds else",
+        "before.since_s if before is not None else",
+    ),
+    Mutation(
+        "a worker goes by any lease of its host",
+        "lease.py",
+        " or found.since_s != self.since_s",
+        "",
+    ),
+    Mutation(
+        "a run that waits here and was ended elsewhere waits on",
+        "elsewhere.py",
+        "and actual.is_waiting(run.run_id, run.number)",
+        "and actual.proves(run.run_id, run.number)",
     ),
     Mutation(
         "a run is taken over from a host that lives",
