@@ -61,8 +61,8 @@ def leased(disk: Disk, path: Path) -> Leased:
 
 def renew_lease(disk: Disk, path: Path, began: Instant, seconds: float) -> None:
     """Take the lease for some seconds from when the remote was about to hear of this host. Raise OSError."""
-    before = read_lease(disk, path)
-    holds = before is not None and before.boot_id == began.boot_id and began.monotonic_s < before.until_s
-    since_s = before.since_s if before is not None and holds else began.monotonic_s
+    before, since_s = read_lease(disk, path), began.monotonic_s
+    if before is not None and before.boot_id == began.boot_id and since_s < before.until_s:
+        since_s = before.since_s
     lease = Lease(boot_id=began.boot_id, since_s=since_s, until_s=began.monotonic_s + seconds)
     disk.write_atomic(path, codec.compact(lease), sync=False)

@@ -141,8 +141,8 @@ MUTATIONS = (
     Mutation(
         "a lease that ran out is renewed",
         "lease.py",
-        "before.since_s if before is not None and holds else",
-        "before.since_s if before is not None else",
+        " and since_s < before.until_s:",
+        ":",
     ),
     Mutation(
         "a worker goes by any lease of its host",
