@@ -226,14 +226,14 @@ class Claims:
 
     def give_back(self, used: Container[RunId]) -> None:
         """Take back the claims that were made last and are not used: nothing was executed by them, and a claim that
-        never becomes a record here would cost an attempt. Raise TransientError if the remote cannot be asked."""
+        never becomes a record here would cost an attempt. It is tried once, since later passes know nothing of what is
+        used. Raise TransientError if the remote cannot be asked."""
         assert self.world.remote is not None and self.observer.hearing is not None
-        unused = [update for run_id, update in self.made.items() if run_id not in used]
+        unused, self.made = [update for run_id, update in self.made.items() if run_id not in used], {}
         if unused:
             self.observer.online = False
             failed = self.world.remote.push(unused, atomic=False)
             self.observer.hearing.note([each for each in unused if each.ref not in failed])
-        self.made = {}
 
     # -------------------------------------------------------------------------------------------- announcing
 

@@ -26,7 +26,8 @@ ROUNDS = (
      "tests/scenarios/test_silence.py", "tests/unit/test_manifest.py", "tests/unit/test_notes.py",
      "tests/unit/test_lease.py"],
     ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/contract/test_remote.py",
-     "tests/contract/test_afar.py", "tests/contract/test_at_once.py", "tests/unit/test_ordering.py"],
+     "tests/contract/test_afar.py", "tests/contract/test_at_once.py", "tests/contract/test_given_back.py",
+     "tests/unit/test_ordering.py"],
     ["-m", "tests.simulation", "--seeds", "0:300", "-j", "1", "--brief"],
     ["-m", "tests.simulation", "--waits", "--seeds", "0:450", "-j", "1", "--brief"],
     ["-m", "tests.simulation", "--engine", "--seeds", "0:300", "-j", "1", "--brief"],
@@ -137,6 +138,12 @@ MUTATIONS = (
         "            now = self.world.lease_now()\n"
         "            now = replace(now, monotonic_s=now.monotonic_s + 20)\n"
         "            renew_lease(self.world.disk, self._lease_path(), now, seconds)\n",
+    ),
+    Mutation(
+        "what could not be given back is given back by a later pass",
+        "claims.py",
+        "if run_id not in used], {}\n",
+        "if run_id not in used], self.made\n",
     ),
     Mutation(
         "a lease that ran out is renewed",
