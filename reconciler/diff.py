@@ -29,7 +29,7 @@ from reconciler.actions import (
     Wait,
     Yield,
 )
-from reconciler.elsewhere import about_claims, about_unshared, is_at_rest, is_ours
+from reconciler.elsewhere import about_claims, about_unshared, is_at_rest, is_ours, superseded
 from reconciler.launches import about_absent, with_displaced
 from reconciler.model import Instant, Limits, Phase, Rejection, Run, RunId, Wish, claim_ref
 from reconciler.phases import ENDED, judge, phase
@@ -49,6 +49,7 @@ def diff(desired: Desired, actual: Actual, now: Instant, limits: Limits) -> tupl
     repairs = [
         action for run in actual.runs.values() for action in _about_run(run, wanted, desired, actual, now, limits)
     ]
+    repairs = _without_lost_parents(repairs, actual)
     held_back = {each.subject for each in repairs if isinstance(each, Wait) and each.settled}
     under_way = sum(takes_a_slot(run, held_back, now) for run in actual.runs.values())
     room = slots_now(desired, actual, held_back, now, limits)
@@ -66,6 +67,14 @@ def diff(desired: Desired, actual: Actual, now: Instant, limits: Limits) -> tupl
     repairs += _done_with(actual, limits)
     more = _busy(repairs, launches, under_way)
     return (*_ordered(repairs), *launches, *_publish(actual, repairs, now, limits, more=more))
+
+
+def _without_lost_parents(repairs: list[Action], actual: Actual) -> list[Action]:
+    """Return what is done with the runs here, less how nested runs go on whose parents are left to others in this
+    pass: whether anybody wants them still, the next pass knows."""
+    left = {each.run_id for each in repairs if isinstance(each, Yield)}
+    lost = {run.run_id for run in actual.runs.values() if run.parent in left}
+    return [each for each in repairs if not (isinstance(each, Resume | TakeOver) and each.run_id in lost)]
 
 
 def _without_orphans(desired: Desired, repairs: Sequence[Action]) -> Desired:
@@ -106,7 +115,7 @@ def _about_run(
             yield unshared
             return
     if now_phase in ENDED:
-        yield from _about_ended(run, wish, is_proven)
+        yield from _about_ended(run, wish, is_proven, actual)
         return
     reason = run.cancel.sentence() if run.cancel else unwanted(run, wish, desired, now_phase)
     if reason:
@@ -130,9 +139,11 @@ def _submit(run: Run, turned: str, limits: Limits) -> Action:
     return Submit(run_id=run.run_id, task_id=run.task_id, number=run.number, reason="it is claimed for its engine")
 
 
-def _about_ended(run: Run, wish: Wish | None, is_proven: bool) -> Iterable[Action]:
+def _about_ended(run: Run, wish: Wish | None, is_proven: bool, actual: Actual) -> Iterable[Action]:
     """Decide about a run that has ended, but for publishing it."""
-    if is_proven:
+    if actual.waits_later(run):
+        yield superseded(run, actual)
+    elif is_proven:
         yield Retire(run_id=run.run_id, task_id=run.task_id)
     elif not run.planned and wish is None:
         reason = "its frozen plan is lost and no request asks for it: it is given up without evidence"

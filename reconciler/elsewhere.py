@@ -38,8 +38,7 @@ def about_unshared(
         # The push that made the claim was doubled on its way, or came late: all that the run has done is here.
         return Release(ref=claim_ref(run_id), oid=held.oid, reason=f"the tip proves that {run_id} waits")
     if is_proven:
-        reason = f"the tip proves attempt {actual.evidence[run_id].attempt}, so attempt {number} here is over"
-        return Yield(run_id=run_id, task_id=task_id, number=number, reason=reason)
+        return superseded(run, actual)
     if held is not None and held.claim.number == number:
         return None
     if not limits.online:
@@ -56,6 +55,12 @@ def about_unshared(
             return Wait(subject=run_id, reason=f"{reason}; {place.reason}", settled=place.settled)
         return replace(take_over(held, held.plan, desired, actual, reason, wish), placement=place)
     return Wait(subject=run_id, reason="it was claimed here and cannot be planned any more", settled=True)
+
+
+def superseded(run: Run, actual: Actual) -> Yield:
+    """Return how records are let go that the tip has gone beyond."""
+    reason = f"the tip proves attempt {actual.evidence[run.run_id].attempt}, so attempt {run.number} here is over"
+    return Yield(run_id=run.run_id, task_id=run.task_id, number=run.number, reason=reason)
 
 
 def is_ours(run: Run, actual: Actual) -> bool:
@@ -119,10 +124,11 @@ def _about_held(
 
 def _about_afar(held: Held, plan: Plan, why: str, limits: Limits) -> Action | None:
     """Decide about a claimed run whose newest attempt an engine executes: whoever has that engine goes on with that
-    very attempt. None if none does, or the attempt is on another plan: then it is fenced and the next one made."""
+    very attempt. None if none does, if it is one more than the plan allows, or on another plan: then it is fenced, and
+    the run ends or the next one is made."""
     newest = held.claim.claims[-1] if held.claim.claims else None
     placed = newest.placement if newest is not None else None
-    if newest is None or placed is None or not placed.handle:
+    if newest is None or placed is None or not placed.handle or newest.number - newest.series >= plan.attempts_max:
         return None
     if not any(each.engine for each in limits.executors if each.name == placed.executor):
         reason = f"{why}; attempt {newest.number} is at executor '{placed.executor}', which has no engine here"

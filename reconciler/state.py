@@ -86,6 +86,11 @@ class Actual:
         found = self.evidence.get(run_id)
         return found is not None and found.waiting is not None and found.attempt == number
 
+    def waits_later(self, run: Run) -> bool:
+        """Return whether the tip proves that a run waits in a later attempt than the one that is here."""
+        found = self.evidence.get(run.run_id)
+        return found is not None and found.waiting is not None and found.attempt > run.number
+
     def proves_as(self, run: Run, now_phase: Phase) -> bool:
         """Return whether the tip holds evidence of a run as it is here: that it waits does not prove how it ended."""
         found = self.evidence.get(run.run_id)

@@ -313,20 +313,21 @@ def damage(run: str, record: str) -> Problem:
 
 
 def evidence_of(run: str, proof: int | str) -> Evidence:
-    """Return evidence of an attempt that succeeded, or, given a word, of the first attempt with that status; one that
-    is waiting does so at a gate of its plan."""
+    """Return evidence of an attempt that succeeded, or, given a word, of the first attempt with that status, or of the
+    one whose number follows; one that is waiting does so at a gate of its plan."""
+    word, _, number = str(proof).partition(" ")
     gate = Gate(stage=StageId("ship"), reason="It is for ever", policy="", asked_at=AT)
     waiting = Waiting(plan_digest=plan_of(request_of(run), run).digest, commit="c" * 40, gates=(gate,))
     return Evidence(
         run_id=RunId(run),
         task_id=TASK,
         name=name_of(run),
-        status=Status.SUCCEEDED if isinstance(proof, int) else Status(proof),
-        attempt=proof if isinstance(proof, int) else 1,
+        status=Status.SUCCEEDED if isinstance(proof, int) else Status(word),
+        attempt=proof if isinstance(proof, int) else int(number or 1),
         completed_at=AT,
         duration_s=1.0,
         manifest_blob="b" * 40,
-        waiting=waiting if proof == "waiting" else None,
+        waiting=waiting if word == "waiting" else None,
     )
 
 
