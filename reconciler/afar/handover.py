@@ -80,9 +80,15 @@ class Handover:
             self.words.online = False
             refused |= dict.fromkeys(refs, "the remote does not say whose it is now")
             return []
-        lost = {run_id for run_id, ref in refs.items() if there.get(ref) != hearing.refs.get(ref)}
-        refused |= dict.fromkeys(lost, "its claim at the remote is another one now")
-        return [run for run in runs if run.run_id not in lost]
+        held = hearing.held(self.world.host())
+        stands = {
+            run.run_id
+            for run in runs
+            if (known := held.get(run.run_id)) is not None
+            and (known.ours, known.claim.number, known.oid) == (True, run.number, there.get(refs[run.run_id]))
+        }
+        refused |= dict.fromkeys(refs.keys() - stands, "its claim at the remote is another one now")
+        return [run for run in runs if run.run_id in stands]
 
     def _submission(self, executor: str, run: Run) -> Submission:
         """Return what an engine is given of an attempt that has its order."""
