@@ -19,6 +19,7 @@ from reconciler.simulation.disk import Folder
 from reconciler.simulation.engine import Cluster
 from reconciler.simulation.engine_story import Trouble
 from reconciler.simulation.engine_watch import EngineWatch
+from reconciler.simulation.forger import ClaimForger
 from reconciler.simulation.host import Host
 from reconciler.simulation.remote import Server
 from reconciler.simulation.repository import Store
@@ -41,6 +42,7 @@ from reconciler.work import WORK, of_ref
 PASSES_MAX = 60
 """Within how many passes of each machine, and 12 more for each request, all is quiet once nothing goes wrong."""
 RESTART_S = 1.0
+FORGE_TRIES = 30
 TWINS, TWIN = 0.1, HostId("twin-00000000")
 """How often machines that share a remote are copies of one, and with which name they all begin."""
 
@@ -92,6 +94,7 @@ class History:
         if story.remote and len(self.hosts) > 1 and story.draw("twins") < TWINS:
             for host in self.hosts:
                 host.take_name(TWIN)
+        self.forger = ClaimForger(self.store, self.server)
         self.cluster = self._cluster(story.trouble) if story.trouble is not None else None
 
     def _cluster(self, trouble: Trouble) -> Cluster:
@@ -457,10 +460,25 @@ def _away(history: History, current: Actor, value: float) -> None:
 def _suspend(history: History, current: Actor, value: float) -> None:
     """Suspend a machine for longer than any lease, or a little."""
     host = history.machine(current)
-    seconds = (5.0, 45.0, 100.0, 200.0, 3000.0)[int(value * 7919) % 5]
+    seconds = (5.0, 45.0, 100.0, 200.0, 300.0)[int(value * 7919) % 5]
     history.last_stop = max(history.last_stop, history.scheduler.now + seconds)
     history.scheduler.say(f"suspended for {seconds:g} s", host.name)
     host.suspend(seconds)
+
+
+def _forge(history: History, current: Actor, value: float) -> None:
+    """Let somebody who may write refs make up a claim, as soon as there is one."""
+    _make_up(history, value, FORGE_TRIES)
+
+
+def _make_up(history: History, value: float, tries: int) -> None:
+    scheduler = history.scheduler
+    if ref := history.forger.forge(value):
+        scheduler.say("somebody makes up", ref)
+        history.last_stop = max(history.last_stop, scheduler.now + 100)
+        history.count("claims that were made up")
+    elif tries:
+        scheduler.call_at(scheduler.now + 1.0, lambda: _make_up(history, value, tries - 1))
 
 
 def _clock(history: History, current: Actor, value: float) -> None:
@@ -482,6 +500,7 @@ FAULTS: Mapping[str, Fault] = {
     "power": _power,
     "clock": _clock,
     "suspend": _suspend,
+    "forge": _forge,
     "cut off": _cut_off,
     "away": _away,
 }

@@ -1,4 +1,5 @@
-"""Stories about quotas: several machines that want more than may be under way at once, and launch in one instant.
+"""Stories about quotas and groups: several machines that want more than may be under way at once, and launch in one
+instant.
 
 Nothing goes wrong in them but the order of things: where a host falls silent its runs do not count any more, and a
 quota says nothing of that.
@@ -9,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from random import Random
 
-from reconciler.simulation.story import Story, path_of, request, story_of
+from reconciler.simulation.story import Deed, Story, path_of, request, story_of
 
 REQUESTS = 6
 
@@ -34,3 +35,16 @@ def quota_story(seed: int) -> Story:
         policy="",
         quota=quota,
     )
+
+
+def group_story(seed: int) -> Story:
+    """Return the story of a seed in which all requests are of one concurrency group, and there is no quota. Who comes
+    later goes first, so that hosts which have heard of more want another one."""
+    chance, story = Random(f"groups of {seed}"), quota_story(seed)
+    order = {
+        number: f"concurrency: {{group: g, on_conflict: queue}}\npriority: {number}\n" for number in range(REQUESTS)
+    }
+    files = {path: data for path, data in story.files.items() if not path.startswith("runs.d/")}
+    files |= {"reconciler.yaml": story.files["reconciler.yaml"].partition(b"quotas:")[0]}
+    deeds = tuple(Deed(chance.uniform(0, 0.4), "ask", number) for number in range(REQUESTS))
+    return replace(story, files=files, deeds=deeds, order=order, quota=0)

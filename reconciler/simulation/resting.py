@@ -20,6 +20,8 @@ IDLE_PAUSES = 4
 """Where nothing is to be done, a command that is asked again and again is asked so much less often."""
 SPINS_MAX = 10
 """So many passes in a row that found nothing to do may be due at once: what was due may just not be there yet."""
+SPIN_S = 2.0
+"""A pass that takes longer, since an engine keeps it waiting, may be late for the next one."""
 
 
 class Rest(Protocol):
@@ -59,6 +61,7 @@ class Watching:
     """Whether nothing ended its sleep but that a watcher looks at everything now and then."""
     heard: bool = False
     spins: int = 0
+    checked_s: float = 0.0
     pacing: Pacing = field(default_factory=Pacing)
 
     def ring(self) -> None:
@@ -92,7 +95,9 @@ class Watching:
         self.heard = False
 
     def _check_rest(self, due: Due, result: Pass) -> None:
-        self.spins = self.spins + 1 if due.in_s <= 0 and not result.acted else 0
+        now, before = self.host.scheduler.now, self.checked_s
+        self.checked_s = now
+        self.spins = self.spins + 1 if due.in_s <= 0 and not result.acted and now - before < SPIN_S else 0
         if self.spins > SPINS_MAX:
             raise Violation(f"{self.host.name} passes again and again and finds nothing to do: {due.what}, it thinks")
 

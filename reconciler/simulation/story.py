@@ -230,7 +230,11 @@ def story_of(seed: int, *, remote: bool | None = None, waits: bool = False, engi
         hosts=hosts,
         files=files,
         deeds=tuple(sorted(deeds, key=lambda each: each.at_s)),
-        happenings=(*happenings_of(chance, far), *sleeps_of(seed)),
+        happenings=(
+            *happenings_of(chance, far),
+            *now_and_then(seed, "suspend"),
+            *(now_and_then(seed, "forge") if far else ()),
+        ),
         remote=far,
         pause_s=chance.choice((2.0, 4.0, 6.0)) if requests <= 4 else 8.0,
         fresh=chance.random() < 0.25,
@@ -347,10 +351,11 @@ def happenings_of(chance: Random, far: bool) -> tuple[Happening, ...]:
     return tuple(sorted(found, key=lambda each: (each.move, each.kind, each.value)))
 
 
-def sleeps_of(seed: int) -> tuple[Happening, ...]:
-    """Return, for one story in ten, when a machine is suspended. It is drawn from a stream of its own as well."""
-    chance = Random(f"sleeps of {seed}")
+def now_and_then(seed: int, kind: str) -> tuple[Happening, ...]:
+    """Return, for one story in ten, when something happens once or a few times. It is drawn from a stream of its own
+    as well."""
+    chance = Random(f"{kind} in {seed}")
     if chance.random() < 0.9:
         return ()
     moves = [int(10 ** chance.uniform(1.5, 3.5)) for _ in range(chance.choice((1, 1, 2, 3)))]
-    return tuple(Happening(move, "suspend", chance.random()) for move in sorted(moves))
+    return tuple(Happening(move, kind, chance.random()) for move in sorted(moves))

@@ -76,7 +76,7 @@ class SimulatedChance(Chance):
 
     def _word(self) -> str:
         self.host.history.drawn += 1
-        return f"{self.host.history.drawn:016x}"
+        return f"{self.host.history.drawn:08x}" * 2  # names are made of the first half
 
     def token(self) -> str:
         return f"token-{self._word()}"

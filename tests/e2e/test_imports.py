@@ -106,6 +106,7 @@ def test_a_worker_loads_the_standard_library_and_our_records_only() -> None:
         "course",
         "roles",
         "approve",
+        "lease",
     }
     words = {"codec", "model", "order", "places", "errors", "events", "values"}
     assert set(done.stdout.split()) == {f"reconciler.{name}" for name in names | words}

@@ -140,6 +140,24 @@ MUTATIONS = (
         "            renew_lease(self.world.disk, self._lease_path(), now, seconds)\n",
     ),
     Mutation(
+        "an attempt is handed over whoever has its claim",
+        "afar/handover.py",
+        "(known.ours, known.claim.number, known.oid) == (True, run.number, there.get(refs[run.run_id]))",
+        "True",
+    ),
+    Mutation(
+        "what ended here and waits elsewhere is put away again and again",
+        "diff.py",
+        "    if actual.waits_later(run):\n",
+        "    if False:\n",
+    ),
+    Mutation(
+        "a nested run goes on in the pass in which its parent is left",
+        "diff.py",
+        "if not (isinstance(each, Resume | TakeOver) and each.run_id in lost)]",
+        "]",
+    ),
+    Mutation(
         "what could not be given back is given back by a later pass",
         "claims.py",
         "if run_id not in used], {}\n",
