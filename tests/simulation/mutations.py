@@ -140,12 +140,6 @@ MUTATIONS = (
         "            renew_lease(self.world.disk, self._lease_path(), now, seconds)\n",
     ),
     Mutation(
-        "an attempt is handed over whoever has its claim",
-        "afar/handover.py",
-        "(known.ours, known.claim.number, known.oid) == (True, run.number, there.get(refs[run.run_id]))",
-        "True",
-    ),
-    Mutation(
         "what ended here and waits elsewhere is put away again and again",
         "diff.py",
         "    if actual.waits_later(run):\n",
@@ -474,8 +468,14 @@ MUTATIONS = (
     Mutation(
         "who lost an attempt before it was handed over hands it over all the same",
         "afar/handover.py",
-        "        lost = {run_id for run_id, ref in refs.items() if there.get(ref) != hearing.refs.get(ref)}\n",
-        "        lost: set[RunId] = set()\n",
+        "(known.ours, known.claim.number, known.oid) == (True, run.number, there.get(refs[run.run_id]))",
+        "True",
+    ),
+    Mutation(
+        "who heard meanwhile that a claim is gone takes it for one that stands",
+        "afar/handover.py",
+        "(known := held.get(run.run_id)) is not None\n            and (known.ours, known.claim.number, known.oid) == (True, run.number, ",
+        "(known := held.get(run.run_id)) is None\n            or (known.ours, known.claim.number, known.oid) == (True, run.number, ",
     ),
     Mutation(
         "no attempt at an engine is ended",
