@@ -1,5 +1,4 @@
-"""Stories about quotas and groups: several machines that want more than may be under way at once, and launch in one
-instant.
+"""Stories about quotas and groups: several machines launch at once, and want more than may be under way.
 
 Nothing goes wrong in them but the order of things: where a host falls silent its runs do not count any more, and a
 quota says nothing of that.
