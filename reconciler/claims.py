@@ -161,7 +161,7 @@ class Claims:
         if stands:
             self.announced, self.said = began, dict(runs)
             seconds = RENEW_SHARE * self.observer.settings.lease_s
-            renew_lease(self.world.disk, self._lease_path(), began, seconds)
+            renew_lease(self.world.disk, self._lease_path(), began, self.world.lease_now(), seconds)
         return stands
 
     def _look_again(

@@ -59,10 +59,11 @@ def leased(disk: Disk, path: Path) -> Leased:
     return Leased(path=path, since_s=found.since_s if found is not None else OVER)
 
 
-def renew_lease(disk: Disk, path: Path, began: Instant, seconds: float) -> None:
-    """Take the lease for some seconds from when the remote was about to hear of this host. Raise OSError."""
+def renew_lease(disk: Disk, path: Path, began: Instant, now: Instant, seconds: float) -> None:
+    """Take the lease for some seconds from when the remote was about to hear of this host. It goes on if it has not run
+    out by now: while the remote answered, too, others may have taken runs over. Raise OSError."""
     before, since_s = read_lease(disk, path), began.monotonic_s
-    if before is not None and before.boot_id == began.boot_id and since_s < before.until_s:
+    if before is not None and before.boot_id == now.boot_id and now.monotonic_s < before.until_s:
         since_s = before.since_s
     lease = Lease(boot_id=began.boot_id, since_s=since_s, until_s=began.monotonic_s + seconds)
     disk.write_atomic(path, codec.compact(lease), sync=False)

@@ -134,10 +134,10 @@ MUTATIONS = (
     Mutation(
         "the lease is renewed from the end of a push",
         "claims.py",
-        "            renew_lease(self.world.disk, self._lease_path(), began, seconds)\n",
+        "            renew_lease(self.world.disk, self._lease_path(), began, self.world.lease_now(), seconds)\n",
         "            now = self.world.lease_now()\n"
         "            now = replace(now, monotonic_s=now.monotonic_s + 20)\n"
-        "            renew_lease(self.world.disk, self._lease_path(), now, seconds)\n",
+        "            renew_lease(self.world.disk, self._lease_path(), now, now, seconds)\n",
     ),
     Mutation(
         "what ended here and waits elsewhere is put away again and again",
@@ -160,7 +160,7 @@ MUTATIONS = (
     Mutation(
         "a lease that ran out is renewed",
         "lease.py",
-        " and since_s < before.until_s:",
+        " and now.monotonic_s < before.until_s:",
         ":",
     ),
     Mutation(
