@@ -44,6 +44,8 @@ HAPPENED = {
     "slow answer": "the answer of a fetch was old when it arrived",
     "cut off": "a machine could not reach the remote for a while",
     "away": "a machine was gone for long, or for good",
+    "suspend": "a machine was suspended for seconds or minutes",
+    "claims that were made up": "somebody who may write refs made up a claim",
     "attempts at the engine": "an attempt was handed to an engine",
     "times the engine did not answer": "an engine did not answer",
     "attempts refused at the engine": "an engine refused an attempt for good",

@@ -28,7 +28,7 @@ def own_story(
         hosts=hosts_of(chance, far),
         files=with_engine(kept) if engine else kept,
         deeds=_deeds(chance, sorted(chosen)),
-        happenings=happenings_of(chance, far),
+        happenings=happenings_of(seed, chance, far),
         branch=branch,
         remote=far,
         pause_s=min(8.0, max(3.0, settings.heartbeat.interval_s)),

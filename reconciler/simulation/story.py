@@ -230,11 +230,7 @@ def story_of(seed: int, *, remote: bool | None = None, waits: bool = False, engi
         hosts=hosts,
         files=files,
         deeds=tuple(sorted(deeds, key=lambda each: each.at_s)),
-        happenings=(
-            *happenings_of(chance, far),
-            *now_and_then(seed, "suspend"),
-            *(now_and_then(seed, "forge") if far else ()),
-        ),
+        happenings=happenings_of(seed, chance, far),
         remote=far,
         pause_s=chance.choice((2.0, 4.0, 6.0)) if requests <= 4 else 8.0,
         fresh=chance.random() < 0.25,
@@ -334,8 +330,9 @@ def hosts_of(chance: Random, far: bool) -> tuple[int, ...]:
     return tuple(hosts)
 
 
-def happenings_of(chance: Random, far: bool) -> tuple[Happening, ...]:
+def happenings_of(seed: int, chance: Random, far: bool) -> tuple[Happening, ...]:
     """Return faults and switches, within a span of moves that is short as often as long."""
+    rare = (*now_and_then(seed, "suspend"), *(now_and_then(seed, "forge") if far else ()))
     span = int(10 ** chance.uniform(2.0, 3.8))
     kinds = FAULTS + (REMOTE_FAULTS if far else ())
     names, weights = [each[0] for each in kinds], [each[1] for each in kinds]
@@ -348,7 +345,7 @@ def happenings_of(chance: Random, far: bool) -> tuple[Happening, ...]:
     while at < span and len(found) < 400:
         at += 1 + int(chance.expovariate(1 / every))
         found.append(Happening(at, "switch", chance.random()))
-    return tuple(sorted(found, key=lambda each: (each.move, each.kind, each.value)))
+    return (*sorted(found, key=lambda each: (each.move, each.kind, each.value)), *rare)
 
 
 def now_and_then(seed: int, kind: str) -> tuple[Happening, ...]:
