@@ -70,6 +70,9 @@ class EngineWatch(Watch):
         path = host.checkout / ".runs" / submission.task_id / f"cli/{submission.run_id}"
         run = RunDirectory(path, host.disk)
         self.task_of[submission.run_id] = submission.task_id
+        if host.slept_s and host.leased_until_s() <= host.lease_clock():
+            # It was suspended between its last look and this: nobody can prevent that, and the next word is refused.
+            self.cluster.lied.add(submission.handle)
         if about not in self.names:
             self.spawned(host, path, submission.number)
             self._check_lost(host, submission)

@@ -467,8 +467,10 @@ def _suspend(history: History, current: Actor, value: float) -> None:
 
 
 def _forge(history: History, current: Actor, value: float) -> None:
-    """Let somebody who may write refs make up a claim, as soon as there is one."""
-    _make_up(history, value, FORGE_TRIES)
+    """Let somebody who may write refs make up a claim, as soon as there is one. He can have a host give up an attempt
+    at an engine, and then what the watch knows of that is no promise."""
+    if history.cluster is None:
+        _make_up(history, value, FORGE_TRIES)
 
 
 def _make_up(history: History, value: float, tries: int) -> None:

@@ -130,7 +130,10 @@ class Host:
     def leased_until_s(self) -> float:
         """Return until when the runs of this machine are its own, as its disk says."""
         path = str(self.repository.state / LEASE)
-        return codec.parse(Lease, self.disk.file(path).data).until_s if self.disk.node(path) is not None else OVER
+        try:
+            return codec.parse(Lease, self.disk.file(path).data).until_s if self.disk.node(path) is not None else OVER
+        except codec.CodecError:
+            return OVER  # it is not synced, and did not survive a power loss
 
     def seconds(self, by_this_clock: float) -> float:
         """Return true seconds for seconds by this machine's clock."""
