@@ -99,9 +99,9 @@ class AtEngine:
 
 
 def at_engine(seed: int, requests: int, *, always: bool) -> AtEngine | None:
-    """Return what the story of a seed has of an engine: one in eight has one, or every one of them."""
+    """Return what the story of a seed has of an engine: one in sixteen has one, or every one of them."""
     chance = Random(f"engine 2 of {seed}")
-    if (chance.random() < 0.875 and not always) or not requests:
+    if (chance.random() < 0.9375 and not always) or not requests:
         return None
     where = chance.choice(tuple(WHERE))
     settings, wish = WHERE[where]

@@ -349,10 +349,10 @@ def happenings_of(seed: int, chance: Random, far: bool) -> tuple[Happening, ...]
 
 
 def now_and_then(seed: int, kind: str) -> tuple[Happening, ...]:
-    """Return, for one story in ten, when something happens once or a few times. It is drawn from a stream of its own
+    """Return, for one story in twenty, when something happens once or a few times. It is drawn from a stream of its own
     as well."""
     chance = Random(f"{kind} in {seed}")
-    if chance.random() < 0.9:
+    if chance.random() < 0.95:
         return ()
     moves = [int(10 ** chance.uniform(1.5, 3.5)) for _ in range(chance.choice((1, 1, 2, 3)))]
     return tuple(Happening(move, kind, chance.random()) for move in sorted(moves))
