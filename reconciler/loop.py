@@ -93,6 +93,7 @@ SETTLING = (Cancel, Abandon, Quarantine, Restore, Retire, Forget, Resume, TakeOv
 FULL_S = 60.0
 """A pass is due at least so often, whatever has happened: what wakes the loop is a hint."""
 FULL_LOOK = Due(in_s=FULL_S, what="everything is looked at again")
+NEVER_S = float("inf")
 FINISH_S = 30.0
 """So long a command that ends waits for what it delivers; what is not through by then is repeated by the next pass."""
 HEARD_S = 1.0
@@ -290,12 +291,12 @@ class Loop:
         first = due.earliest(found)
         remote = Due(in_s=self.contact.patience_s(), what="the remote is asked")
         # While the remote does not answer, its next try is what is due, however late the lease is.
-        renewal_s = self.claims.next_announcement_s(living(seen)) if self.observer.online else FULL_S
+        renewal_s = self.claims.next_announcement_s(living(seen)) if self.observer.online else NEVER_S
         lease = Due(in_s=renewal_s, what="the lease is renewed")
-        gathered_s = max(0.0, self.published_s + GATHER_S - now.monotonic_s) if self._gathers(result) else FULL_S
+        gathered_s = max(0.0, self.published_s + GATHER_S - now.monotonic_s) if self._gathers(result) else NEVER_S
         gathered = Due(in_s=gathered_s, what="evidence is committed")
         asked = Due(in_s=self.gate.patience_s(), what="the control plane is asked")
-        afar_s = self.observer.afar.patience_s() if self.observer.afar is not None else FULL_S
+        afar_s = self.observer.afar.patience_s() if self.observer.afar is not None else NEVER_S
         engines = Due(in_s=afar_s, what="an engine is asked")
         leaving = self._leaving_due(result)
         return min(

@@ -61,7 +61,7 @@ class Watching:
     """Whether nothing ended its sleep but that a watcher looks at everything now and then."""
     heard: bool = False
     spins: int = 0
-    checked_s: float = 0.0
+    woke_s: float = 0.0
     pacing: Pacing = field(default_factory=Pacing)
 
     def ring(self) -> None:
@@ -79,7 +79,7 @@ class Watching:
         if result.tip_moved and loop.world.remote is not None:
             loop.contact.spread()
         if self.heard or (result.leads_on and not self.pacing.failures):
-            self.heard = False
+            self.heard, self.woke_s = False, self.host.scheduler.now
             return
         self._check_rest(due, result)
         self._rest(loop, result, due)
@@ -91,13 +91,13 @@ class Watching:
             loop.world.processes.wait_any(workers, due.in_s)
         finally:
             self.rests = False
+        self.woke_s = self.host.scheduler.now
         self.slept_long = not self.heard and due == FULL_LOOK and self.host.scheduler.now - began_s >= FULL_LOOK.in_s
         self.heard = False
 
     def _check_rest(self, due: Due, result: Pass) -> None:
-        now, before = self.host.scheduler.now, self.checked_s
-        self.checked_s = now
-        self.spins = self.spins + 1 if due.in_s <= 0 and not result.acted and now - before < SPIN_S else 0
+        passed_s = self.host.scheduler.now - self.woke_s
+        self.spins = self.spins + 1 if due.in_s <= 0 and not result.acted and passed_s < SPIN_S else 0
         if self.spins > SPINS_MAX:
             raise Violation(f"{self.host.name} passes again and again and finds nothing to do: {due.what}, it thinks")
 

@@ -304,9 +304,10 @@ def test_what_the_engine_does_not_tell_any_more_is_executed_again_and_that_is_sa
     assert manifest["status"] == "succeeded" and recoveries(manifest) == [(1, cause)]
 
 
+@pytest.mark.parametrize("heard", [True, False])
 @pytest.mark.parametrize("published", [True, False])
 def test_who_slept_before_it_handed_over_cannot_hand_over_what_another_one_has_ended(
-    tmp_path: Path, engine: Obedient, published: bool
+    tmp_path: Path, engine: Obedient, published: bool, heard: bool
 ) -> None:
     first, second = desks(tmp_path, engine)
     assert isinstance(second.scratch, Clone) and first.loop is not None
@@ -323,6 +324,8 @@ def test_who_slept_before_it_handed_over_cannot_hand_over_what_another_one_has_e
     )
     afar, [run] = first.loop.observer.afar, runs.values()
     assert afar is not None
+    if heard:
+        first.loop.observer.ask()  # as it does in the same pass after another push was lost
     refused = afar.submit([Submit(run_id=run.run_id, task_id=run.task_id, number=1, reason="")], runs)
     assert engine.placed == {} and refused == {run.run_id: "its claim at the remote is another one now"}
     for each in (first, second):
