@@ -43,6 +43,7 @@ PASSES_MAX = 60
 """Within how many passes of each machine, and 12 more for each request, all is quiet once nothing goes wrong."""
 RESTART_S = 1.0
 FORGE_TRIES = 30
+"""So many seconds somebody waits for a claim that he can move."""
 TWINS, TWIN = 0.1, HostId("twin-00000000")
 """How often machines that share a remote are copies of one, and with which name they all begin."""
 

@@ -24,7 +24,7 @@ PROCESSES = 2
 ROUNDS = (
     ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/scenarios/test_decisions.py::test_the_pass_decides",
      "tests/scenarios/test_silence.py", "tests/unit/test_manifest.py", "tests/unit/test_notes.py",
-     "tests/unit/test_lease.py"],
+     "tests/unit/test_lease.py", "tests/unit/test_pacing.py", "tests/unit/test_looks.py"],
     ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/contract/test_remote.py",
      "tests/contract/test_afar.py", "tests/contract/test_at_once.py", "tests/contract/test_given_back.py",
      "tests/unit/test_ordering.py"],

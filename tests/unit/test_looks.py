@@ -197,3 +197,12 @@ def test_an_attempt_is_told_to_end_when_the_look_is_over(beside: Beside) -> None
     beside.engine.go.set()
     beside.run_pass()
     assert beside.engine.cancelled == beside.engine.submitted
+
+
+def test_an_engine_that_took_nothing_is_given_something_again_when_its_pause_is_over(beside: Beside) -> None:
+    beside.until_asked()
+    beside.answered()
+    engines = beside.afar.engines
+    assert engines.patience_s([]) == float("inf"), "it rests from nothing"
+    engines.keep_waiting("far", "the quota is used up")
+    assert 0 < engines.patience_s([]) <= 1.0
